@@ -1,0 +1,16 @@
+"""Training losses and regularisers.
+
+What belongs here: a function or `nn.Module` from logits (and targets) to a scalar, ten lines
+where ten do, usable in any training loop. What does not: anything that owns a model, an
+optimiser or data. To add one: a file named after the loss, its paper and equation in the
+docstring, a parity test against the paper's own numbers, a line in `__all__`.
+
+Losses that know how far training has come take it as `progress` in [0, 1]. All of them work
+under `torch.func.vmap`, so that many replicas can train together.
+"""
+
+from generality.objectives.confidence import ConfidenceLoss
+from generality.objectives.product import ProductLoss
+from generality.objectives.soft_cross_entropy import soft_cross_entropy
+
+__all__ = ["ConfidenceLoss", "ProductLoss", "soft_cross_entropy"]
