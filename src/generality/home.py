@@ -11,7 +11,11 @@ import platformdirs
 def home() -> Path:
     """The root of every cache: `$GENERALITY_HOME`, or the platform's own cache folder."""
     configured = os.environ.get("GENERALITY_HOME")
-    return Path(configured).expanduser() if configured else Path(platformdirs.user_cache_dir("generality"))
+    return (
+        Path(configured).expanduser()
+        if configured
+        else Path(platformdirs.user_cache_dir("generality"))
+    )
 
 
 def artifacts_home() -> Path:
