@@ -289,14 +289,17 @@ def _train(
     every = vmap(one, in_dims=(0, 0, 0, None), randomness="different")
     update = _optimizer(plan, flat, rates, decays)
     losses = torch.zeros(count, plan.epochs, device=place)
+    # A fresh batch per step would spend more on page faults than on the gathering itself.
+    gathered = shared.new_empty(count * min(plan.batch_size, plan.n), *shared.shape[1:])
     step = 0
     with torch.random.fork_rng():
         torch.manual_seed(seeds[0])  # only dropout draws from it
         for epoch, (order, soft) in enumerate(_epochs(plan, rows, targets, seeds)):
             for start in range(0, plan.n, plan.batch_size):
                 positions = order[:, start : start + plan.batch_size].to(shared.device)
-                batch = shared.index_select(0, positions.flatten())
-                batch = _prepared(batch, flat).view(*positions.shape, *shared.shape[1:])
+                picked = gathered[: positions.numel()]
+                torch.index_select(shared, 0, positions.flatten(), out=picked)
+                batch = _prepared(picked, flat).view(*positions.shape, *shared.shape[1:])
                 wanted = soft[:, start : start + plan.batch_size]
                 state = {**parameters(), **fixed, **buffers}
                 each = every(state, batch, wanted, step / plan.steps)

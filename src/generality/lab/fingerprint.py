@@ -1,0 +1,250 @@
+"""Names for content: equal values get equal fingerprints, in any process, on any day.
+
+A memoised step is keyed by the fingerprint of its arguments and of the code that computes it, so
+both must be stable: no ids, no hash seeds, no timestamps.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import enum
+import functools
+import inspect
+import json
+import sys
+import sysconfig
+import textwrap
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import CodeType, FunctionType, ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+import xxhash
+
+_INSTALLED = tuple({sysconfig.get_path(kind) for kind in ("stdlib", "purelib", "platlib")})
+_CONSTANTS = (bool, int, float, complex, str, bytes, type(None))
+
+
+def fingerprint(*values: Any) -> str:
+    """A 128-bit content hash, in hex, of plain values, arrays, modules, datasets and code.
+
+    Instances of a project's own classes (dataclasses, losses) are named by their fields and the
+    source of their class; functions by their source and that of everything of the same project
+    they call. Raises TypeError for a value whose content cannot be told.
+
+    >>> fingerprint({"a": 1, "b": [1.0, None]}) == fingerprint({"b": [1.0, None], "a": 1})
+    True
+    >>> fingerprint(1) == fingerprint(1.0) or fingerprint("1") == fingerprint(1)
+    False
+    """
+    content = xxhash.xxh3_128()
+    for value in values:
+        _feed(content, value)
+    return content.hexdigest()
+
+
+def file_fingerprint(path: Path) -> str:
+    """xxh3-128 of a file's bytes, in hex, read in pieces."""
+    content = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 22):
+            content.update(piece)
+    return content.hexdigest()
+
+
+def _feed(content: xxhash.xxh3_128, value: Any) -> None:
+    def token(kind: str, payload: bytes = b"") -> None:
+        content.update(f"{kind}:{len(payload)}:".encode())
+        content.update(payload)
+
+    if isinstance(value, enum.Enum):
+        token("enum", f"{_qualified(type(value))}.{value.name}".encode())
+    elif isinstance(value, _CONSTANTS):
+        token(type(value).__name__, repr(value).encode())
+    elif isinstance(value, np.generic):
+        _feed(content, value.item())
+    elif isinstance(value, Path):
+        token("path", str(value).encode())
+    elif isinstance(value, Mapping):
+        token("mapping", str(len(value)).encode())
+        for key in sorted(value, key=repr):
+            _feed(content, key)
+            _feed(content, value[key])
+    elif isinstance(value, (list, tuple, range)):
+        token("sequence", str(len(value)).encode())
+        for item in value:
+            _feed(content, item)
+    elif isinstance(value, (set, frozenset)):
+        token("set", "".join(sorted(fingerprint(item) for item in value)).encode())
+    elif isinstance(value, np.ndarray):
+        if value.dtype.hasobject:
+            _feed(content, value.tolist())
+            return
+        token("array", f"{value.dtype.str}{value.shape}".encode())
+        content.update(np.ascontiguousarray(value).data)
+    elif isinstance(value, torch.Tensor):
+        token("tensor", f"{value.dtype}{tuple(value.shape)}".encode())
+        content.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    elif isinstance(value, (torch.device, torch.dtype)):
+        token("torch", str(value).encode())
+    elif isinstance(value, functools.partial):
+        _feed(content, ("partial", value.func, value.args, value.keywords))
+    elif isinstance(value, torch.nn.Module):
+        token("module", f"{_qualified(type(value))}{value!r}".encode())
+        _feed(content, {name: tensor for name, tensor in value.state_dict().items()})
+        _feed_class(content, type(value))
+    elif inspect.isroutine(value) or isinstance(value, type):
+        token("code", code_fingerprint(value).encode())
+    elif dataclasses.is_dataclass(value):
+        token("dataclass", _qualified(type(value)).encode())
+        for field in dataclasses.fields(value):
+            _feed(content, (field.name, getattr(value, field.name)))
+        _feed_class(content, type(value))
+    elif hasattr(value, "fingerprint") and isinstance(value.fingerprint, str):
+        token("named", f"{_qualified(type(value))}{value.fingerprint}".encode())
+    elif (feed := _library_content(value)) is not None:
+        token("library", _qualified(type(value)).encode())
+        for piece in feed:
+            content.update(piece)
+    else:
+        raise TypeError(
+            f"a memoised step cannot tell the content of a {_qualified(type(value))}; pass plain "
+            "values, arrays, datasets or modules, or give it a `fingerprint` string"
+        )
+
+
+def _library_content(value: Any) -> Iterator[bytes] | None:
+    """Content of types from libraries that may not even be imported."""
+    if (datasets := sys.modules.get("datasets")) and isinstance(value, datasets.Dataset):
+        return _dataset_content(value)
+    if (pandas := sys.modules.get("pandas")) and isinstance(value, (pandas.DataFrame, pandas.Series)):
+        hashes = pandas.util.hash_pandas_object(value, index=True).to_numpy()
+        names = list(value.columns) if value.ndim == 2 else [value.name]
+        return iter([repr(names).encode(), hashes.tobytes()])
+    if hasattr(value, "get_params") and hasattr(value, "fit"):  # a scikit-learn estimator
+        return iter([fingerprint(value.get_params(deep=False)).encode()])
+    if hasattr(value, "backend_tokenizer"):
+        return iter([value.backend_tokenizer.to_str().encode()])
+    if hasattr(value, "to_diff_dict"):  # a transformers configuration
+        return iter([json.dumps(value.to_diff_dict(), sort_keys=True, default=str).encode()])
+    return None
+
+
+def _dataset_content(dataset: Any) -> Iterator[bytes]:
+    yield repr(sorted(dataset.features.items())).encode()
+    arrow = dataset.with_format("arrow")
+    for start in range(0, len(dataset), 10_000):
+        table = arrow[start : start + 10_000].combine_chunks().replace_schema_metadata(None)
+        for batch in table.to_batches():
+            yield batch.serialize().to_pybytes()
+
+
+def _feed_class(content: xxhash.xxh3_128, kind: type) -> None:
+    if _is_local(kind):
+        content.update(code_fingerprint(kind).encode())
+
+
+# ---------------------------------------------------------------------------------- code
+
+
+@functools.cache
+def code_fingerprint(thing: Callable[..., Any] | type) -> str:
+    """Hash of the source of a function or class and of all the local code it uses.
+
+    Local is generality and whatever is not installed: an upgraded torch does not invalidate a
+    result, a changed loss does. Comments, docstrings and layout do not count; constants of the
+    module do.
+    """
+    if not _is_local(thing):
+        return _qualified(thing)
+    seen: dict[str, str] = {}
+    waiting: list[Any] = [thing]
+    while waiting:
+        current = inspect.unwrap(waiting.pop())
+        name = _qualified(current)
+        if name in seen:
+            continue
+        seen[name] = _source(current)
+        for label, reference in _references(current):
+            if isinstance(reference, _CONSTANTS) or isinstance(reference, (tuple, frozenset)):
+                seen[f"{name}:{label}"] = repr(reference)
+            elif _is_local(reference):
+                waiting.append(reference)
+    return xxhash.xxh3_128(repr(sorted(seen.items())).encode()).hexdigest()
+
+
+def _qualified(thing: Any) -> str:
+    return f"{thing.__module__}.{thing.__qualname__}"
+
+
+def _is_local(thing: Any) -> bool:
+    """Whether this is a function or class of generality or of code that is not installed."""
+    if not (inspect.isfunction(thing) or inspect.isclass(thing) or inspect.ismethod(thing)):
+        return False
+    name = str(thing.__module__)
+    file = getattr(sys.modules.get(name), "__file__", None)
+    if name.split(".")[0] == "generality" or name == "__main__":
+        return True
+    return file is not None and not file.startswith(_INSTALLED)
+
+
+def _source(thing: Any) -> str:
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(thing)))
+    except (OSError, TypeError, SyntaxError):  # typed into a prompt, or a lambda inside a call
+        return "".join(_bytecode(code) for code in _codes(thing))
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            first = node.body[0]
+            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+                node.body = node.body[1:] or [ast.Pass()]
+    return ast.dump(tree)
+
+
+def _bytecode(code: CodeType) -> str:
+    plain = [value for value in code.co_consts if not isinstance(value, CodeType)]
+    return f"{code.co_code.hex()}{code.co_names}{plain}"
+
+
+def _functions(thing: Any) -> list[FunctionType]:
+    if inspect.ismethod(thing):
+        return [thing.__func__]
+    if inspect.isfunction(thing):
+        return [thing]
+    members = (getattr(value, "fget", None) or getattr(value, "__func__", value)
+               for value in vars(thing).values())  # fmt: skip
+    return [inspect.unwrap(member) for member in members if inspect.isfunction(member)]
+
+
+def _codes(thing: Any) -> Iterator[CodeType]:
+    waiting = [function.__code__ for function in _functions(thing)]
+    while waiting:
+        code = waiting.pop()
+        yield code
+        waiting += [value for value in code.co_consts if isinstance(value, CodeType)]
+
+
+def _references(thing: Any) -> Iterator[tuple[str, Any]]:
+    """Globals that a function or class names, those reached through a module included."""
+    if inspect.isclass(thing):
+        yield from ((base.__qualname__, base) for base in thing.__bases__)
+    for function in _functions(thing):
+        names = {name for code in _codes(function) for name in code.co_names}
+        yield from _nonlocals(function)
+        for name in names:
+            value = function.__globals__.get(name, sys.modules.get(name))
+            if isinstance(value, ModuleType):
+                yield from ((n, vars(value)[n]) for n in names if n in vars(value))
+            elif value is not None:
+                yield name, value
+
+
+def _nonlocals(function: FunctionType) -> Iterator[tuple[str, Any]]:
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        try:
+            yield name, cell.cell_contents
+        except ValueError:  # not assigned yet
+            continue

@@ -1,0 +1,248 @@
+"""The lab: one object through which a study gets its work done."""
+
+from __future__ import annotations
+
+import functools
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import nn
+
+from generality.home import steps_home
+from generality.lab.encoders import Encoder, make_encoder
+from generality.lab.executors import InProcess, make_executor
+from generality.lab.features import embed
+from generality.lab.finetune import FineTuned, finetune
+from generality.lab.progress import ProgressBars
+from generality.lab.replicate import Replicas, replicate
+from generality.lab.steps import StepStore
+from generality.lab.threads import available_cores, threads
+from generality.lab.train import TrainConfig
+from generality.models import model_identity, resolve_device
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_PACKAGES = ("generality", "torch", "transformers", "datasets", "accelerate", "peft", "numpy", "scipy", "scikit-learn")  # fmt: skip
+
+
+class Lab:
+    """Memoised steps, features computed once, replicas together, one training loop, executors.
+
+    Everything a lab computes is kept below `home` and taken from there when the same thing is
+    asked again, by this study or another, in this process or another.
+
+    Args:
+        device: "auto", "cpu", "cuda" or "mps".
+        on: where `map` runs: "in-process", "processes:N", "ray" or "ray://host:port".
+        home: folder of kept results; by default `$GENERALITY_HOME/steps`.
+        progress: show progress on stderr for what takes over two seconds.
+
+    >>> import tempfile
+    >>> lab = Lab(home=Path(tempfile.mkdtemp()), device="cpu", progress=False)
+    >>> [list(lab.seeds(3)), lab.step(pow, 2, 10), lab.step(pow, 2, 10), lab.steps.reused]
+    [[0, 1, 2], 1024, 1024, 1]
+    """
+
+    def __init__(
+        self,
+        *,
+        device: str = "auto",
+        on: str = "in-process",
+        home: Path | None = None,
+        progress: bool = True,
+    ) -> None:
+        self.device = str(resolve_device(device))
+        self.on = on
+        self.executor = make_executor(on)
+        self.steps = StepStore(Path(home) if home else steps_home())
+        self.progress = ProgressBars(enabled=progress)
+        self._started = time.time()
+
+    def seeds(self, count: int) -> range:
+        """0, 1, 2, …: fixed before anyone looks."""
+        return range(count)
+
+    def step(
+        self,
+        function: Callable[..., Result],
+        /,
+        *args: Any,
+        uncached: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Result:
+        """Call a function of its arguments, or take the result it had before.
+
+        The key is made of the function's code (and that of what it calls in the same project) and
+        the content of its arguments. See `StepStore.compute` for what it may return.
+        """
+        result: Result = self.steps.compute(function, *args, uncached=uncached, **kwargs)
+        return result
+
+    def embed(
+        self,
+        model: str | Path | Encoder,
+        data: Any,
+        *,
+        column: str = "text",
+        layer: int | str | None = None,
+        pooling: str | None = None,
+        max_length: int = 256,
+    ) -> Float[np.ndarray, "examples dim"]:
+        """Features of a dataset (or a list of examples), mapped from disk.
+
+        `model` is a name, a path or an `Encoder`; `layer` counts hidden states as transformers
+        does (-1 the last) and nothing beyond it is computed.
+        """
+        encoder = model
+        if isinstance(encoder, (str, Path)):
+            encoder = _encoder(str(model), layer, pooling, max_length, self.device)
+        is_dataset = hasattr(data, "select_columns")
+        examples = data[column] if is_dataset else data
+        content = data.select_columns([column]) if is_dataset else None
+        with self.progress.task(f"Embedding {len(examples)} texts with {model}") as report:
+            return embed(self.steps, encoder, examples, content=content, progress=report)
+
+    def replicate(
+        self, module: Any, inputs: Any, targets: Any, *, seeds: Sequence[int], **options: Any
+    ) -> Replicas:
+        """Many small trainings at once; see `generality.lab.replicate.replicate`. Kept."""
+        with self.progress.task(f"Training {len(seeds)} replicas") as report:
+            state = self.step(
+                _replicate, module, inputs, targets, list(seeds), options,
+                uncached={"progress": report},
+            )  # fmt: skip
+        template = module(seeds[0]) if not isinstance(module, nn.Module) else module
+        return Replicas.from_state(template, state)
+
+    def finetune(
+        self,
+        model: str,
+        texts: Sequence[str],
+        targets: Float[np.ndarray, "examples classes"],
+        *,
+        objective: Any,
+        config: TrainConfig,
+        predict: Mapping[str, Sequence[str]],
+        seed: int,
+        **options: Any,
+    ) -> FineTuned:
+        """Tune a text classifier and predict; see `generality.lab.finetune.finetune`. Kept.
+
+        A training that was killed goes on from its last checkpoint.
+        """
+        arguments = {
+            "model": model,
+            "identity": model_identity(model),
+            "texts": list(texts),
+            "targets": np.asarray(targets, np.float32),
+            "objective": objective,
+            "config": config,
+            "predict": {name: list(group) for name, group in predict.items()},
+            "seed": seed,
+            "device": self.device,
+            **options,
+        }
+        checkpoint = self.steps.partial(self.steps.key(finetune, **arguments))
+        with self.progress.task(f"Fine-tuning {model} on {len(texts)} texts") as report:
+            result = self.step(
+                finetune, uncached={"checkpoint": checkpoint, "progress": report}, **arguments
+            )
+        return FineTuned(**result)
+
+    def map(
+        self,
+        function: Callable[[Lab, Item], Result],
+        items: Sequence[Item],
+        *,
+        description: str = "",
+    ) -> Iterator[Result]:
+        """`function(lab, item)` for every item, where `on` says; results in the items' order.
+
+        The function must be importable (module level). Workers have a lab of their own on the
+        same kept results, and one fair share of the threads.
+        """
+        with self.progress.task(description or function.__name__) as report:
+            if isinstance(self.executor, InProcess):
+                calls = self.executor.map(function, items, lambda: self)
+                for done, result in enumerate(calls, 1):
+                    yield result
+                    report(done, len(items))
+                return
+            setup = functools.partial(Lab, device=self.device, home=self.steps.root, progress=False)
+            counted = functools.partial(_counted, function)
+            for done, (result, computed, reused) in enumerate(
+                self.executor.map(counted, items, setup), 1
+            ):
+                self.steps.computed += computed
+                self.steps.reused += reused
+                yield result
+                report(done, len(items))
+
+    def environment(self) -> dict[str, Any]:
+        """What this lab ran on and how much it computed, for the record of a run."""
+        return {
+            "python": platform.python_version(),
+            "packages": _versions(),
+            "machine": {
+                "system": platform.platform(terse=True),
+                "processor": _processor(),
+                "cores": available_cores(),
+            },
+            "device": self.device,
+            "on": self.on,
+            "threads": torch.get_num_threads(),
+            "started": datetime.fromtimestamp(self._started, UTC).isoformat(timespec="seconds"),
+            "seconds": round(time.time() - self._started, 2),
+            "steps": {"computed": self.steps.computed, "reused": self.steps.reused},
+        }
+
+
+def _replicate(
+    module: Any, inputs: Any, targets: Any, seeds: list[int], options: dict[str, Any], progress: Any
+) -> dict[str, Any]:
+    """The memoised step behind `Lab.replicate`: small trainings, so one thread."""
+    with threads(1):
+        return replicate(
+            module, inputs, targets, seeds=seeds, progress=progress, **options
+        ).state_dict()
+
+
+def _counted(function: Callable[[Lab, Any], Any], lab: Lab, item: Any) -> tuple[Any, int, int]:
+    computed, reused = lab.steps.computed, lab.steps.reused
+    result = function(lab, item)
+    return result, lab.steps.computed - computed, lab.steps.reused - reused
+
+
+@functools.lru_cache(maxsize=2)
+def _encoder(
+    model: str, layer: int | str | None, pooling: str | None, max_length: int, device: str
+) -> Encoder:
+    return make_encoder(model, layer=layer, pooling=pooling, max_length=max_length, device=device)
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
