@@ -1,4 +1,4 @@
-"""100 linear probes trained together, against the same 100 one at a time: `python benchmarks/replicas.py`.
+"""100 linear probes trained together, against the same 100 one at a time.
 
 10 seeds x 10 weight decays on one feature matrix (2000 x 384, two classes), AdamW, batches of 32.
 Both sides get the thread count that suits them best. The plain loop is timed on every tenth probe
@@ -18,7 +18,7 @@ from generality.lab.replicate import replicate
 from generality.objectives import soft_cross_entropy
 
 EXAMPLES, WIDTH, CLASSES, BATCH, EPOCHS = 2000, 384, 2, 32, 5
-DECAYS = [10.0**power for power in range(-6, 4)]
+DECAYS = [10.0**power for power in range(-8, 2)]
 RATE = 1e-3
 
 
