@@ -1,0 +1,41 @@
+"""Data with a named shift between what is trained on and what is tested on.
+
+What belongs here: datasets (fetched, read or generated) as `datasets.Dataset` splits with a
+`Shift`, the reader for people's own tables, and how rows are split. What does not: anything that
+tokenises, embeds or trains. To add a benchmark: a module with one function that takes keyword
+options and returns a `Benchmark`, parsing kept apart from fetching so that it is tested on a tiny
+folder, and one line in `benchmark.BENCHMARKS`.
+
+Every split has the columns `text`, `label` (an int) and where a row comes from (`domain`, `id`,
+`source_id`, …). Membership in a split depends on the content of a row only, never on its place in
+a file or on options.
+"""
+
+from generality.benchmarks.benchmark import BENCHMARKS, Benchmark, Shift, load_benchmark
+from generality.benchmarks.splits import (
+    Leaks,
+    balance,
+    halves,
+    hash_split,
+    leaks,
+    normalised,
+    stratified,
+)
+from generality.benchmarks.table import encode_labels, read_probabilities, read_table
+
+__all__ = [
+    "BENCHMARKS",
+    "Benchmark",
+    "Leaks",
+    "Shift",
+    "balance",
+    "encode_labels",
+    "halves",
+    "hash_split",
+    "leaks",
+    "load_benchmark",
+    "normalised",
+    "read_probabilities",
+    "read_table",
+    "stratified",
+]
