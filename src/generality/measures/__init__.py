@@ -1,0 +1,12 @@
+"""Numbers about a model, its predictions, its data or its gradients.
+
+What belongs here: a plain function from predictions (or a model and data) to a number or a small
+frozen dataclass of numbers; one that streams over batches is a `torchmetrics.Metric`. What does
+not: anything that trains, and shares of a gap, which live in `generality.gap`. To add one: a file
+named after the number, its unit, range and source in the docstring, a test against values
+computed by hand, a line in `__all__`.
+"""
+
+from generality.measures.agreement import Agreement, student_supervisor_agreement
+
+__all__ = ["Agreement", "student_supervisor_agreement"]
