@@ -16,14 +16,23 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from generality.models.artifacts import ARTIFACTS, Artifact, fetch
+    from generality.models.bag_of_words import BagOfWords
     from generality.models.device import resolve_device
+    from generality.models.efficientnet_lite import EfficientNetLite
+    from generality.models.hidden_states import HiddenStatePooler, hidden_state
     from generality.models.load import fetch_model, load_model, load_tokenizer
+    from generality.models.text_classifier import TextClassifier
 
 _WHERE = {
     "ARTIFACTS": "artifacts",
     "Artifact": "artifacts",
+    "BagOfWords": "bag_of_words",
+    "EfficientNetLite": "efficientnet_lite",
+    "HiddenStatePooler": "hidden_states",
+    "TextClassifier": "text_classifier",
     "fetch": "artifacts",
     "fetch_model": "load",
+    "hidden_state": "hidden_states",
     "load_model": "load",
     "load_tokenizer": "load",
     "resolve_device": "device",
@@ -32,8 +41,13 @@ _WHERE = {
 __all__ = [
     "ARTIFACTS",
     "Artifact",
+    "BagOfWords",
+    "EfficientNetLite",
+    "HiddenStatePooler",
+    "TextClassifier",
     "fetch",
     "fetch_model",
+    "hidden_state",
     "load_model",
     "load_tokenizer",
     "resolve_device",

@@ -5,20 +5,19 @@ from __future__ import annotations
 import errno
 import json
 import logging
-import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from filelock import FileLock
 from safetensors import SafetensorError
 
 from generality.errors import UserError, unknown
 from generality.home import artifacts_home
+from generality.models.atomic_folder import atomic_folder
 from generality.models.convert import gguf_to_safetensors, pickled_to_safetensors
 from generality.models.unpack import unpack
 
@@ -237,12 +236,15 @@ def _fetch(artifact: Artifact, progress: Progress | None) -> Path:
     except UnreachableError as error:
         return _from_hub(artifact, error)
 
-    with _scratch(artifact, "unpacked") as unpacked, _scratch(artifact, "prepared") as prepared:
-        unpack(archive, artifact.members, unpacked)
-        if artifact.prepare is not None:
-            artifact.prepare(unpacked, prepared)
-        source = {"filename": artifact.filename, "sha256": artifact.sha256}
-        _keep(artifact, prepared if artifact.prepare else unpacked, artifact.folder, source)
+    with atomic_folder(artifact.folder) as kept:
+        if artifact.prepare is None:
+            unpack(archive, artifact.members, kept)
+        else:
+            unpacked = _fresh(artifacts_home() / f".{artifact.folder.name}.unpacked")
+            unpack(archive, artifact.members, unpacked)
+            artifact.prepare(unpacked, kept)
+            shutil.rmtree(unpacked)
+        _write_provenance(artifact, kept, filename=artifact.filename, sha256=artifact.sha256)
     archive.unlink()
     return artifact.folder
 
@@ -257,10 +259,10 @@ def _from_hub(artifact: Artifact, reason: UnreachableError) -> Path:
     if artifact.hub is not None:
         elsewhere = f" On a machine that reaches the hub, 'hf:{artifact.hub}' is the same model."
         try:
-            with _scratch(artifact, "hub") as folder:
-                snapshot_download(artifact.hub, local_dir=folder, allow_patterns=list(HUB_FILES))
-                shutil.rmtree(folder / ".cache", ignore_errors=True)
-                _keep(artifact, folder, _hub_folder(artifact), {"hub": artifact.hub})
+            with atomic_folder(_hub_folder(artifact)) as kept:
+                snapshot_download(artifact.hub, local_dir=kept, allow_patterns=list(HUB_FILES))
+                shutil.rmtree(kept / ".cache", ignore_errors=True)
+                _write_provenance(artifact, kept, hub=artifact.hub)
             _log.warning("%s comes from the hub, not from the pinned package.", artifact.name)
             return _hub_folder(artifact)
         except HUB_FAILURES as error:
@@ -273,16 +275,11 @@ def _from_hub(artifact: Artifact, reason: UnreachableError) -> Path:
     ) from reason
 
 
-@contextmanager
-def _scratch(artifact: Artifact, step: str) -> Iterator[Path]:
-    """An empty folder beside the artifact's, gone afterwards unless it was renamed into place."""
-    folder = artifacts_home() / f".{artifact.folder.name}.{step}"
-    shutil.rmtree(folder, ignore_errors=True)  # a killed run left it
+def _fresh(folder: Path) -> Path:
+    """An empty folder; what a killed run left there is removed."""
+    shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    return folder
 
 
 def _disk_is_full(error: Exception) -> bool:
@@ -290,8 +287,7 @@ def _disk_is_full(error: Exception) -> bool:
     return getattr(error, "errno", None) in _FULL or "No space left" in str(error)
 
 
-def _keep(artifact: Artifact, prepared: Path, folder: Path, source: dict[str, Any]) -> None:
-    """Write the provenance, bring everything to the disk and rename into place."""
+def _write_provenance(artifact: Artifact, folder: Path, **source: str) -> None:
     provenance = {
         "name": artifact.name,
         "project": artifact.project,
@@ -301,7 +297,4 @@ def _keep(artifact: Artifact, prepared: Path, folder: Path, source: dict[str, An
         "fetched_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     text = json.dumps(provenance, indent=2) + "\n"
-    (prepared / "provenance.json").write_text(text, encoding="utf-8")
-    if hasattr(os, "sync"):  # one by one, thousands of small files take ten seconds
-        os.sync()
-    os.replace(prepared, folder)
+    (folder / "provenance.json").write_text(text, encoding="utf-8")

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 MODELS = (*(name for name, artifact in ARTIFACTS.items() if artifact.kind == "model"),)
 """Names of the pinned models."""
 
+CAUSAL = ("ForCausalLM", "LMHeadModel")
+"""How the class names of causal language models end."""
+
 HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
 """What is taken from a hub repository: never pickles, never code."""
 
@@ -93,7 +96,7 @@ def load_model(name: str, *, device: str = "auto", dtype: torch.dtype = torch.fl
         )
     from transformers import AutoModel, AutoModelForCausalLM
 
-    causal = architecture.endswith(("ForCausalLM", "LMHeadModel"))
+    causal = architecture.endswith(CAUSAL)
     auto: Any = AutoModelForCausalLM if causal else AutoModel
     try:
         with quiet():
