@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from generality.measures import student_supervisor_agreement
+from generality.measures import ece, flip_report, student_supervisor_agreement
 
 IDS = st.lists(
     st.tuples(st.integers(0, 2), st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=40
@@ -66,3 +66,50 @@ def test_overall_agreement_is_the_mean_of_its_parts(rows: list[tuple[int, int, i
 def test_agreement_refuses_what_it_cannot_read(student: object, message: str) -> None:
     with pytest.raises(ValueError, match=message.replace("(", r"\(").replace(")", r"\)")):
         student_supervisor_agreement(student, [0, 1])
+
+
+def test_flips_by_hand() -> None:
+    truth = np.zeros(20, dtype=int)
+    old = np.array([0] * 12 + [1] * 8)
+    new = np.array([1] * 2 + [0] * 10 + [0] * 7 + [1])  # breaks 2, mends 7
+    found = flip_report(old, new, truth)
+    assert (found.negative, found.positive) == (0.1, 0.35)
+    # two-sided binomial of 2 in 9 at 1/2: 2 · (1 + 9 + 36) / 512
+    assert found.mcnemar_p == pytest.approx(92 / 512)
+    assert found.floor == 0
+
+
+def test_an_update_that_loses_accuracy_has_to_break_something() -> None:
+    found = flip_report(old=[0, 0, 0, 1], new=[1, 1, 0, 0], truth=[0, 0, 0, 0])
+    assert found.floor == 0.25  # from 3/4 to 2/4
+    assert found.negative == 0.5
+
+
+def test_no_change_is_no_flip() -> None:
+    found = flip_report([0, 1], [0, 1], [1, 1])
+    assert (found.negative, found.positive, found.mcnemar_p, found.floor) == (0, 0, 1, 0)
+    with pytest.raises(ValueError, match="no examples"):
+        flip_report([], [], [])
+
+
+@given(IDS)
+def test_flips_account_for_the_change_in_accuracy(rows: list[tuple[int, int, int]]) -> None:
+    old, new, truth = np.array(rows).T
+    found = flip_report(old, new, truth)
+    gained = (new == truth).mean() - (old == truth).mean()
+    assert found.positive - found.negative == pytest.approx(gained)
+    assert found.negative >= found.floor
+    back = flip_report(new, old, truth)
+    assert (back.negative, back.mcnemar_p) == (found.positive, found.mcnemar_p)
+
+
+def test_calibration_error_by_hand() -> None:
+    probabilities = [[0.9, 0.1], [0.8, 0.2], [0.4, 0.6], [0.45, 0.55]]
+    truth = [0, 1, 1, 0]
+    # equal width, 2 bins: all in the upper one: |(.9 + .8 + .6 + .55) / 4 - 1/2|
+    assert ece(probabilities, truth, bins=2, binning="width") == pytest.approx(0.2125)
+    # equal mass: {.55 wrong, .6 right} and {.8 wrong, .9 right}
+    assert ece(probabilities, truth, bins=2) == pytest.approx((0.15 + 0.7) / 4)
+    assert ece([[1.0, 0.0]], [0]) == 0
+    with pytest.raises(ValueError, match="do not fit"):
+        ece(probabilities, [0, 1])

@@ -8,5 +8,7 @@ computed by hand, a line in `__all__`.
 """
 
 from generality.measures.agreement import Agreement, student_supervisor_agreement
+from generality.measures.calibration import ece
+from generality.measures.flips import FlipReport, flip_report
 
-__all__ = ["Agreement", "student_supervisor_agreement"]
+__all__ = ["Agreement", "FlipReport", "ece", "flip_report", "student_supervisor_agreement"]
