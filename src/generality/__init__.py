@@ -10,8 +10,9 @@ The names most people need are importable from here and loaded on first use, so 
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from generality.lazy import lazy_names
 
 if TYPE_CHECKING:
     from generality import objectives
@@ -23,19 +24,6 @@ if TYPE_CHECKING:
     from generality.models import fetch_model, load_model, load_tokenizer
 
 __version__ = "0.1.0"
-
-_HOMES = {
-    "Claim": "generality.claims",
-    "Lab": "generality.lab",
-    "UserError": "generality.errors",
-    "fetch_model": "generality.models",
-    "gap_recovered": "generality.gap",
-    "load_benchmark": "generality.benchmarks",
-    "load_model": "generality.models",
-    "load_tokenizer": "generality.models",
-    "ratio_to_ceiling": "generality.gap",
-    "recovered_interval": "generality.gap",
-}
 
 __all__ = [
     "Claim",
@@ -52,14 +40,18 @@ __all__ = [
     "recovered_interval",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
-    if name == "objectives":
-        return import_module("generality.objectives")
-    raise AttributeError(f"module 'generality' has no attribute '{name}'")
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "Claim": "claims",
+        "Lab": "lab",
+        "UserError": "errors",
+        "fetch_model": "models",
+        "gap_recovered": "gap",
+        "load_benchmark": "benchmarks",
+        "load_model": "models",
+        "load_tokenizer": "models",
+        "ratio_to_ceiling": "gap",
+        "recovered_interval": "gap",
+    },
+)

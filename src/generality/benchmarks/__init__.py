@@ -22,18 +22,21 @@ from generality.benchmarks.splits import (
     stratified,
 )
 from generality.benchmarks.table import encode_labels, read_probabilities, read_table
+from generality.benchmarks.transfer_task import TransferTask, load_transfer_task
 
 __all__ = [
     "BENCHMARKS",
     "Benchmark",
     "Leaks",
     "Shift",
+    "TransferTask",
     "balance",
     "encode_labels",
     "halves",
     "hash_split",
     "leaks",
     "load_benchmark",
+    "load_transfer_task",
     "normalised",
     "read_probabilities",
     "read_table",

@@ -11,16 +11,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from generality.lab.fingerprint import file_fingerprint, fingerprint
+from generality.lab.fingerprint import fingerprint
 from generality.models import (
     BagOfWords,
     HiddenStatePooler,
-    fetch_model,
     hidden_state,
     load_model,
     load_tokenizer,
     resolve_device,
 )
+from generality.models.identity import model_identity
 
 
 class Encoder(Protocol):
@@ -178,9 +178,7 @@ def make_encoder(
     """
     if str(model) == "bag-of-words":
         return BagEncoder(BagOfWords())
-    folder = fetch_model(str(model))
-    weights = sorted(folder.glob("*.safetensors"))
-    identity = fingerprint([(path.name, file_fingerprint(path)) for path in weights])
+    identity = model_identity(str(model))
     module = load_model(str(model), device=str(resolve_device(device)))
     if collate is not None or not hasattr(module, "config"):
         if collate is None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import functools
+import dataclasses
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,7 +58,7 @@ def finetune(
         predict: groups of texts to give probabilities for, by name.
         tuning: "probe", "lora" or "full".
         generative_epochs: epochs of next-token training on `generative_texts` (no labels) first;
-            decoders only. The learning rate is that of `config`.
+            decoders only, and not under "probe". The learning rate is that of `config`.
         keep_weights: also return the trained parameters.
 
     Returns:
@@ -67,19 +68,25 @@ def finetune(
         model, targets.shape[1], pooling=pooling, layer=layer, tuning=tuning,
         lora_rank=lora_rank, device=device, seed=seed,
     )  # fmt: skip
-    tokenize = functools.partial(_tokenize, classifier.tokenizer, max_length=max_length)
     if generative_epochs > 0:
-        _train_generatively(
-            classifier, tokenize(generative_texts), generative_epochs, config, seed, device
-        )
+        unlabelled = classifier.tokenize(generative_texts, max_length=max_length)
+        train(
+            classifier.model, [{"input_ids": ids} for ids in unlabelled], None,
+            dataclasses.replace(config, epochs=generative_epochs), seed=seed, device=device,
+            collate=classifier.collate,
+        )  # fmt: skip
     examples = [
         {"input_ids": ids, "targets": target}
-        for ids, target in zip(tokenize(texts), targets, strict=True)
+        for ids, target in zip(
+            classifier.tokenize(texts, max_length=max_length), targets, strict=True
+        )
     ]
     result = train(
         classifier, examples, objective, config, seed=seed, collate=classifier.collate,
         device=device, checkpoint=checkpoint, progress=progress,
     )  # fmt: skip
+    if checkpoint is not None:
+        shutil.rmtree(checkpoint, ignore_errors=True)
     probabilities = {
         name: classifier.predict_proba(list(group), max_length=max_length)
         for name, group in predict.items()
@@ -95,7 +102,3 @@ def finetune(
         "weights": trained if keep_weights else {},
     }
 
-
-def _tokenize(tokenizer: Any, texts: Sequence[str], *, max_length: int) -> list[list[int]]:
-    encoded = tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"]
-    return [ids or [tokenizer.eos_token_id or 0] for ids in encoded]

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import nn
 
 from generality.home import steps_home
@@ -26,7 +26,8 @@ from generality.lab.replicate import Replicas, replicate
 from generality.lab.steps import StepStore
 from generality.lab.threads import available_cores, threads
 from generality.lab.train import TrainConfig
-from generality.models import model_identity, resolve_device
+from generality.models import resolve_device
+from generality.models.identity import model_identity
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -122,6 +123,24 @@ class Lab:
             )  # fmt: skip
         template = module(seeds[0]) if not isinstance(module, nn.Module) else module
         return Replicas.from_state(template, state)
+
+    def probe(
+        self,
+        features: Float[np.ndarray, "examples dim"],
+        rows: Int[np.ndarray, "seeds n"],
+        targets: Float[np.ndarray, "seeds n classes"],
+        **options: Any,
+    ) -> Float[np.ndarray, "seeds examples classes"]:
+        """Class probabilities of every example, by linear probes trained on each seed's rows.
+
+        A probe is a linear layer without bias that starts at zero; all seeds train together, on
+        soft targets. `options` (loss, learning_rate, epochs, …) go to `replicate`.
+        """
+        head = nn.Linear(features.shape[1], targets.shape[-1], bias=False)
+        nn.init.zeros_(head.weight)
+        seeds = self.seeds(len(rows))
+        replicas = self.replicate(head, features, targets, rows=rows, seeds=seeds, **options)
+        return replicas.predict_proba(features).numpy()
 
     def finetune(
         self,

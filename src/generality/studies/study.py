@@ -1,0 +1,151 @@
+"""What a study is, where studies are found, and how their knobs are turned."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import importlib.util
+import json
+import pkgutil
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from generality.claims import Claim, Row
+from generality.errors import UserError, unknown
+
+SCALES = ("smoke", "small", "full")
+
+
+@dataclass(frozen=True)
+class Paper:
+    """The paper whose claims a study tests."""
+
+    title: str
+    arxiv: str
+    year: int
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study module, seen from outside."""
+
+    name: str
+    family: str
+    module: ModuleType
+
+    @cached_property
+    def title(self) -> str:
+        """First line of the module's docstring."""
+        return (self.module.__doc__ or self.name).strip().splitlines()[0].rstrip(".")
+
+    @property
+    def paper(self) -> Paper:
+        """The paper it tests."""
+        return typing.cast(Paper, self.module.PAPER)
+
+    @property
+    def scales(self) -> Mapping[str, Any]:
+        """Configurations by scale."""
+        return typing.cast(Mapping[str, Any], self.module.SCALES)
+
+    @property
+    def claims(self) -> Sequence[Claim]:
+        """What the paper claims, as tests over the rows."""
+        return typing.cast(Sequence[Claim], self.module.CLAIMS)
+
+    @property
+    def run(self) -> Callable[..., Iterator[Row]]:
+        """The study itself: run(config, lab) yields rows."""
+        return typing.cast(Callable[..., Iterator[Row]], self.module.run)
+
+
+def find_studies() -> list[Study]:
+    """Every study that ships with generality, by family and name."""
+    package = importlib.import_module("generality.studies")
+    found = []
+    for family in pkgutil.iter_modules(package.__path__):
+        if not family.ispkg:
+            continue
+        rooms = importlib.import_module(f"generality.studies.{family.name}")
+        for paper in pkgutil.iter_modules(rooms.__path__):
+            module = importlib.import_module(f"{rooms.__name__}.{paper.name}")
+            found.append(Study(paper.name.replace("_", "-"), family.name, module))
+    return found
+
+
+def find_study(name: str) -> Study:
+    """A study by name (`weak-to-strong`), or one of your own by the path of its file."""
+    if name.endswith(".py"):
+        return _study_from_file(Path(name))
+    studies = {study.name: study for study in find_studies()}
+    if name not in studies:
+        raise unknown("study", name, studies)
+    return studies[name]
+
+
+def _study_from_file(path: Path) -> Study:
+    if not path.exists():
+        raise UserError(f"There is no file {path}; name a study (generality list) or its file.")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{path} is no Python file.")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    missing = [part for part in ("SCALES", "run", "CLAIMS", "PAPER") if not hasattr(module, part)]
+    if missing:
+        raise UserError(f"{path} is no study: it lacks {', '.join(missing)}.")
+    return Study(path.stem.replace("_", "-"), "own", module)
+
+
+def configure(study: Study, scale: str, settings: Sequence[str] = ()) -> Any:
+    """The study's configuration at a scale, with `key=value` settings applied.
+
+    Values are read as the field's type; lists are separated by commas.
+    """
+    if scale not in study.scales:
+        raise unknown("scale", scale, study.scales)
+    config = study.scales[scale]
+    hints = typing.get_type_hints(type(config))
+    changes = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise UserError(f"--set {setting}: write key=value.")
+        if key not in hints:
+            raise unknown("setting", key, hints)
+        changes[key] = _parse(key, text, hints[key])
+    try:
+        return dataclasses.replace(config, **changes)
+    except ValueError as error:
+        raise UserError(f"That configuration does not work: {error}") from error
+
+
+def _parse(key: str, text: str, kind: Any) -> Any:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is types.UnionType or origin is typing.Union:
+        if text.lower() in ("none", "null") and type(None) in arguments:
+            return None
+        return _parse(key, text, next(a for a in arguments if a is not type(None)))
+    if origin is tuple:
+        items = [item.strip() for item in text.split(",") if item.strip()]
+        return tuple(_parse(key, item, arguments[0]) for item in items)
+    if origin is typing.Literal:
+        if text not in arguments:
+            raise unknown(f"value of {key}", text, map(str, arguments))
+        return text
+    try:
+        if kind is bool:
+            return {"true": True, "false": False, "1": True, "0": False}[text.lower()]
+        if kind is int:
+            return int(text)
+        if kind is float:
+            return float(text)
+    except (KeyError, ValueError) as error:
+        raise UserError(f"--set {key}={text}: that is no {kind.__name__}.") from error
+    return text if kind is str else json.loads(text)

@@ -1,0 +1,1 @@
+"""Learning from supervision weaker than the learner."""

@@ -1,0 +1,287 @@
+"""Weak-to-strong generalization: how much of a strong model's skill do a weak one's labels elicit?
+
+Protocol (Burns et al. 2023, arXiv 2312.09390). A weak supervisor learns from true labels on one
+half of the training data and labels the other half; a strong student learns from those labels
+alone. Floor: the supervisor's test accuracy. Ceiling: the same student, the same half, true
+labels. Models are the steps of a ladder; every pair of a lower and a higher one is tried.
+
+Differences from the paper, each with its effect: the models are 22M and 135M parameters instead
+of GPT-2 to GPT-4 (smaller gaps); probes on standardised features stand beside full tuning
+(cheap, and the student cannot change its representation); supervision is hundreds of labels
+instead of ten thousand (noisier supervisors, wider intervals).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from generality.benchmarks import TransferTask, load_transfer_task
+from generality.claims import Claim, Row, greater, interacts, less
+from generality.lab import Lab, TrainConfig
+from generality.measures import student_supervisor_agreement
+from generality.objectives import ConfidenceLoss, ProductLoss, soft_cross_entropy
+from generality.studies.study import Paper
+
+PAPER = Paper("Weak-to-Strong Generalization: Eliciting Strong Capabilities With Weak Supervision", "2312.09390", 2023)  # fmt: skip
+
+OBJECTIVES = {
+    "naive": soft_cross_entropy,
+    "hard": soft_cross_entropy,
+    "bootstrapped": soft_cross_entropy,
+    "generative-first": soft_cross_entropy,
+    "confidence-0.5": ConfidenceLoss(alpha_max=0.5),
+    "confidence-0.75": ConfidenceLoss(alpha_max=0.75),
+    "product": ProductLoss(),
+}
+LOSSES = ("naive", "hard", "confidence-0.5", "confidence-0.75", "product")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every knob of the study."""
+
+    tasks: tuple[str, ...] = ("movie",)  # a sentiment domain, "bbc", or a binary task of the paper
+    data_path: str | None = None  # folder of local files for the paper's tasks; None: the hub
+    ladder: tuple[str, ...] = ("bag-of-words", "minilm-l6", "smollm2-135m")  # weakest first
+    layers: tuple[int, ...] = (0, -1, 15)  # hidden state each one is probed at
+    supervised: int = 600  # examples with true labels for the supervisor
+    transfer: int = 1600  # examples the supervisor labels for the student
+    test: int = 1400  # examples everything is scored on
+    max_length: int = 128  # tokens
+    seeds: int = 5  # of probes
+    probe_methods: tuple[str, ...] = (*LOSSES, "bootstrapped")
+    probe_epochs: tuple[int, ...] = (2, 10)
+    probe_learning_rate: float = 5e-4  # Adam, batch 32; chosen on the supervisors' own labels
+    tuned: tuple[str, ...] = ("minilm-l6",)  # students that are also tuned, from the first rung
+    tuning: Literal["full", "lora"] = "full"
+    tuned_methods: tuple[str, ...] = ("naive", "confidence-0.75")
+    tuned_seeds: int = 3
+    tuned_transfer: int = 600  # examples, of the transfer half
+    tuned_epochs: int = 2
+    tuned_learning_rate: float = 5e-5  # Adam, batch 32, cosine to 0
+    generative_epochs: float = 1.0  # of "generative-first", on the transfer half's texts
+
+
+SCALES = {
+    "smoke": Config(
+        ladder=("bag-of-words", "minilm-l6"), layers=(0, 1), supervised=64, transfer=96, test=128,
+        max_length=32, seeds=2, probe_epochs=(1, 3), tuned_seeds=1, tuned_transfer=32,
+        tuned_epochs=1, tuned_methods=("naive",),
+    ),
+    "small": Config(),
+    "full": Config(
+        tasks=("sciq", "boolq", "cosmos_qa", "amazon_polarity", "hh_rlhf"),
+        ladder=(
+            "hf:HuggingFaceTB/SmolLM2-135M", "hf:HuggingFaceTB/SmolLM2-360M",
+            "hf:EleutherAI/pythia-410m", "hf:Qwen/Qwen2.5-0.5B", "hf:EleutherAI/pythia-1.4b",
+            "hf:HuggingFaceTB/SmolLM2-1.7B", "hf:Qwen/Qwen2.5-1.5B", "hf:Qwen/Qwen2.5-7B",
+        ),
+        layers=(-1,) * 8,
+        tuned=("hf:Qwen/Qwen2.5-0.5B", "hf:Qwen/Qwen2.5-1.5B", "hf:Qwen/Qwen2.5-7B"),
+        supervised=10_000, transfer=10_000, test=10_000, max_length=1024,
+        tuned_transfer=10_000, tuned_learning_rate=1e-5,
+        tuned_methods=(*LOSSES, "generative-first"),
+    ),
+}  # fmt: skip
+
+CLAIMS = (
+    Claim(
+        "A strong student finetuned on a weak model's labels beats that weak model",
+        greater("naive", "floor"),
+    ),
+    Claim(
+        "Naive finetuning leaves part of the gap open",
+        less("naive", "ceiling"),
+    ),
+    Claim(
+        "The confidence loss recovers more than naive finetuning",
+        greater("confidence-0.75", "naive"),
+    ),
+    Claim(
+        "The confidence loss helps more where the student would copy errors (long training)",
+        interacts(("method", "confidence-0.75", "naive"), ("epochs", 10, 2), on="score"),
+    ),
+    Claim(
+        "The confidence loss helps more when the gap between supervisor and student is larger",
+        interacts(
+            ("method", "confidence-0.75", "naive"), ("weak", "bag-of-words", "minilm-l6"),
+            on="score", where={"strong": "smollm2-135m"},
+        ),
+        expected_at="full",
+    ),
+    Claim(
+        "Longer training copies more of the supervisor's errors",
+        greater(10, 2, by="epochs", on="copied_errors", where={"method": "naive"}),
+    ),
+    Claim(
+        "Bootstrapping through an intermediate model recovers more than going there directly",
+        greater("bootstrapped", "naive"),
+        expected_at="full",
+    ),
+    Claim(
+        "Generative finetuning on the task's texts first recovers more",
+        greater("generative-first", "naive"),
+        expected_at="full",
+    ),
+)  # fmt: skip
+
+
+def run(config: Config, lab: Lab) -> Iterator[Row]:
+    """Rows of every task: probes of every pair, then tuned students."""
+    for name in config.tasks:
+        task = load_transfer_task(
+            name, supervised=config.supervised, transfer=config.transfer, test=config.test,
+            words=config.max_length // 2, path=config.data_path,
+        )  # fmt: skip
+        probes = Probes(task, config, lab)
+        for row in (*probe_rows(probes), *tuned_rows(probes)):
+            yield Row(task=name, **row)
+
+
+class Probes:
+    """Linear probes of every rung, all seeds of an arm trained together, and their labels."""
+
+    def __init__(self, task: TransferTask, config: Config, lab: Lab) -> None:
+        self.task, self.config, self.lab = task, config, lab
+        halves = [task.halves(seed) for seed in lab.seeds(config.seeds)]
+        self.supervised, self.transfer = map(np.stack, zip(*halves, strict=True))
+        self.features = {
+            model: standardised(
+                lab.embed(model, task.texts, layer=layer, max_length=config.max_length), task.train
+            )
+            for model, layer in zip(config.ladder, config.layers, strict=True)
+        }
+        self.supervisors = {
+            model: self.train(model, self.supervised, task.one_hot(self.supervised), 10)
+            for model in config.ladder[:-1]
+        }
+
+    def train(
+        self, model: str, rows: np.ndarray, targets: np.ndarray, epochs: int, method: str = "naive"
+    ) -> Float[np.ndarray, "seeds texts classes"]:
+        """Class probabilities of every text, by probes trained on each seed's rows and targets."""
+        return self.lab.probe(
+            self.features[model], rows, targets, loss=OBJECTIVES[method], epochs=epochs,
+            learning_rate=self.config.probe_learning_rate, optimizer="adam",
+        )  # fmt: skip
+
+    def student(
+        self, weak: str, strong: str, method: str, epochs: int
+    ) -> Float[np.ndarray, "seeds texts classes"]:
+        """A strong probe taught by a weak one, directly or through every rung between them."""
+        labels = take(self.supervisors[weak], self.transfer)
+        if method != "bootstrapped":
+            targets = harden(labels) if method == "hard" else labels
+            return self.train(strong, self.transfer, targets, epochs, method)
+        for model in between(self.config.ladder, weak, strong):
+            labels = take(self.train(model, self.transfer, labels, epochs), self.transfer)
+        return self.train(strong, self.transfer, labels, epochs)
+
+
+def probe_rows(probes: Probes) -> Iterator[Row]:
+    """Every pair of the ladder, every length of training, every method, every seed."""
+    config, task = probes.config, probes.task
+    truth = task.one_hot(probes.transfer)
+    pairs = list(itertools.combinations(config.ladder, 2))
+    for (weak, strong), epochs in itertools.product(pairs, config.probe_epochs):
+        ceilings = probes.train(strong, probes.transfer, truth, epochs)
+        for method in config.probe_methods:
+            if method == "bootstrapped" and not between(config.ladder, weak, strong):
+                continue
+            students = probes.student(weak, strong, method, epochs)
+            for seed in probes.lab.seeds(config.seeds):
+                three = (each[seed] for each in (students, ceilings, probes.supervisors[weak]))
+                yield Row(
+                    method=method, seed=seed, weak=weak, strong=strong, tuning="probe",
+                    epochs=epochs, **measured(task, *three),
+                )  # fmt: skip
+
+
+def tuned_rows(probes: Probes) -> Iterator[Row]:
+    """Students of which every weight learns (or low-rank updates), from the lowest rung's labels."""
+    config, supervisor = probes.config, probes.supervisors[probes.config.ladder[0]]
+    items = [
+        (probes.task, config, strong, method, seed, supervisor[seed])
+        for strong in config.tuned
+        for seed in probes.lab.seeds(config.tuned_seeds)
+        for method in config.tuned_methods
+    ]
+    yield from probes.lab.map(tuned_row, items, description="Tuning students")
+
+
+def tuned_row(lab: Lab, item: tuple[TransferTask, Config, str, str, int, np.ndarray]) -> Row:
+    """One tuned student beside the ceiling of its seed."""
+    task, config, strong, method, seed, supervisor = item
+    rows = task.halves(seed)[1][: config.tuned_transfer]
+    texts = [task.texts[row] for row in rows]
+    common = {
+        "predict": {"all": task.texts},
+        "seed": seed,
+        "tuning": config.tuning,
+        "max_length": config.max_length,
+        "config": TrainConfig(epochs=config.tuned_epochs, learning_rate=config.tuned_learning_rate),
+    }
+    generative = {"generative_epochs": config.generative_epochs, "generative_texts": texts}
+    student = lab.finetune(
+        strong, texts, (harden(supervisor) if method == "hard" else supervisor)[rows],
+        objective=OBJECTIVES[method], **(generative if method == "generative-first" else {}),
+        **common,
+    )  # fmt: skip
+    ceiling = lab.finetune(
+        strong, texts, task.one_hot(rows), objective=soft_cross_entropy, **common
+    )
+    three = student.probabilities["all"], ceiling.probabilities["all"], supervisor
+    return Row(
+        method=method, seed=seed, weak=config.ladder[0], strong=strong, tuning=config.tuning,
+        epochs=config.tuned_epochs, **measured(task, *three),
+    )  # fmt: skip
+
+
+def measured(
+    task: TransferTask, student: np.ndarray, ceiling: np.ndarray, supervisor: np.ndarray
+) -> Row:
+    """Test accuracies, and whether the student repeats what its supervisor gets wrong."""
+    truth = task.labels[task.test]
+    student, ceiling, supervisor = (each[task.test] for each in (student, ceiling, supervisor))
+    agreement = student_supervisor_agreement(student, supervisor, truth)
+    return Row(
+        score=accuracy(student, truth),
+        floor=accuracy(supervisor, truth),
+        ceiling=accuracy(ceiling, truth),
+        agreement=agreement.overall,
+        copied_errors=agreement.where_wrong,
+    )
+
+
+def accuracy(probabilities: Float[np.ndarray, "n classes"], truth: Int[np.ndarray, " n"]) -> float:
+    """Share of texts whose most probable class is the true one."""
+    return float((probabilities.argmax(-1) == truth).mean())
+
+
+def harden(labels: Float[np.ndarray, "... classes"]) -> Float[np.ndarray, "... classes"]:
+    """All the probability on the most probable class."""
+    return np.eye(labels.shape[-1], dtype=np.float32)[labels.argmax(-1)]
+
+
+def standardised(
+    features: Float[np.ndarray, "texts dim"], train: Int[np.ndarray, " n"]
+) -> Float[np.ndarray, "texts dim"]:
+    """Zero mean and unit variance over the training texts."""
+    scale = features[train].std(0)
+    return (features - features[train].mean(0)) / np.where(scale > 0, scale, 1).astype(np.float32)
+
+
+def take(predictions: np.ndarray, rows: np.ndarray) -> Float[np.ndarray, "seeds rows classes"]:
+    """Each seed's predictions for its own rows."""
+    return np.take_along_axis(predictions, rows[..., None], axis=1)
+
+
+def between(ladder: tuple[str, ...], weak: str, strong: str) -> tuple[str, ...]:
+    """The rungs above `weak` and below `strong`."""
+    return ladder[ladder.index(weak) + 1 : ladder.index(strong)]
