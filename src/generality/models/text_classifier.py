@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from generality.errors import UserError
+from generality.models.artifacts import ARTIFACTS
 from generality.models.atomic_folder import atomic_folder
 from generality.models.device import resolve_device
 from generality.models.hidden_states import HiddenStatePooler, Pooling, hidden_state, layer_index
@@ -254,6 +256,9 @@ class TextClassifier(nn.Module):
             (fresh / "classifier.json").write_text(text, encoding="utf-8")
             head = {"weight": self.head.weight.detach().cpu().contiguous()}
             save_file(head, fresh / "head.safetensors")
+            if self.tuning == "lora":  # not the path of this machine's cache
+                adapters = self.model.peft_config["default"]
+                adapters.base_model_name_or_path = _public_name(str(self.name))
             if self.tuning != "probe":
                 with quiet():
                     self.model.save_pretrained(fresh)
@@ -292,8 +297,9 @@ class TextClassifier(nn.Module):
         config = LoraConfig(
             r=self.lora_rank, lora_alpha=self.lora_alpha, target_modules="all-linear"
         )
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), warnings.catch_warnings():
             torch.manual_seed(seed)
+            warnings.filterwarnings("ignore", "fan_in_fan_out")  # peft sets it right by itself
             self.model.add_adapter(config)
 
     def _load_adapters(self, folder: Path) -> None:
@@ -304,6 +310,12 @@ class TextClassifier(nn.Module):
         unknown = set_peft_model_state_dict(self.model, weights).unexpected_keys
         if unknown:
             raise UserError(f"The adapters in '{folder}' do not fit '{self.name}'.")
+
+
+def _public_name(name: str) -> str:
+    """What others know a backbone by: its name on the hub, where it has one."""
+    artifact = ARTIFACTS.get(name)
+    return (artifact and artifact.hub) or name.removeprefix("hf:")
 
 
 def _is_decoder(model: nn.Module) -> bool:
