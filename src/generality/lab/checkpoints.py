@@ -112,7 +112,7 @@ def _checksum(tensors: dict[str, Tensor]) -> str:
     state = xxhash.xxh3_128()
     for name in sorted(tensors):
         state.update(name.encode())
-        state.update(memoryview(tensors[name].reshape(-1).view(torch.uint8).numpy()))
+        state.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
     return state.hexdigest()
 
 

@@ -16,6 +16,7 @@ from typing import Any, Literal, Protocol, cast
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import DistributedDataParallelKwargs
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -284,7 +285,7 @@ class _Training:
         )
 
     def release(self) -> None:
-        """Take off the model what accelerate put on it, so that it can be used, and trained again."""
+        """Take off the model what accelerate put on it, so that it can be trained again."""
         self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         self.bare.__dict__.pop("_is_accelerate_prepared", None)
         self.bare.eval().zero_grad()
@@ -602,7 +603,11 @@ def _accelerator(place: torch.device, precision: str) -> Iterator[Accelerator]:
         state.clear()
     try:
         try:
-            accelerator = Accelerator(mixed_precision=precision, cpu=place.type == "cpu")
+            accelerator = Accelerator(
+                mixed_precision=precision,
+                cpu=place.type == "cpu",
+                kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+            )
         except ValueError as error:
             raise UserError(f"This machine cannot train in '{precision}': {error}") from error
         yield accelerator
