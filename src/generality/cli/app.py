@@ -1,0 +1,98 @@
+"""The `generality` command: its subcommands, and how errors reach the person."""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import logging
+import sys
+import warnings
+from typing import Any
+
+import click
+import typer
+from typer.core import TyperGroup
+
+from generality import __version__
+from generality.cli import cache, claims, compare, listing, predict, report, results, run
+from generality.errors import UserError
+
+
+class SuggestingGroup(TyperGroup):
+    """Says which command was probably meant."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """Click's own, with a suggestion when the command is unknown."""
+        known = self.list_commands(ctx)
+        if args and not args[0].startswith("-") and args[0] not in known:
+            near = difflib.get_close_matches(args[0], known, n=1)
+            hint = f" Did you mean '{near[0]}'?" if near else ""
+            raise UserError(f"There is no command '{args[0]}'.{hint} Known: {', '.join(known)}.")
+        return super().resolve_command(ctx, args)
+
+
+app = typer.Typer(
+    name="generality",
+    cls=SuggestingGroup,
+    help="Measure how far a model's skill reaches beyond its supervision, and push it further.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("run")(run.run)
+app.command("list")(listing.list_studies)
+app.command("show")(listing.show)
+app.command("claims")(claims.claims)
+app.command("compare")(compare.compare)
+app.command("predict")(predict.predict)
+app.command("results")(results.results)
+app.command("report")(report.report)
+app.add_typer(cache.app, name="cache")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"generality {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Print the version and exit."
+    ),
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line. Exit codes: 0 done, 1 our bug, 2 something to fix, 130 interrupted."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    warnings.showwarning = _show_warning
+    try:
+        app()
+    except UserError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print(
+            "Stopped. Finished steps are kept: the same command goes on from here.", file=sys.stderr
+        )
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader (head, less) has seen enough
+        sys.exit(0)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(
+            f"Error: the disk is full ({error.filename or 'no space left'}). Finished steps are "
+            "kept: free space and run the same command again.",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: Any) -> None:
+    if issubclass(category, UserWarning):
+        print(f"Warning: {message}", file=sys.stderr)

@@ -1,0 +1,48 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from generality.lab import Lab
+
+
+def study_names(incomplete: str) -> list[str]:
+    """Names for shell completion."""
+    from generality.studies.study import find_studies
+
+    return [study.name for study in find_studies() if study.name.startswith(incomplete)]
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
+Runs = Annotated[Path, typer.Option("--out", help="Folder of the runs.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+On = Annotated[
+    str, typer.Option(help="Where to work: in-process, processes:N, ray or ray://host:port.")
+]
+StudyName = Annotated[
+    str, typer.Argument(help="A study (see list), or your own file.", autocompletion=study_names)
+]
+
+
+def make_lab(device: str, on: str = "in-process") -> Lab:
+    """A lab as the options describe it."""
+    from generality.lab import Lab
+
+    return Lab(device=device, on=on)
+
+
+def console() -> Console:
+    """Standard output, in colour where it can be."""
+    return Console()
+
+
+def print_json(value: Any) -> None:
+    """JSON for scripts, on standard output."""
+    print(json.dumps(value, indent=1, ensure_ascii=False, default=str))

@@ -1,0 +1,42 @@
+"""`generality predict`: a saved winner on new texts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from generality.cli import options
+from generality.errors import UserError
+
+
+def predict(
+    model: Annotated[Path, typer.Argument(help="A winner: runs/…/best.")],
+    data: Annotated[str, typer.Argument(help="CSV, TSV, JSONL, Parquet, Arrow or hf:org/name.")],
+    text: Annotated[
+        str | None, typer.Option(help="Column of texts; by default the one compare used.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File to write: .csv, .jsonl or .parquet.")
+    ] = None,
+    device: options.Device = "auto",
+    json: options.Json = False,
+) -> None:
+    """Add a prediction and its probability to every row."""
+    from generality.benchmarks import read_table
+    from generality.compare import predict as predict_rows
+
+    writers = {".csv": "to_csv", ".jsonl": "to_json", ".parquet": "to_parquet"}
+    if output is not None and output.suffix not in writers:
+        raise UserError(f"--output {output}: the name must end in {', '.join(writers)}.")
+    rows = predict_rows(model, read_table(data), text=text, lab=options.make_lab(device))
+    if output is not None:
+        temporary = output.with_name(f".{output.stem}.tmp{output.suffix}")
+        getattr(rows, writers[output.suffix])(str(temporary))
+        temporary.replace(output)
+        options.console().print(f"{len(rows)} predictions written to {output}", soft_wrap=True)
+    elif json:
+        options.print_json(rows.to_list())
+    else:
+        print(rows.to_pandas().to_csv(index=False), end="")
