@@ -10,10 +10,15 @@ decided once, in `summary.py`, so that the page and the terminal never disagree.
 Nothing here is trusted to be harmless: names and statements come from files and are escaped.
 """
 
-from generality.report.html import write_report
-from generality.report.picture import write_picture
-from generality.report.summary import Line, Summary, summarise, summarise_run
-from generality.report.terminal import show_claims, show_summary, to_json
+from typing import TYPE_CHECKING
+
+from generality.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from generality.report.html import write_report
+    from generality.report.picture import write_picture
+    from generality.report.summary import Line, Summary, summarise, summarise_run
+    from generality.report.terminal import show_claims, show_summary, to_json
 
 __all__ = [
     "Line",
@@ -26,3 +31,18 @@ __all__ = [
     "write_picture",
     "write_report",
 ]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "Line": "summary",
+        "Summary": "summary",
+        "show_claims": "terminal",
+        "show_summary": "terminal",
+        "summarise": "summary",
+        "summarise_run": "summary",
+        "to_json": "terminal",
+        "write_picture": "picture",
+        "write_report": "html",
+    },
+)

@@ -13,7 +13,6 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from generality.lab.runs import RunRecord, read_run, write_atomically
-from generality.report.verdicts import Shown, shown
 from generality.report.summary import (
     Line,
     Summary,
@@ -22,6 +21,7 @@ from generality.report.summary import (
     score,
     summarise_run,
 )
+from generality.report.verdicts import Shown, shown
 
 _OPEN_GROUPS = 6  # plots shown at once; more are folded
 _OPEN_METHODS = 12
@@ -66,8 +66,8 @@ def render(run: RunRecord) -> str:
     tables = _tables(summary)
     page = environment.get_template("report.html.jinja").render(
         title=str(run.config.get("title") or run.config.get("study") or "A run"),
-        subtitle=_subtitle(run.config),
-        paper=str(run.config.get("paper") or ""),
+        subtitle=_subtitle(run.config, summary),
+        paper=_paper(run.config.get("paper")),
         conclusions=[str(each) for each in run.config.get("conclusions") or []],
         summary=summary,
         best=summary.best,
@@ -80,7 +80,7 @@ def render(run: RunRecord) -> str:
         tables=tables,
         measures=_measures(summary),
         hidden_measures=max(0, len(_all_measures(summary)) - _MEASURES),
-        command=command(run.config),
+        command=command(run),
         settings=list(_flat({key: run.config[key] for key in ("config",) if key in run.config})),
         key_facts=[(name, value) for name, value in facts if name in _KEY_FACTS],
         other_facts=[(name, value) for name, value in facts if name not in _KEY_FACTS],
@@ -89,23 +89,22 @@ def render(run: RunRecord) -> str:
     return re.sub(r"\n\s*\n+", "\n", page) + "\n"
 
 
-def command(config: dict[str, Any]) -> str:
-    """What to type to get these rows again.
+def command(run: RunRecord) -> str:
+    """What to type to get these rows again: the `command` on record, or one made of the question.
 
-    >>> command({"study": "weak-to-strong", "scale": "small", "seeds": 5, "config": {}})
+    >>> asked = {"study": "weak-to-strong", "scale": "small", "seeds": 5}
+    >>> command(RunRecord(Path("runs/x"), asked, rows=None))
     'generality run weak-to-strong --scale small --seeds 5'
     """
-    given = config.get("command")
+    given = run.environment.get("command") or run.config.get("command")
     if given:
         return shlex.join(map(str, given)) if isinstance(given, list) else str(given)
-    seeds = config.get("seeds")
-    words = ["generality", "run", str(config.get("study", ""))]
-    if config.get("scale") is not None:
-        words += ["--scale", str(config["scale"])]
+    seeds = run.config.get("seeds")
+    words = ["generality", "run", str(run.config.get("study", ""))]
+    if run.config.get("scale") is not None:
+        words += ["--scale", str(run.config["scale"])]
     if seeds is not None:
         words += ["--seeds", str(len(seeds) if isinstance(seeds, list) else seeds)]
-    for name, value in (config.get("set") or {}).items():
-        words += ["--set", f"{name}={value}"]
     return shlex.join(words)
 
 
@@ -300,15 +299,24 @@ def _tally(claims: Iterable[Shown]) -> str:
     return ", ".join(parts)
 
 
-def _subtitle(config: dict[str, Any]) -> str:
-    seeds = config.get("seeds")
+def _subtitle(config: dict[str, Any], summary: Summary) -> str:
+    seeds = len({seed.seed for line in summary.lines for seed in line.seeds})
     parts = [str(config.get("study") or "")]
     if config.get("scale") is not None:
         parts.append(f"{config['scale']} scale")
-    if seeds is not None:
-        number = len(seeds) if isinstance(seeds, list) else seeds
-        parts.append(count(number, "seed") if isinstance(number, int) else f"{number} seeds")
+    if seeds:
+        parts.append(count(seeds, "seed"))
     return " · ".join(part for part in parts if part)
+
+
+def _paper(paper: Any) -> tuple[str, str]:
+    """What the paper is called and where it is; no address unless it is one of the web's."""
+    if isinstance(paper, dict):
+        year = f" ({paper['year']})" if paper.get("year") else ""
+        address = f"https://arxiv.org/abs/{paper['arxiv']}" if paper.get("arxiv") else ""
+        return f"{paper.get('title') or address}{year}", address
+    text = str(paper or "")
+    return text, text if text.startswith("https://") else ""
 
 
 def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import textwrap
-from math import isfinite
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -45,7 +44,9 @@ def draw(run: RunRecord) -> str:
     for line in shown:
         if line.share is not None:
             ends.append(line.share.estimate)
-            ends += [min(max(e, -0.5), 1.5) for e in (line.share.low, line.share.high) if line.bounded]
+            ends += [
+                min(max(e, -0.5), 1.5) for e in (line.share.low, line.share.high) if line.bounded
+            ]
     start, stop = min(ends), max(ends)
 
     def at(value: float) -> float:

@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite, isnan, nan
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy import stats
 
 from generality.gap import RecoveredShare, gap_recovered, recovered_interval
 from generality.lab.runs import RunRecord
 
-Kind = Literal["recovered", "not recovered", "no gap", "no ceiling", "no floor", "no truth", "empty"]
+Kind = Literal[
+    "recovered", "not recovered", "no gap", "no ceiling", "no floor", "no truth", "empty"
+]
 
-_FIXED = ("method", "seed", "score", "floor", "ceiling", "recovered")
+_FIXED = ("method", "seed", "score", "floor", "ceiling", "recovered", "lower_is_better")
 _LEVELS = ["floor", "score", "ceiling"]
-_REFERENCES = {"floor", "weak", "supervisor", "weak supervisor", "ceiling", "oracle", "strong ceiling"}
+_NEEDED = {"no ceiling": ["score", "floor"], "no floor": ["score"]}  # of _LEVELS, to be compared
+_REFERENCES = {
+    "floor",
+    "weak",
+    "supervisor",
+    "weak supervisor",
+    "ceiling",
+    "oracle",
+    "strong ceiling",
+}
 _PAIRS = (("weak", "strong"), ("source", "target"))
 _WIDE = 0.5  # an interval this wide, as a share of the gap, is called wide
-_RECURS = 0.7  # a column whose values come back at this share of the seeds was set, not measured
 
 
 @dataclass(frozen=True)
@@ -62,8 +73,10 @@ class Line:
     @property
     def bounded(self) -> bool:
         """Whether the share has an interval worth the name; it takes three seeds."""
-        return self.gap and self.share is not None and (
-            isfinite(self.share.low) or isfinite(self.share.high)
+        return (
+            self.gap
+            and self.share is not None
+            and (isfinite(self.share.low) or isfinite(self.share.high))
         )
 
     @property
@@ -134,17 +147,20 @@ def summarise(
         rows: one row per method, seed and setting: columns `method`, `seed`, `score`, `floor`,
             `ceiling` and any others; nulls allowed everywhere but in `method` and `seed`.
         factors: the columns that were set rather than measured. By default those whose values
-            come back from seed to seed.
+            come back from seed to seed, as in `generality.claims`.
         floor_name: what the floor is; by default the supervisor's name if there is only one.
         ceiling_name: what the ceiling is.
-        lower_is_better: for losses and error rates.
+        lower_is_better: for losses and error rates; a column of that name says so too.
 
     >>> rows = pd.DataFrame({"method": ["naive"] * 3, "seed": [0, 1, 2],
     ...     "score": [0.76, 0.77, 0.78], "floor": [0.70, 0.71, 0.72], "ceiling": [0.8, 0.81, 0.82]})
-    >>> summarise(rows).answer
-    'The one method tried, naive, recovered 60 % [60, 60] of the gap between the floor (0.710) and full supervision (0.810), over 3 seeds.'
+    >>> print(summarise(rows).answer.replace(" of the", "\\nof the"))
+    The one method tried, naive, recovered 60 % [60, 60]
+    of the gap between the floor (0.710) and full supervision (0.810), over 3 seeds.
     """
     rows = _tidy(rows)
+    if "lower_is_better" in rows and len(rows):
+        lower_is_better = lower_is_better or bool(rows["lower_is_better"].eq(True).all())
     set_, own = _split(rows, factors)
     measured = [
         name
@@ -159,21 +175,14 @@ def summarise(
     references = _references(rows)
     cells = rows.groupby(["_group", "_arm", "seed"], sort=False)[[*_LEVELS, *measured]].mean()
 
-    def line(arm: str, group: str, part: pd.DataFrame) -> Line:
-        return _line(arm, group, part.sort_index(), arm in references, lower_is_better)
-
-    lines = tuple(
-        line(arm, group, part.droplevel(["_group", "_arm"]))
-        for (group, arm), part in cells.groupby(level=["_group", "_arm"], sort=False)
-    )
+    lines = _lines(cells, references, lower_is_better)
     kind, groups = _comparable(lines)
-    groups_in, seeds_in = _block(rows, groups, references, kind)
-    inside = cells[cells["score"].notna()].query("_group in @groups_in and seed in @seeds_in")
-    overall = [
-        line(str(arm), "", part.groupby(level="seed").mean())
-        for arm, part in inside.groupby(level="_arm", sort=False)
-        if len(part) == len(groups_in) * len(seeds_in)
-    ]
+    whole = cells.dropna(subset=_NEEDED.get(kind, _LEVELS)).reset_index()
+    groups_in, seeds_in = _block(whole, groups, references)
+    inside = whole[whole["_group"].isin(groups_in) & whole["seed"].isin(seeds_in)]
+    everywhere = inside.groupby("_arm")["seed"].transform("size").eq(len(groups_in) * len(seeds_in))
+    means = inside[everywhere].drop(columns="_group").groupby(["_arm", "seed"], sort=False).mean()
+    overall = _lines(pd.concat({"": means}, names=["_group"]), references, lower_is_better)
     sign = 1 if lower_is_better else -1
     overall.sort(key=lambda each: (sign * each.score, each.method))
     if floor_name is None:
@@ -184,7 +193,7 @@ def summarise(
         kind=kind,
         answer="",
         caveats=(),
-        lines=lines,
+        lines=tuple(lines),
         overall=tuple(overall),
         groups=tuple(dict.fromkeys(labels)),
         compared=tuple(groups_in),
@@ -245,8 +254,8 @@ def count(number: int, noun: str) -> str:
 
 
 def _tidy(rows: pd.DataFrame) -> pd.DataFrame:
-    rows = rows.reset_index(drop=True)
-    missing = {name: nan for name in _FIXED if name not in rows}
+    rows = rows.rename(columns=str).reset_index(drop=True)
+    missing = {name: nan for name in ("method", "seed", *_LEVELS) if name not in rows}
     rows = rows.assign(**missing)
     for name in _LEVELS:
         rows[name] = pd.to_numeric(rows[name], errors="coerce").astype(float)
@@ -259,7 +268,7 @@ def _tidy(rows: pd.DataFrame) -> pd.DataFrame:
 def _split(rows: pd.DataFrame, factors: Sequence[str] | None) -> tuple[list[str], list[str]]:
     """The columns that make a setting, and those that belong to single methods."""
     varying = [
-        name for name in rows if name not in _FIXED and rows[name].nunique(dropna=False) > 1
+        name for name in rows.columns if name not in _FIXED and rows[name].nunique(dropna=False) > 1
     ]
     if factors is not None:
         chosen = [name for name in varying if name in factors]
@@ -271,37 +280,40 @@ def _split(rows: pd.DataFrame, factors: Sequence[str] | None) -> tuple[list[str]
             and not pd.api.types.is_bool_dtype(rows[name])
         ]
         words = [name for name in varying if name not in numeric]
-        words = [name for name in words if _recurs(rows, name, ["method"])]
+        words = [name for name in words if _recurs(rows, name, [])]
         chosen = words + [name for name in numeric if _recurs(rows, name, ["method", *words])]
     methods = rows["method"].nunique()
     own = [
-        name
-        for name in chosen
-        if rows.loc[rows[name].notna(), "method"].nunique() <= methods / 2
+        name for name in chosen if rows.loc[rows[name].notna(), "method"].nunique() <= methods / 2
     ]
     named = [name for pair in _PAIRS if set(pair) <= set(rows) for name in pair]  # even if constant
-    return [name for name in rows if name in (*chosen, *named) and name not in own], own
+    return [name for name in rows.columns if name in (*chosen, *named) and name not in own], own
 
 
 def _recurs(rows: pd.DataFrame, name: str, within: list[str]) -> bool:
-    """Whether a column's values come back from seed to seed, as those of a setting do."""
+    """Whether no seed shows a value that the fullest seed lacks: so settings do, not measurements.
+
+    The rule of `generality.claims`, for numbers applied inside each cell of `within`, where a
+    coarse measurement has few rows to recur by chance. One seed shows nothing; then fractions are
+    settings if most of them come several times.
+    """
     if rows["seed"].nunique() < 2:
-        return not pd.api.types.is_float_dtype(rows[name]) or (
-            rows[name].nunique() <= len(rows) / 2
-        )
-    known = rows[rows[name].notna()]
-    cells = known.groupby([*within, name], dropna=False)["seed"].nunique().rename("with")
-    seeds = known.groupby(within, dropna=False)["seed"].nunique().rename("of")
-    both = cells.reset_index().merge(seeds.reset_index(), on=within)
-    return bool((both["with"] / both["of"]).mean() >= _RECURS)
+        numbers = pd.to_numeric(rows[name], errors="coerce").dropna()
+        return bool((numbers % 1 == 0).all() or rows[name].nunique() <= len(rows) / 2)
+    for _, part in rows.groupby(within, dropna=False) if within else [("", rows)]:
+        known = part[part[name].notna()]
+        fullest = known[known["seed"].isin(known["seed"].mode()[:1])]
+        if not set(known[name]) <= set(fullest[name]):
+            return False
+    return True
 
 
-def _arm(row: dict[str, Any], own: list[str]) -> str:
+def _arm(row: dict[Any, Any], own: list[str]) -> str:
     settings = [f"{name}={_value(row[name])}" for name in own if not pd.isna(row[name])]
     return f"{row['method']} ({', '.join(settings)})" if settings else row["method"]
 
 
-def _setting(row: dict[str, Any]) -> str:
+def _setting(row: dict[Any, Any]) -> str:
     known = {name: value for name, value in row.items() if not pd.isna(value)}
     parts = []
     for start, end in _PAIRS:
@@ -333,35 +345,57 @@ def _references(rows: pd.DataFrame) -> set[str]:
     return found if len(found) < rows["_arm"].nunique() else set()
 
 
+def _lines(cells: pd.DataFrame, references: set[str], lower_is_better: bool) -> list[Line]:
+    """One line per setting and arm, of cells indexed by setting, arm and seed."""
+    names = [str(name) for name in cells.columns]
+    values, every_seed = cells.to_numpy(dtype=float), cells.index.get_level_values("seed")
+    places = cells.groupby(level=["_group", "_arm"], sort=False).indices
+    lines = []
+    for group, arm in dict.fromkeys(each[:2] for each in cells.index):
+        place = sorted(places[group, arm], key=lambda each: every_seed[each])
+        by_seed = dict(zip(names, values[place].T, strict=True))
+        scored = np.isfinite(by_seed["score"])
+        if scored.any():
+            by_seed = {name: column[scored] for name, column in by_seed.items()}
+        seeds = [int(every_seed[each]) for each, known in zip(place, scored, strict=True) if known]
+        lines.append(_line(arm, group, seeds, by_seed, arm in references, lower_is_better))
+    return lines
+
+
 def _line(
-    arm: str, group: str, by_seed: pd.DataFrame, reference: bool, lower_is_better: bool
+    arm: str,
+    group: str,
+    seeds: list[int],
+    by_seed: dict[str, NDArray[np.float64]],
+    reference: bool,
+    lower_is_better: bool,
 ) -> Line:
-    scored = by_seed[by_seed["score"].notna().to_numpy()]
-    floor, scores, ceiling = (scored[name].to_numpy() for name in _LEVELS)
+    floor, scores, ceiling = (by_seed[name] for name in _LEVELS)
     found = None
     if np.isfinite(floor + scores + ceiling).any():
         found = recovered_interval(floor, scores, ceiling, lower_is_better=lower_is_better)
-    mean = scores.mean() if len(scores) else nan
     half = nan
-    if len(scores) > 1:
-        half = stats.t.ppf(0.975, len(scores) - 1) * scores.std(ddof=1) / len(scores) ** 0.5
+    if len(seeds) > 1:
+        half = stats.t.ppf(0.975, len(seeds) - 1) * scores.std(ddof=1) / len(seeds) ** 0.5
     shares = gap_recovered(floor, scores, ceiling, lower_is_better=lower_is_better)
-    means = (scored if len(scored) else by_seed).mean()
+    means = {
+        name: float(column[np.isfinite(column)].mean()) if np.isfinite(column).any() else nan
+        for name, column in by_seed.items()
+    }
     return Line(
         method=arm,
         group=group,
-        score=float(mean),
-        low=float(mean - half),
-        high=float(mean + half),
-        floor=float(means["floor"]),
-        ceiling=float(means["ceiling"]),
+        score=means["score"],
+        low=means["score"] - float(half),
+        high=means["score"] + float(half),
+        floor=means["floor"],
+        ceiling=means["ceiling"],
         share=found,
         reference=reference,
         seeds=tuple(
-            Seed(int(seed), float(value), float(recovered))
-            for seed, value, recovered in zip(scored.index, scores, shares, strict=True)
+            Seed(*each) for each in zip(seeds, scores.tolist(), shares.tolist(), strict=False)
         ),
-        measures={str(name): float(means[name]) for name in means.index if name not in _LEVELS},
+        measures={name: mean for name, mean in means.items() if name not in _LEVELS},
     )
 
 
@@ -389,12 +423,10 @@ def _comparable(lines: Iterable[Line]) -> tuple[Kind, list[str]]:
 
 
 def _block(
-    rows: pd.DataFrame, groups: list[str], references: set[str], kind: Kind
+    cells: pd.DataFrame, groups: list[str], references: set[str]
 ) -> tuple[list[str], list[int]]:
-    """Settings and seeds of the largest block of methods × settings × seeds without a hole; no score is looked at."""
-    needed = {"no ceiling": ["score", "floor"], "no floor": ["score"]}.get(kind, _LEVELS)
-    rows = rows[rows["_group"].isin(groups) & ~rows["_arm"].isin(references)]
-    rows = rows.dropna(subset=needed)
+    """Settings and seeds of the largest block of the cells without a hole, blind to the scores."""
+    rows = cells[cells["_group"].isin(groups) & ~cells["_arm"].isin(references)]
     seeds: dict[str, dict[str, frozenset[int]]] = {}
     for (arm, group), part in rows.groupby(["_arm", "_group"], sort=False):
         seeds.setdefault(str(arm), {})[str(group)] = frozenset(part["seed"].tolist())
@@ -417,7 +449,7 @@ def _block(
 
 def _answered(summary: Summary) -> Summary:
     kind, answer, caveats = _say(summary)
-    return Summary(**{**vars(summary), "kind": kind, "answer": answer, "caveats": tuple(caveats)})
+    return replace(summary, kind=kind, answer=answer, caveats=tuple(caveats))
 
 
 def _say(summary: Summary) -> tuple[Kind, str, list[str]]:
@@ -483,7 +515,7 @@ def _say(summary: Summary) -> tuple[Kind, str, list[str]]:
 
 def _caveats(summary: Summary) -> list[str]:
     best = summary.best
-    said = []
+    said: list[str] = []
     if best is None:
         return said
     found = best.share if best.gap else None
@@ -498,8 +530,7 @@ def _caveats(summary: Summary) -> list[str]:
     if found is not None and found.estimate > 1:
         said.append(f"It came out above {summary.ceiling_name} as measured here.")
     without = [line for line in summary.lines if line.share is not None and not line.gap]
-    flat = [group for group in dict.fromkeys(line.group for line in without)]
-    flat = [group for group in flat if group not in summary.compared]
+    flat = list(dict.fromkeys(each.group for each in without if each.group not in summary.compared))
     if flat and summary.kind == "recovered":
         said.append(
             f"No gap to recover in {len(flat)} of {count(len(summary.groups), 'setting')}, "

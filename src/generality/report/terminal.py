@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from generality.lab.runs import RunRecord
-from generality.report.verdicts import shown
 from generality.report.summary import Line, Summary, percent, score, summarise_run
+from generality.report.verdicts import shown
 
 _SETTINGS = 8  # tables printed; the page has them all
 _COLOURS = {"holds": "green", "fails": "red", "inconclusive": "yellow"}
@@ -51,7 +51,7 @@ def show_claims(console: Console, verdicts: Iterable[Any]) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=False)
     table.add_column("Verdict", no_wrap=True)
     table.add_column("Claim", overflow="fold", min_width=24)
-    for name in ("Effect", "p (Holm)", "Seeds"):
+    for name in ("Effect", "p (Holm)"):
         table.add_column(name, justify="right", no_wrap=True)
     for verdict in verdicts:
         claim = shown(verdict if isinstance(verdict, Mapping) else verdict.to_dict())
@@ -62,8 +62,7 @@ def show_claims(console: Console, verdicts: Iterable[Any]) -> None:
             plain(f"{claim.symbol} {claim.verdict}", _COLOURS.get(claim.verdict, "")),
             statement,
             plain(claim.effect if claim.interval == "–" else f"{claim.effect}\n{claim.interval}"),
-            plain(claim.p_holm),
-            plain(claim.seeds),
+            plain(claim.p_holm if claim.seeds == "–" else f"{claim.p_holm}\n{claim.seeds} seeds"),
         )
     if table.row_count:
         console.print(table)
