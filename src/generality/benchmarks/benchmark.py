@@ -64,7 +64,7 @@ class Benchmark:
     notes: str = ""
 
 
-def load_benchmark(name: str, **options: Any) -> Benchmark:
+def load_benchmark(name: str, /, **options: Any) -> Benchmark:
     """Load a benchmark by name; what it can be asked for is its function's keyword arguments.
 
     Raises:

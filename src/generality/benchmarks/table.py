@@ -70,6 +70,10 @@ def read_table(
 
     Raises:
         UserError: for anything wrong with the file or its columns, saying what to do.
+
+    >>> read_table("no-such-table.csv")
+    Traceback (most recent call last):
+    generality.errors.UserError: There is no file no-such-table.csv.
     """
     name = str(path_or_name)
     wanted = dict(columns or {})
@@ -253,7 +257,6 @@ def _without_nulls(dataset: Dataset) -> Dataset:
 
 
 def _check_labels(dataset: Dataset, column: str, where: str, allow_missing: bool) -> None:
-    kind = dataset.features[column]
     if column == "weak_label" and _are_probabilities(dataset, column):
         return  # read_probabilities checks them
     values = _labels(dataset, column, where)
@@ -269,7 +272,7 @@ def _check_labels(dataset: Dataset, column: str, where: str, allow_missing: bool
     present = {v for v in values if v is not None}
     _natural_order(present, where)
     labelled = len(values) - int(missing.sum())
-    if len(present) == 1 and not isinstance(kind, ClassLabel):
+    if len(present) == 1:
         raise UserError(
             f"{where} has one class only, '{_name(present.pop())}'; a classifier needs two or more."
         )
@@ -411,7 +414,10 @@ def hub_dataset(
         RuntimeError,
         httpx.HTTPError,
     ) as error:  # not found, offline, no such config
-        raise UserError(f"Could not load the dataset {repository} from the hub: {error}") from error
+        raise UserError(
+            f"Could not load the dataset {repository} from the hub: {error}. Where the hub is out "
+            "of reach, read a local copy of its files."
+        ) from error
 
 
 def pick_split(found: Dataset | DatasetDict, split: str | None, where: str) -> Dataset:
@@ -452,6 +458,8 @@ def _stored(path: Path, kind: str, as_text: frozenset[str]) -> Dataset:
         return Dataset.from_file(str(stored))
     except (pa.ArrowException, EOFError, gzip.BadGzipFile, zlib.error) as error:
         _explain(path, error)
+    except OSError as error:
+        raise UserError(f"Could not read {path}: {error}") from error
     except (NotImplementedError, ValueError) as error:
         raise UserError(f"{path} has a column of a type that cannot be read: {error}") from error
 
