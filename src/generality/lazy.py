@@ -1,4 +1,4 @@
-"""Public names of a package that are imported when first used: torch and transformers take seconds."""
+"""Public names of a package, imported when first used: torch and transformers take seconds."""
 
 from __future__ import annotations
 

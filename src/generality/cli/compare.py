@@ -23,7 +23,9 @@ def compare(
     weak_model: Annotated[
         str | None, typer.Option(help="A saved classifier, or a ladder name such as bag-of-words.")
     ] = None,
-    model: Annotated[str, typer.Option(help="The student: a name, hf:org/name or path.")] = "minilm-l6",
+    model: Annotated[
+        str, typer.Option(help="The student: a name, hf:org/name or path.")
+    ] = "minilm-l6",
     tuning: Annotated[str, typer.Option(help="probe, lora or full.")] = "probe",
     layer: Annotated[int | None, typer.Option(help="Hidden state of the probe.")] = None,
     pooling: Annotated[str | None, typer.Option(help="mean, last or cls.")] = None,

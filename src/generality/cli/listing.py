@@ -49,12 +49,22 @@ def show(
     config = dataclasses.asdict(configure(found, scale))
     if json:
         claims = [
-            {"statement": claim.statement, "test": claim.test.description, "expected_at": claim.expected_at}
+            {
+                "statement": claim.statement,
+                "test": claim.test.description,
+                "expected_at": claim.expected_at,
+            }
             for claim in found.claims
-        ]  # fmt: skip
+        ]
         paper = dataclasses.asdict(found.paper)
         options.print_json(
-            {"study": found.name, "paper": paper, "scale": scale, "config": config, "claims": claims}
+            {
+                "study": found.name,
+                "paper": paper,
+                "scale": scale,
+                "config": config,
+                "claims": claims,
+            }
         )
         return
     console = options.console()

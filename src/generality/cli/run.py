@@ -19,9 +19,7 @@ def run(
     ] = None,
     on: options.On = "in-process",
     device: options.Device = "auto",
-    track: Annotated[
-        str | None, typer.Option(help="Also log to mlflow, wandb or trackio.")
-    ] = None,
+    track: Annotated[str | None, typer.Option(help="Also log to mlflow, wandb or trackio.")] = None,
     out: options.Runs = Path("runs"),
     json: options.Json = False,
 ) -> None:

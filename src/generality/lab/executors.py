@@ -78,7 +78,7 @@ class Processes:
         )
         finished = False
         try:
-            with _environment(OMP_NUM_THREADS=str(share), MKL_NUM_THREADS=str(share)):
+            with _Environment(OMP_NUM_THREADS=str(share), MKL_NUM_THREADS=str(share)):
                 pending = [pool.submit(_call, function, item) for item in items]
             for future in pending:
                 yield future.result()
@@ -154,7 +154,7 @@ def _call_with(function: Callable[[Any, Any], Result], item: Any, setup: Setup) 
     return function(setup(), item)
 
 
-class _environment:
+class _Environment:
     """Environment variables set inside the block; workers started in it inherit them."""
 
     def __init__(self, **variables: str) -> None:

@@ -1,4 +1,4 @@
-"""Features, computed once per dataset, model and layer, and mapped from disk by all who need them."""
+"""Features, computed once per dataset, model and layer, mapped from disk by all who need them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from generality.errors import UserError
 from generality.lab.encoders import Encoder
@@ -41,7 +41,8 @@ def embed(
     """
     if len(examples) == 0:
         raise ValueError("there is nothing to embed: the dataset is empty")
-    key = fingerprint("features", encoder.fingerprint, examples if content is None else content)
+    named = examples if content is None else content
+    key = fingerprint(type(encoder), encoder.fingerprint, named)  # a type is named by its code
     kept = _kept(store, key)
     if kept is not None:
         return kept
@@ -65,6 +66,18 @@ def embed(
     return features if kept is None else kept
 
 
+def standardised(
+    features: Float[np.ndarray, "examples dim"], rows: Int[np.ndarray, " n"]
+) -> Float[np.ndarray, "examples dim"]:
+    """Features with zero mean and unit variance over the given rows (those of training).
+
+    >>> standardised(np.array([[1.0], [3.0], [5.0]]), np.array([0, 1])).ravel()
+    array([-1.,  1.,  3.])
+    """
+    mean, scale = features[rows].mean(0), features[rows].std(0)
+    return (features - mean) / np.where(scale > 0, scale, 1).astype(features.dtype)
+
+
 def _kept(store: StepStore, key: str) -> Float[np.ndarray, "examples dim"] | None:
     if store.manifest(key) is None:
         return None
@@ -82,6 +95,7 @@ def _fill(
     progress: Report | None,
 ) -> Float[np.ndarray, "examples dim"]:
     features, done = _resume(partial, len(examples))
+    embedded = done
     while done < len(examples):
         prepared = encoder.prepare(examples[done : done + WINDOW])
         for rows in similar_batches([encoder.size(p) for p in prepared], batch_tokens, batch_size):
@@ -90,14 +104,13 @@ def _fill(
                 shape = (len(examples), vectors.shape[1])
                 features = _allocate(partial / "features.npy", shape)
             features[[done + row for row in rows]] = vectors
+            embedded += len(rows)
             if progress:
-                progress(done, len(examples))
+                progress(embedded, len(examples))
         assert isinstance(features, np.memmap)
         done += len(prepared)
         features.flush()
         _write_progress(partial, done)
-        if progress:
-            progress(done, len(examples))
     assert features is not None
     return features
 

@@ -101,4 +101,3 @@ def finetune(
         "losses": [float(loss) for loss in result.history],
         "weights": trained if keep_weights else {},
     }
-

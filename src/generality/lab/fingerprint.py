@@ -18,7 +18,7 @@ import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -94,7 +94,7 @@ def _feed(content: xxhash.xxh3_128, value: Any) -> None:
         _feed(content, ("partial", value.func, value.args, value.keywords))
     elif isinstance(value, torch.nn.Module):
         token("module", f"{_qualified(type(value))}{value!r}".encode())
-        _feed(content, {name: tensor for name, tensor in value.state_dict().items()})
+        _feed(content, dict(value.state_dict()))
         _feed_class(content, type(value))
     elif inspect.isroutine(value) or isinstance(value, type):
         token("code", code_fingerprint(value).encode())
@@ -120,7 +120,9 @@ def _library_content(value: Any) -> Iterator[bytes] | None:
     """Content of types from libraries that may not even be imported."""
     if (datasets := sys.modules.get("datasets")) and isinstance(value, datasets.Dataset):
         return _dataset_content(value)
-    if (pandas := sys.modules.get("pandas")) and isinstance(value, (pandas.DataFrame, pandas.Series)):
+    if (pandas := sys.modules.get("pandas")) and isinstance(
+        value, (pandas.DataFrame, pandas.Series)
+    ):
         hashes = pandas.util.hash_pandas_object(value, index=True).to_numpy()
         names = list(value.columns) if value.ndim == 2 else [value.name]
         return iter([repr(names).encode(), hashes.tobytes()])
@@ -169,7 +171,7 @@ def code_fingerprint(thing: Callable[..., Any] | type) -> str:
             continue
         seen[name] = _source(current)
         for label, reference in _references(current):
-            if isinstance(reference, _CONSTANTS) or isinstance(reference, (tuple, frozenset)):
+            if isinstance(reference, (*_CONSTANTS, tuple, frozenset)):
                 seen[f"{name}:{label}"] = repr(reference)
             elif _is_local(reference):
                 waiting.append(reference)
@@ -211,7 +213,7 @@ def _bytecode(code: CodeType) -> str:
 
 def _functions(thing: Any) -> list[FunctionType]:
     if inspect.ismethod(thing):
-        return [thing.__func__]
+        return [cast(FunctionType, thing.__func__)]
     if inspect.isfunction(thing):
         return [thing]
     members = (getattr(value, "fget", None) or getattr(value, "__func__", value)

@@ -32,7 +32,10 @@ from generality.models.identity import model_identity
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_PACKAGES = ("generality", "torch", "transformers", "datasets", "accelerate", "peft", "numpy", "scipy", "scikit-learn")  # fmt: skip
+_PACKAGES = (
+    "generality", "torch", "transformers", "datasets", "accelerate", "peft", "numpy", "scipy",
+    "scikit-learn",
+)  # fmt: skip
 
 
 class Lab:

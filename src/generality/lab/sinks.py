@@ -73,7 +73,9 @@ class Wandb:
 
     def start(self, study: str, config: dict[str, Any]) -> None:
         """Open a run in the project `generality`."""
-        self.run = import_extra("wandb", "wandb").init(project="generality", group=study, config=config)
+        self.run = import_extra("wandb", "wandb").init(
+            project="generality", group=study, config=config
+        )
 
     def log(self, row: Row) -> None:
         """Log the row's numbers."""

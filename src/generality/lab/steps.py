@@ -324,8 +324,8 @@ def _encode(value: Any, arrays: dict[str, torch.Tensor]) -> Any:
     if isinstance(value, (torch.Tensor, np.ndarray)):
         name = f"a{len(arrays)}"
         is_numpy = isinstance(value, np.ndarray)
-        tensor = torch.from_numpy(np.array(value)) if is_numpy else value.detach().cpu().clone()
-        arrays[name] = tensor.contiguous()
+        tensor = torch.from_numpy(np.array(value)) if is_numpy else torch.as_tensor(value)
+        arrays[name] = tensor.detach().cpu().clone().contiguous()
         return {"$array": name, "numpy": is_numpy}
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
         return {"$dict": {key: _encode(item, arrays) for key, item in value.items()}}

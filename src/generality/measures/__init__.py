@@ -7,8 +7,17 @@ named after the number, its unit, range and source in the docstring, a test agai
 computed by hand, a line in `__all__`.
 """
 
+from generality.measures.accuracy import accuracy, harden
 from generality.measures.agreement import Agreement, student_supervisor_agreement
 from generality.measures.calibration import ece
 from generality.measures.flips import FlipReport, flip_report
 
-__all__ = ["Agreement", "FlipReport", "ece", "flip_report", "student_supervisor_agreement"]
+__all__ = [
+    "Agreement",
+    "FlipReport",
+    "accuracy",
+    "ece",
+    "flip_report",
+    "harden",
+    "student_supervisor_agreement",
+]

@@ -48,7 +48,9 @@ def run_study(
             if on_row:
                 on_row(complete)
     rows = read_run(directory).rows
-    write_json(directory / "claims.json", [verdict.to_dict() for verdict in judge(study.claims, rows)])
+    write_json(
+        directory / "claims.json", [verdict.to_dict() for verdict in judge(study.claims, rows)]
+    )
     write_json(directory / "environment.json", lab.environment())
     if sink:
         sink.finish()

@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import json
 import pkgutil
+import sys
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -92,10 +93,17 @@ def find_study(name: str) -> Study:
 def _study_from_file(path: Path) -> Study:
     if not path.exists():
         raise UserError(f"There is no file {path}; name a study (generality list) or its file.")
+    path = path.resolve()
+    known = sys.modules.get(path.stem)
+    if known is not None and getattr(known, "__file__", None) != str(path):
+        raise UserError(f"{path.name} has the name of another Python module; rename it.")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
         raise UserError(f"{path} is no Python file.")
     module = importlib.util.module_from_spec(spec)
+    # known by name, so that its code counts in step keys and worker processes can import it
+    sys.modules[path.stem] = module
+    sys.path.insert(0, str(path.parent))
     spec.loader.exec_module(module)
     missing = [part for part in ("SCALES", "run", "CLAIMS", "PAPER") if not hasattr(module, part)]
     if missing:

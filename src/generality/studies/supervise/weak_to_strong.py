@@ -16,19 +16,24 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from generality.benchmarks import TransferTask, load_transfer_task
 from generality.claims import Claim, Row, greater, interacts, less
 from generality.lab import Lab, TrainConfig
-from generality.measures import student_supervisor_agreement
+from generality.lab.features import standardised
+from generality.measures import accuracy, harden, student_supervisor_agreement
 from generality.objectives import ConfidenceLoss, ProductLoss, soft_cross_entropy
 from generality.studies.study import Paper
 
-PAPER = Paper("Weak-to-Strong Generalization: Eliciting Strong Capabilities With Weak Supervision", "2312.09390", 2023)  # fmt: skip
+PAPER = Paper(
+    "Weak-to-Strong Generalization: Eliciting Strong Capabilities With Weak Supervision",
+    arxiv="2312.09390",
+    year=2023,
+)
 
 OBJECTIVES = {
     "naive": soft_cross_entropy,
@@ -187,7 +192,7 @@ class Probes:
 def probe_rows(probes: Probes) -> Iterator[Row]:
     """Every pair of the ladder, every length of training, every method, every seed."""
     config, task = probes.config, probes.task
-    truth = task.one_hot(probes.transfer)
+    truth, test = task.one_hot(probes.transfer), task.labels[task.test]
     pairs = list(itertools.combinations(config.ladder, 2))
     for (weak, strong), epochs in itertools.product(pairs, config.probe_epochs):
         ceilings = probes.train(strong, probes.transfer, truth, epochs)
@@ -196,15 +201,15 @@ def probe_rows(probes: Probes) -> Iterator[Row]:
                 continue
             students = probes.student(weak, strong, method, epochs)
             for seed in probes.lab.seeds(config.seeds):
-                three = (each[seed] for each in (students, ceilings, probes.supervisors[weak]))
+                three = students, ceilings, probes.supervisors[weak]
                 yield Row(
                     method=method, seed=seed, weak=weak, strong=strong, tuning="probe",
-                    epochs=epochs, **measured(task, *three),
+                    epochs=epochs, **measured(test, *(each[seed, task.test] for each in three)),
                 )  # fmt: skip
 
 
 def tuned_rows(probes: Probes) -> Iterator[Row]:
-    """Students of which every weight learns (or low-rank updates), from the lowest rung's labels."""
+    """Students that are tuned as a whole (or by low-rank updates) on the lowest rung's labels."""
     config, supervisor = probes.config, probes.supervisors[probes.config.ladder[0]]
     items = [
         (probes.task, config, strong, method, seed, supervisor[seed])
@@ -220,35 +225,34 @@ def tuned_row(lab: Lab, item: tuple[TransferTask, Config, str, str, int, np.ndar
     task, config, strong, method, seed, supervisor = item
     rows = task.halves(seed)[1][: config.tuned_transfer]
     texts = [task.texts[row] for row in rows]
-    common = {
-        "predict": {"all": task.texts},
+    student_only: dict[str, Any] = {}
+    common: dict[str, Any] = {
+        "predict": {"test": [task.texts[row] for row in task.test]},
         "seed": seed,
         "tuning": config.tuning,
         "max_length": config.max_length,
         "config": TrainConfig(epochs=config.tuned_epochs, learning_rate=config.tuned_learning_rate),
     }
-    generative = {"generative_epochs": config.generative_epochs, "generative_texts": texts}
+    if method == "generative-first":
+        student_only = {"generative_epochs": config.generative_epochs, "generative_texts": texts}
+    weak = harden(supervisor) if method == "hard" else supervisor
     student = lab.finetune(
-        strong, texts, (harden(supervisor) if method == "hard" else supervisor)[rows],
-        objective=OBJECTIVES[method], **(generative if method == "generative-first" else {}),
-        **common,
-    )  # fmt: skip
+        strong, texts, weak[rows], objective=OBJECTIVES[method], **common, **student_only
+    )
     ceiling = lab.finetune(
         strong, texts, task.one_hot(rows), objective=soft_cross_entropy, **common
     )
-    three = student.probabilities["all"], ceiling.probabilities["all"], supervisor
+    three = student.probabilities["test"], ceiling.probabilities["test"], supervisor[task.test]
     return Row(
         method=method, seed=seed, weak=config.ladder[0], strong=strong, tuning=config.tuning,
-        epochs=config.tuned_epochs, **measured(task, *three),
+        epochs=config.tuned_epochs, **measured(task.labels[task.test], *three),
     )  # fmt: skip
 
 
 def measured(
-    task: TransferTask, student: np.ndarray, ceiling: np.ndarray, supervisor: np.ndarray
+    truth: np.ndarray, student: np.ndarray, ceiling: np.ndarray, supervisor: np.ndarray
 ) -> Row:
     """Test accuracies, and whether the student repeats what its supervisor gets wrong."""
-    truth = task.labels[task.test]
-    student, ceiling, supervisor = (each[task.test] for each in (student, ceiling, supervisor))
     agreement = student_supervisor_agreement(student, supervisor, truth)
     return Row(
         score=accuracy(student, truth),
@@ -257,24 +261,6 @@ def measured(
         agreement=agreement.overall,
         copied_errors=agreement.where_wrong,
     )
-
-
-def accuracy(probabilities: Float[np.ndarray, "n classes"], truth: Int[np.ndarray, " n"]) -> float:
-    """Share of texts whose most probable class is the true one."""
-    return float((probabilities.argmax(-1) == truth).mean())
-
-
-def harden(labels: Float[np.ndarray, "... classes"]) -> Float[np.ndarray, "... classes"]:
-    """All the probability on the most probable class."""
-    return np.eye(labels.shape[-1], dtype=np.float32)[labels.argmax(-1)]
-
-
-def standardised(
-    features: Float[np.ndarray, "texts dim"], train: Int[np.ndarray, " n"]
-) -> Float[np.ndarray, "texts dim"]:
-    """Zero mean and unit variance over the training texts."""
-    scale = features[train].std(0)
-    return (features - features[train].mean(0)) / np.where(scale > 0, scale, 1).astype(np.float32)
 
 
 def take(predictions: np.ndarray, rows: np.ndarray) -> Float[np.ndarray, "seeds rows classes"]:
