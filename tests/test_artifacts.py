@@ -319,7 +319,9 @@ def test_a_project_that_the_index_lacks_is_said_plainly(
 
 
 def test_the_hub_stands_in_for_an_unreachable_index(toy: Artifact, monkeypatch: pytest.MonkeyPatch):
-    def snapshot(repository: str, *, local_dir: Path, allow_patterns: list[str]) -> None:
+    def snapshot(
+        repository: str, *, local_dir: Path, allow_patterns: list[str], ignore_patterns: list[str]
+    ) -> None:
         assert repository == "someone/toy"
         assert not {"*.bin", "*.py", "*"} & set(allow_patterns)
         (local_dir / ".cache").mkdir()

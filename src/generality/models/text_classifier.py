@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
@@ -80,7 +81,9 @@ class TextClassifier(nn.Module):
         layer_index(self.body, layer)  # complain now rather than at the first batch
         config: Any = model.config
         weight = next(model.parameters())
-        self.head = nn.Linear(config.hidden_size, num_labels, bias=False, device=weight.device)
+        size = (config.hidden_size, num_labels)
+        # made without drawing random numbers, which would move the global generator
+        self.head = nn.utils.skip_init(nn.Linear, *size, bias=False, device=weight.device)
         nn.init.zeros_(self.head.weight)
         if tuning == "probe":
             self.model.requires_grad_(False)
@@ -243,7 +246,7 @@ class TextClassifier(nn.Module):
         if folder.exists() and not (folder / "classifier.json").exists() and any(folder.iterdir()):
             raise UserError(f"'{folder}' holds other files; give a new folder for the classifier.")
         saved = {
-            "name": self.name,
+            "name": _lasting_name(self.name),
             "label_names": list(label_names),
             "tuning": self.tuning,
             "pooling": self.pooler.pooling,
@@ -276,7 +279,7 @@ class TextClassifier(nn.Module):
         try:
             saved = json.loads((folder / "classifier.json").read_text(encoding="utf-8"))
             head = load_file(folder / "head.safetensors")["weight"]
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise UserError(f"'{folder}' holds no saved classifier: {error}") from error
         where = resolve_device(device)
         source = str(folder.resolve()) if saved["tuning"] == "full" else saved["name"]
@@ -297,7 +300,9 @@ class TextClassifier(nn.Module):
         config = LoraConfig(
             r=self.lora_rank, lora_alpha=self.lora_alpha, target_modules="all-linear"
         )
-        with torch.random.fork_rng(), warnings.catch_warnings():
+        device = self.head.weight.device
+        devices = [device] if device.type == "cuda" else []
+        with torch.random.fork_rng(devices), warnings.catch_warnings():
             torch.manual_seed(seed)
             warnings.filterwarnings("ignore", "fan_in_fan_out")  # peft sets it right by itself
             self.model.add_adapter(config)
@@ -305,11 +310,19 @@ class TextClassifier(nn.Module):
     def _load_adapters(self, folder: Path) -> None:
         from peft import set_peft_model_state_dict
 
-        weights = load_file(folder / "adapter_model.safetensors")
-        weights = {name.removeprefix("base_model.model."): weights[name] for name in weights}
-        unknown = set_peft_model_state_dict(self.model, weights).unexpected_keys
-        if unknown:
+        try:
+            saved = load_file(folder / "adapter_model.safetensors")
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"'{folder}' holds no saved adapters: {error}") from error
+        weights = {name.removeprefix("base_model.model."): saved[name] for name in saved}
+        if set_peft_model_state_dict(self.model, weights).unexpected_keys:
             raise UserError(f"The adapters in '{folder}' do not fit '{self.name}'.")
+
+
+def _lasting_name(name: str | None) -> str | None:
+    """The same backbone from any working folder."""
+    local = name is not None and name not in ARTIFACTS and Path(name).expanduser().is_dir()
+    return str(Path(str(name)).expanduser().resolve()) if local else name
 
 
 def _public_name(name: str) -> str:
