@@ -239,7 +239,11 @@ def _scene(name: str, lines: list[Line], summary: Summary) -> Scene:
 def _scene_note(lines: list[Line]) -> str:
     shares = [line for line in lines if line.share is not None]
     if not shares:
-        return "no ceiling: the mark is the mean score, the bar its 95 % interval"
+        return (
+            "no floor and ceiling: mean score"
+            if isnan(lines[0].floor)
+            else "no ceiling: mean score"
+        )
     if not any(line.gap for line in shares):
         return "no gap to recover"
     return ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -11,7 +10,7 @@ from generality.errors import UserError
 from generality.lab.runs import RunRecord, read_run, write_atomically
 from generality.report.summary import Summary, percent, score, summarise_run
 
-_WIDTH, _LEFT, _RIGHT, _ROW, _TOP = 760, 220, 640, 34, 96
+_WIDTH, _LEFT, _RIGHT, _ROW, _TOP = 800, 270, 660, 34, 96
 _METHODS = 10
 
 
@@ -56,9 +55,7 @@ def draw(run: RunRecord) -> str:
     rows = [
         {
             "y": _TOP + 28 + _ROW * place,
-            "name": textwrap.shorten(line.method, 30, placeholder="…")
-            if " " in line.method
-            else line.method[:29] + "…" * (len(line.method) > 29),
+            "name": _short(line.method, 32),
             "best": place == 0,
             "at": at(line.share.estimate),
             "low": at(line.share.low) if line.bounded else None,
@@ -79,6 +76,8 @@ def draw(run: RunRecord) -> str:
         top=_TOP,
         floor=at(0.0),
         ceiling=at(1.0),
+        floor_anchor="start" if at(0.0) - _LEFT < 60 else "middle",
+        ceiling_anchor="end" if _RIGHT - at(1.0) < 60 else "middle",
         floor_name=_short(summary.floor_name),
         ceiling_name=_short(summary.ceiling_name),
         floor_score=score(best.floor),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from math import isfinite, isnan, nan
 from typing import Any, Literal
 
@@ -373,7 +374,7 @@ def _line(
     floor, scores, ceiling = (by_seed[name] for name in _LEVELS)
     found = None
     if np.isfinite(floor + scores + ceiling).any():
-        found = recovered_interval(floor, scores, ceiling, lower_is_better=lower_is_better)
+        found = _share(*(tuple(by_seed[name].tolist()) for name in _LEVELS), lower_is_better)
     half = nan
     if len(seeds) > 1:
         half = stats.t.ppf(0.975, len(seeds) - 1) * scores.std(ddof=1) / len(seeds) ** 0.5
@@ -397,6 +398,16 @@ def _line(
         ),
         measures={name: mean for name, mean in means.items() if name not in _LEVELS},
     )
+
+
+@lru_cache(maxsize=10_000)  # the page, the tables and the picture ask for the same ones
+def _share(
+    floor: tuple[float, ...],
+    scores: tuple[float, ...],
+    ceiling: tuple[float, ...],
+    lower_is_better: bool,
+) -> RecoveredShare:
+    return recovered_interval(floor, scores, ceiling, lower_is_better=lower_is_better)
 
 
 def _comparable(lines: Iterable[Line]) -> tuple[Kind, list[str]]:
