@@ -84,8 +84,8 @@ def load_transfer_task(
     train = train.select(range(supervised + transfer))
     held_out = benchmark.splits["test"].shuffle(seed=0)
     held_out = held_out.select(range(min(test, len(held_out))))
-    texts = [*train["text"], *held_out["text"]]
-    labels = np.array([*train["label"], *held_out["label"]])
+    texts = [*train["text"][:], *held_out["text"][:]]
+    labels = np.array([*train["label"][:], *held_out["label"][:]])
     rows = np.arange(len(train), len(texts))
     return TransferTask(texts, labels, len(benchmark.label_names), supervised, transfer, rows)
 

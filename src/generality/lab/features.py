@@ -18,7 +18,7 @@ from generality.lab.fingerprint import fingerprint
 from generality.lab.progress import Report
 from generality.lab.steps import StepStore
 
-WINDOW = 4096
+WINDOW = 2048
 """Examples tokenised, sorted by length and kept at a time: what a killed run may repeat."""
 
 

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 import xxhash
 
-_INSTALLED = tuple({sysconfig.get_path(kind) for kind in ("stdlib", "purelib", "platlib")})
+_STANDARD_LIBRARY = sysconfig.get_path("stdlib")
 _CONSTANTS = (bool, int, float, complex, str, bytes, type(None))
 
 
@@ -190,7 +190,8 @@ def _is_local(thing: Any) -> bool:
     file = getattr(sys.modules.get(name), "__file__", None)
     if name.split(".")[0] == "generality" or name == "__main__":
         return True
-    return file is not None and not file.startswith(_INSTALLED)
+    installed = file is None or {"site-packages", "dist-packages"} & set(Path(file).parts)
+    return not installed and not str(file).startswith(_STANDARD_LIBRARY)
 
 
 def _source(thing: Any) -> str:
@@ -218,7 +219,8 @@ def _functions(thing: Any) -> list[FunctionType]:
         return [thing]
     members = (getattr(value, "fget", None) or getattr(value, "__func__", value)
                for value in vars(thing).values())  # fmt: skip
-    return [inspect.unwrap(member) for member in members if inspect.isfunction(member)]
+    unwrapped = [inspect.unwrap(member) for member in members if inspect.isfunction(member)]
+    return [function for function in unwrapped if inspect.isfunction(function)]
 
 
 def _codes(thing: Any) -> Iterator[CodeType]:

@@ -1,0 +1,96 @@
+import numpy as np
+import pytest
+
+from generality.benchmarks import TransferTask, load_transfer_task
+from generality.errors import UserError
+from generality.lab import Lab
+from generality.studies import configure, find_study
+from generality.studies.supervise.weak_to_strong import CLAIMS, Config, Probes, between, measured
+
+STUDY = find_study("weak-to-strong")
+
+
+def test_halves_are_disjoint_and_drawn_anew_by_each_seed() -> None:
+    task = TransferTask(["x"] * 50, np.zeros(50, int), 2, 10, 20, np.arange(30, 50))
+    supervised, transfer = task.halves(0)
+    assert len(supervised) == 10
+    assert len(transfer) == 20
+    assert set(supervised) | set(transfer) == set(range(30))
+    assert not np.array_equal(supervised, task.halves(1)[0])
+
+
+def test_too_small_a_task_says_so() -> None:
+    with pytest.raises(UserError, match="training texts"):
+        load_transfer_task("tweets", supervised=10_000, transfer=1, test=1)
+    with pytest.raises(UserError, match="Did you mean 'movie'"):
+        load_transfer_task("movies", supervised=1, transfer=1, test=1)
+
+
+def test_bootstrapping_goes_through_the_rungs_between() -> None:
+    assert between(("a", "b", "c", "d"), "a", "d") == ("b", "c")
+    assert between(("a", "b", "c"), "b", "c") == ()
+
+
+def test_rows_measure_against_the_truth() -> None:
+    truth = np.array([0, 0, 1, 1])
+    supervisor, student, ceiling = (
+        np.eye(2)[[0, 1, 1, 0]],
+        np.eye(2)[[0, 1, 1, 1]],
+        np.eye(2)[truth],
+    )
+    row = measured(truth, student, ceiling, supervisor)
+    assert (row["floor"], row["score"], row["ceiling"]) == (0.5, 0.75, 1.0)
+    assert (row["agreement"], row["copied_errors"]) == (0.75, 0.5)
+
+
+@pytest.fixture(scope="module")
+def bbc_rows() -> list[dict]:
+    settings = ["tasks=bbc", "tuned_methods=naive,confidence-0.75", "tuned_epochs=1"]
+    config = configure(STUDY, "smoke", settings)
+    return list(STUDY.run(config, Lab(device="cpu", progress=False)))
+
+
+def test_five_classes_run_through_every_loss_and_tuning(bbc_rows: list[dict]) -> None:
+    assert {row["method"] for row in bbc_rows} == {
+        "naive", "hard", "confidence-0.5", "confidence-0.75", "product",
+    }  # fmt: skip
+    assert {row["tuning"] for row in bbc_rows} == {"probe", "full"}
+    assert all(0 <= row[name] <= 1 for row in bbc_rows for name in ("score", "floor", "ceiling"))
+    probes = [row for row in bbc_rows if row["tuning"] == "probe"]
+    assert np.mean([row["ceiling"] for row in probes]) > 0.4  # five classes: chance is 0.2
+
+
+def test_students_learn_only_from_the_supervisors_labels_of_the_transfer_half(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = []
+    original = Lab.probe
+
+    def spy(self, features, rows, targets, **options):  # type: ignore[no-untyped-def]
+        seen.append((rows, targets))
+        return original(self, features, rows, targets, **options)
+
+    monkeypatch.setattr(Lab, "probe", spy)
+    config = configure(STUDY, "smoke")
+    task = load_transfer_task("movie", supervised=64, transfer=96, test=128)
+    probes = Probes(task, config, Lab(device="cpu", progress=False))
+    probes.student("bag-of-words", "minilm-l6", "naive", epochs=1)
+    (supervised, truth), (transfer, weak) = seen
+    for seed in range(config.seeds):
+        assert not set(supervised[seed]) & set(transfer[seed])
+        assert not set(transfer[seed]) & set(task.test)
+        np.testing.assert_array_equal(truth[seed], task.one_hot(supervised[seed]))
+        expected = probes.supervisors["bag-of-words"][seed][transfer[seed]]
+        np.testing.assert_array_equal(weak[seed], expected)
+
+
+def test_the_four_claims_of_the_sheet_are_there() -> None:
+    statements = " ".join(claim.statement for claim in CLAIMS)
+    for part in ("beats that weak model", "leaves part of the gap", "confidence loss", "Bootstrap"):
+        assert part in statements
+
+
+def test_every_scale_has_a_layer_for_every_rung() -> None:
+    for config in STUDY.scales.values():
+        assert isinstance(config, Config)
+        assert len(config.layers) == len(config.ladder)
