@@ -237,16 +237,10 @@ def _scene(name: str, lines: list[Line], summary: Summary) -> Scene:
 
 
 def _scene_note(lines: list[Line]) -> str:
-    shares = [line for line in lines if line.share is not None]
-    if not shares:
-        return (
-            "no floor and ceiling: mean score"
-            if isnan(lines[0].floor)
-            else "no ceiling: mean score"
-        )
-    if not any(line.gap for line in shares):
-        return "no gap to recover"
-    return ""
+    if all(line.share is None for line in lines):
+        floors = any(isfinite(line.floor) for line in lines)
+        return "no ceiling: mean score" if floors else "no floor and ceiling: mean score"
+    return "" if any(line.gap for line in lines) else "no gap to recover"
 
 
 def _hero(summary: Summary) -> dict[str, Any] | None:
