@@ -1,0 +1,240 @@
+"""Students of every kind of tuning, behind one interface."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+
+from generality.compare.winner import save_probe, save_tuned
+from generality.errors import UserError, unknown
+from generality.estimators.soft_probe import moments, standardised, zero_head
+from generality.lab import Lab, TrainConfig
+from generality.models import TextClassifier
+from generality.models.identity import model_identity
+
+TUNINGS = ("probe", "lora", "full")
+_EPOCHS = {"probe": 10, "lora": 2, "full": 2}
+_LEARNING_RATES = {"probe": 5e-4, "lora": 5e-4, "full": 5e-5}  # Adam, batch 32
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What the student is and how it is trained; the same for every method and the ceiling.
+
+    Attributes:
+        model: name, `hf:org/name` or path of the backbone.
+        tuning: "probe" (linear, on frozen standardised features), "lora" or "full".
+        layer: hidden state read; None is the last.
+        pooling: "mean", "last", "cls" or None for the model's own.
+        epochs: passes over the training rows; None is 10 for probes and 2 otherwise.
+        max_length: tokens of a text that are read.
+    """
+
+    model: str
+    tuning: str = "probe"
+    layer: int | None = None
+    pooling: str | None = None
+    epochs: int | None = None
+    max_length: int = 256
+
+    @property
+    def passes(self) -> int:
+        """Epochs."""
+        return self.epochs or _EPOCHS[self.tuning]
+
+    @property
+    def learning_rate(self) -> float:
+        """At its highest."""
+        return _LEARNING_RATES[self.tuning]
+
+    def check(self) -> None:
+        """Raise a `UserError` for a recipe that cannot be followed, before anything is computed."""
+        if self.tuning not in TUNINGS:
+            raise unknown("tuning", self.tuning, TUNINGS)
+        if self.model == "bag-of-words" and self.tuning != "probe":
+            raise UserError("bag-of-words has no weights to tune; use --tuning probe.")
+        if self.epochs is not None and self.epochs < 1:
+            raise UserError(f"--epochs {self.epochs}: train for at least one.")
+        if self.max_length < 1:
+            raise UserError(f"--max-length {self.max_length}: read at least one token.")
+        model_identity(self.model)
+
+
+class Students(Protocol):
+    """One student per seed, or one to keep."""
+
+    def predict(
+        self,
+        objective: Callable[..., Any],
+        rows: Int[np.ndarray, "seeds n"],
+        targets: Float[np.ndarray, "seeds n classes"],
+        ask: Int[np.ndarray, "seeds m"],
+    ) -> Float[np.ndarray, "seeds m classes"]:
+        """Train student s on rows[s] towards targets[s] with seed s; its answers for ask[s]."""
+
+    def save(
+        self,
+        folder: Path,
+        objective: Callable[..., Any],
+        rows: Int[np.ndarray, " n"],
+        targets: Float[np.ndarray, "n classes"],
+        about: dict[str, Any],
+    ) -> None:
+        """Train one student with seed 0 and keep it in `folder`."""
+
+
+def make_students(lab: Lab, texts: list[str], recipe: Recipe) -> Students:
+    """The students for a recipe, on these texts."""
+    if recipe.tuning == "probe":
+        return ProbeStudents(lab, texts, recipe)
+    return TunedStudents(lab, texts, recipe)
+
+
+class ProbeStudents:
+    """Linear probes: features once, all seeds of an arm trained together.
+
+    Features are standardised with the moments of all texts (inputs only; no label is used).
+    """
+
+    def __init__(self, lab: Lab, texts: list[str], recipe: Recipe) -> None:
+        self.lab, self.recipe = lab, recipe
+        features = lab.embed(
+            recipe.model,
+            texts,
+            layer=recipe.layer,
+            pooling=recipe.pooling,
+            max_length=recipe.max_length,
+        )
+        self.mean, self.scale = moments(features)
+        self.features = standardised(features, self.mean, self.scale)
+
+    def predict(
+        self,
+        objective: Callable[..., Any],
+        rows: Int[np.ndarray, "seeds n"],
+        targets: Float[np.ndarray, "seeds n classes"],
+        ask: Int[np.ndarray, "seeds m"],
+    ) -> Float[np.ndarray, "seeds m classes"]:
+        """See `Students`."""
+        trained = self._train(objective, rows, targets)
+        said = trained.predict_proba(self.features).numpy()
+        return np.take_along_axis(said, ask[..., None], axis=1)
+
+    def save(
+        self,
+        folder: Path,
+        objective: Callable[..., Any],
+        rows: Int[np.ndarray, " n"],
+        targets: Float[np.ndarray, "n classes"],
+        about: dict[str, Any],
+    ) -> None:
+        """See `Students`."""
+        trained = self._train(objective, rows[None], targets[None])
+        tensors = {
+            "weight": trained.parameters["weight"][0],
+            "mean": torch.from_numpy(self.mean.astype(np.float32)),
+            "scale": torch.from_numpy(self.scale.astype(np.float32)),
+        }
+        save_probe(folder, tensors, about)
+
+    def _train(self, objective: Callable[..., Any], rows: np.ndarray, targets: np.ndarray) -> Any:
+        return self.lab.replicate(
+            zero_head(self.features.shape[1], targets.shape[-1]),
+            self.features,
+            targets,
+            rows=rows,
+            loss=objective,
+            seeds=range(len(rows)),
+            learning_rate=self.recipe.learning_rate,
+            epochs=self.recipe.passes,
+            optimizer="adam",
+        )
+
+
+class TunedStudents:
+    """Backbones whose weights learn, one training per seed, wherever the lab runs them."""
+
+    def __init__(self, lab: Lab, texts: list[str], recipe: Recipe) -> None:
+        self.lab, self.texts, self.recipe = lab, texts, recipe
+
+    def predict(
+        self,
+        objective: Callable[..., Any],
+        rows: Int[np.ndarray, "seeds n"],
+        targets: Float[np.ndarray, "seeds n classes"],
+        ask: Int[np.ndarray, "seeds m"],
+    ) -> Float[np.ndarray, "seeds m classes"]:
+        """See `Students`."""
+        items = [
+            (self.recipe, self._texts(rows[s]), targets[s], objective, self._texts(ask[s]), s)
+            for s in range(len(rows))
+        ]
+        return np.stack(list(self.lab.map(_tuned, items, description="Tuning students")))
+
+    def save(
+        self,
+        folder: Path,
+        objective: Callable[..., Any],
+        rows: Int[np.ndarray, " n"],
+        targets: Float[np.ndarray, "n classes"],
+        about: dict[str, Any],
+    ) -> None:
+        """See `Students`."""
+        recipe = self.recipe
+        tuned = _finetune(
+            self.lab, recipe, self._texts(rows), targets, objective, {}, 0, keep_weights=True
+        )
+        classifier = TextClassifier.from_name(
+            recipe.model,
+            targets.shape[1],
+            pooling=recipe.pooling,
+            layer=-1 if recipe.layer is None else recipe.layer,
+            tuning=recipe.tuning,
+            device=self.lab.device,
+        )
+        with torch.no_grad():
+            for name, parameter in classifier.named_parameters():
+                if name in tuned.weights:
+                    parameter.copy_(tuned.weights[name])
+        save_tuned(folder, classifier, about)
+
+    def _texts(self, rows: np.ndarray) -> list[str]:
+        return [self.texts[row] for row in rows]
+
+
+def _tuned(lab: Lab, item: tuple[Any, ...]) -> Float[np.ndarray, "m classes"]:
+    recipe, texts, targets, objective, ask, seed = item
+    tuned = _finetune(lab, recipe, texts, targets, objective, {"ask": ask}, seed)
+    return tuned.probabilities["ask"]
+
+
+def _finetune(
+    lab: Lab,
+    recipe: Recipe,
+    texts: list[str],
+    targets: np.ndarray,
+    objective: Callable[..., Any],
+    predict: dict[str, list[str]],
+    seed: int,
+    **options: Any,
+) -> Any:
+    return lab.finetune(
+        recipe.model,
+        texts,
+        targets,
+        objective=objective,
+        config=TrainConfig(epochs=recipe.passes, learning_rate=recipe.learning_rate),
+        predict=predict,
+        seed=seed,
+        tuning=recipe.tuning,
+        pooling=recipe.pooling,
+        layer=-1 if recipe.layer is None else recipe.layer,
+        max_length=recipe.max_length,
+        **options,
+    )

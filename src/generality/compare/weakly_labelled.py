@@ -1,0 +1,203 @@
+"""A table of texts with weak labels, and perhaps true ones, made ready for a comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from jaxtyping import Float, Int
+
+from generality.benchmarks import encode_labels, read_probabilities
+from generality.compare.weak_models import WeakModel, align, judged_by
+from generality.compare.winner import read_texts
+from generality.errors import UserError, unknown
+from generality.lab import Lab
+
+FEWEST_ROWS = 40
+FEWEST_TRUE = 100
+"""Rows with truth below which nothing is measured: 30 of them would report, ±18 points."""
+
+
+@dataclass(frozen=True)
+class WeaklyLabelled:
+    """Rows that take part in a comparison.
+
+    Attributes:
+        texts: what a student reads.
+        weak: its teacher's labels, as distributions.
+        truth: true class of each row; −1 where it is not known.
+        label_names: of the classes.
+        soft: whether the weak labels are more than one-hot.
+        notes: sentences about what was done with the table.
+    """
+
+    texts: list[str]
+    weak: Float[np.ndarray, "rows classes"]
+    truth: Int[np.ndarray, " rows"]
+    label_names: list[str]
+    soft: bool
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def true_rows(self) -> Int[np.ndarray, " known"]:
+        """Rows whose true class is known."""
+        return np.flatnonzero(self.truth >= 0)
+
+    def one_hot(self, rows: Int[np.ndarray, "*n"]) -> Float[np.ndarray, "*n classes"]:
+        """True classes of rows that have one, as distributions."""
+        return np.eye(len(self.label_names), dtype=np.float32)[self.truth[rows]]
+
+
+def weakly_labelled(
+    data: Dataset,
+    *,
+    text: str,
+    label: str | None,
+    weak_label: str | None,
+    weak_probabilities: str | Sequence[str] | None,
+    weak_model: str | None,
+    max_length: int,
+    lab: Lab,
+) -> WeaklyLabelled:
+    """Read a table with exactly one source of weak labels.
+
+    Raises:
+        UserError: for anything in the table that would make the comparison meaningless.
+    """
+    _one_source(weak_label, weak_probabilities, weak_model)
+    for column in (text, label, weak_label):
+        if column is not None and column not in data.column_names:
+            raise unknown("column", column, data.column_names)
+    if len(data) < FEWEST_ROWS:
+        raise UserError(f"There are {len(data)} rows; a comparison needs at least {FEWEST_ROWS}.")
+    texts = read_texts(data, text)
+    notes = _blank_texts(texts)
+    truth, names = _truth(data, label)
+
+    if weak_label is not None and _holds_numbers_between_classes(data, weak_label):
+        weak_label, weak_probabilities = None, weak_label
+    if weak_label is not None:
+        weak, names = _weak_classes(data, weak_label, names)
+    elif weak_probabilities is not None:
+        weak, names = _weak_columns(data, weak_probabilities, names)
+    else:
+        assert weak_model is not None
+        judged = judged_by(weak_model, texts, truth, names, max_length=max_length, lab=lab)
+        weak, names, more = align(judged, names)
+        notes += more
+        texts, weak, truth = _without_its_own(judged, texts, weak, truth)
+    if len(names) > len(texts) / 2:
+        raise UserError(
+            f"There are {len(names)} classes in {len(texts)} rows; that looks like free text or an "
+            "id. Name a column of classes."
+        )
+    if len(np.unique(weak.argmax(1))) == 1:
+        only = names[int(weak[0].argmax())]
+        raise UserError(
+            f"The weak labels say '{only}' for every row, so there is nothing to learn from them."
+        )
+    soft = bool((weak.max(1) < 1).any())
+    return WeaklyLabelled(texts, weak.astype(np.float32), truth, names, soft, notes)
+
+
+def _one_source(*sources: Any) -> None:
+    given = [
+        name
+        for name, source in zip(
+            ("--weak-label", "--weak-probabilities", "--weak-model"), sources, strict=True
+        )
+        if source
+    ]
+    if not given:
+        raise UserError(
+            "Nothing says what the weak labels are: give --weak-label COLUMN, "
+            "--weak-probabilities COLUMN,… or --weak-model MODEL."
+        )
+    if len(given) > 1:
+        raise UserError(f"Give one source of weak labels, not {' and '.join(given)}.")
+
+
+def _blank_texts(texts: list[str]) -> list[str]:
+    blank = sum(not text.strip() for text in texts)
+    if blank == len(texts):
+        raise UserError("The column of texts is blank in every row.")
+    return [f"{blank} of {len(texts)} texts are empty; they are kept."] if blank else []
+
+
+def _truth(data: Dataset, label: str | None) -> tuple[np.ndarray, list[str] | None]:
+    if label is None:
+        return np.full(len(data), -1), None
+    codes, names = encode_labels(data, label)
+    truth = np.array([-1 if code is None else code for code in codes])
+    known = truth[truth >= 0]
+    present = np.unique(known)
+    if len(present) == 0:
+        return truth, None
+    if len(present) == 1:
+        raise UserError(
+            f"Column '{label}' has one class only, '{names[present[0]]}'; a classifier needs two "
+            "or more."
+        )
+    if len(present) > max(2, len(known) / 2):
+        raise UserError(
+            f"Column '{label}' has {len(present)} different values in {len(known)} rows; that "
+            "looks like free text or an id. Name a column of classes."
+        )
+    return truth, names
+
+
+def _weak_classes(
+    data: Dataset, column: str, names: list[str] | None
+) -> tuple[np.ndarray, list[str]]:
+    codes, names = encode_labels(data, column, names)
+    missing = [row for row, code in enumerate(codes) if code is None]
+    if missing:
+        raise UserError(
+            f"Column '{column}' has no weak label in {len(missing)} rows, first in row "
+            f"{missing[0] + 1}; drop these rows or label them."
+        )
+    return np.eye(len(names))[np.array(codes)], names
+
+
+def _weak_columns(
+    data: Dataset, asked: str | Sequence[str], names: list[str] | None
+) -> tuple[np.ndarray, list[str]]:
+    columns = [asked] if isinstance(asked, str) else list(asked)
+    weak = np.asarray(read_probabilities(data, columns))
+    classes = weak.shape[1]
+    own = [column.removeprefix("p_") for column in columns]
+    if names is None:
+        return weak, own if len(columns) == classes else [str(k) for k in range(classes)]
+    if len(names) != classes:
+        raise UserError(
+            f"There are probabilities of {classes} classes, and {len(names)} classes among the "
+            f"true labels ({', '.join(names)}); they must be the same."
+        )
+    if sorted(own) == sorted(names):
+        weak = weak[:, [own.index(name) for name in names]]
+    return weak, names
+
+
+def _holds_numbers_between_classes(data: Dataset, column: str) -> bool:
+    """Whether a column holds probabilities: lists, or numbers that are not whole."""
+    values = [value for value in data[column][:] if value is not None]
+    return any(
+        isinstance(value, list) or (isinstance(value, float) and not value.is_integer())
+        for value in values
+    )
+
+
+def _without_its_own(
+    judged: WeakModel, texts: list[str], weak: np.ndarray, truth: np.ndarray
+) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Leave out the rows that the weak model learned from: its labels there are too good."""
+    kept = np.setdiff1d(np.arange(len(texts)), judged.learned_from)
+    if len(kept) < FEWEST_ROWS:
+        raise UserError(
+            f"Without the rows that the weak model learns from, {len(kept)} are left; a comparison "
+            f"needs at least {FEWEST_ROWS}."
+        )
+    return [texts[row] for row in kept], weak[kept], truth[kept]
