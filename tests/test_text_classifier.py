@@ -249,6 +249,8 @@ def test_what_is_theirs_loads_with_transformers_and_peft(make, backbones, tmp_pa
     theirs = AutoModel.from_pretrained(tmp_path / "full")
     torch.testing.assert_close(theirs(input_ids=ids).last_hidden_state, expected)
 
+    config = json.loads((tmp_path / "lora" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == backbones["llama"]
     base = AutoModelForCausalLM.from_pretrained(backbones["llama"])
     adapted = PeftModel.from_pretrained(base, tmp_path / "lora").eval()
     expected = lora.eval().model(input_ids=ids).logits

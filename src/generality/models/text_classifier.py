@@ -259,12 +259,14 @@ class TextClassifier(nn.Module):
             (fresh / "classifier.json").write_text(text, encoding="utf-8")
             head = {"weight": self.head.weight.detach().cpu().contiguous()}
             save_file(head, fresh / "head.safetensors")
-            if self.tuning == "lora":  # not the path of this machine's cache
-                adapters = self.model.peft_config["default"]
-                adapters.base_model_name_or_path = _public_name(str(self.name))
             if self.tuning != "probe":
                 with quiet():
                     self.model.save_pretrained(fresh)
+            if self.tuning == "lora":  # peft wrote the path of this machine's cache
+                adapters = fresh / "adapter_config.json"
+                config = json.loads(adapters.read_text(encoding="utf-8"))
+                config["base_model_name_or_path"] = _public_name(str(saved["name"]))
+                adapters.write_text(json.dumps(config, indent=2), encoding="utf-8")
             if self.tokenizer is not None:
                 self.tokenizer.save_pretrained(fresh)
 
