@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,7 +37,7 @@ def make_lab(device: str, on: str = "in-process") -> Lab:
     """A lab as the options describe it."""
     from generality.lab import Lab
 
-    return Lab(device=device, on=on)
+    return Lab(device=device, on=on, command=shlex.join(["generality", *sys.argv[1:]]))
 
 
 def console() -> Console:

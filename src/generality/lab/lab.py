@@ -49,6 +49,7 @@ class Lab:
         on: where `map` runs: "in-process", "processes:N", "ray" or "ray://host:port".
         home: folder of kept results; by default `$GENERALITY_HOME/steps`.
         progress: show progress on stderr for what takes over two seconds.
+        command: what was typed to start this work, for the record of a run.
 
     >>> import tempfile
     >>> lab = Lab(home=Path(tempfile.mkdtemp()), device="cpu", progress=False)
@@ -63,12 +64,14 @@ class Lab:
         on: str = "in-process",
         home: Path | None = None,
         progress: bool = True,
+        command: str = "",
     ) -> None:
         self.device = str(resolve_device(device))
         self.on = on
         self.executor = make_executor(on)
         self.steps = StepStore(Path(home) if home else steps_home())
         self.progress = ProgressBars(enabled=progress)
+        self.command = command
         self._started = time.time()
 
     def seeds(self, count: int) -> range:
@@ -221,6 +224,7 @@ class Lab:
             },
             "device": self.device,
             "on": self.on,
+            "command": self.command,
             "threads": torch.get_num_threads(),
             "started": datetime.fromtimestamp(self._started, UTC).isoformat(timespec="seconds"),
             "seconds": round(time.time() - self._started, 2),
