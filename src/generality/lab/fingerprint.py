@@ -7,6 +7,7 @@ both must be stable: no ids, no hash seeds, no timestamps.
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
 import enum
 import functools
@@ -162,20 +163,43 @@ def code_fingerprint(thing: Callable[..., Any] | type) -> str:
     """
     if not _is_local(thing):
         return _qualified(thing)
-    seen: dict[str, str] = {}
+    pieces: list[tuple[str, str]] = []
+    seen: dict[int, Any] = {}  # by identity: two lambdas of a module have one name
     waiting: list[Any] = [thing]
     while waiting:
         current = inspect.unwrap(waiting.pop())
-        name = _qualified(current)
-        if name in seen:
+        if id(current) in seen:
             continue
-        seen[name] = _source(current)
+        seen[id(current)] = current
+        name = _qualified(current)
+        pieces.append((name, _source(current)))
         for label, reference in _references(current):
-            if isinstance(reference, (*_CONSTANTS, tuple, frozenset)):
-                seen[f"{name}:{label}"] = repr(reference)
-            elif _is_local(reference):
-                waiting.append(reference)
-    return xxhash.xxh3_128(repr(sorted(seen.items())).encode()).hexdigest()
+            for member in _members(reference):
+                if isinstance(member, _CONSTANTS):
+                    pieces.append((f"{name}:{label}", repr(member)))
+                elif _is_local(member):
+                    waiting.append(member)
+        pieces += [(f"{name}:{label}", content) for label, content in _captured(current)]
+    return xxhash.xxh3_128(repr(sorted(pieces)).encode()).hexdigest()
+
+
+def _members(value: Any) -> Iterator[Any]:
+    """A value itself, or what a tuple or frozen set holds, in an order of its own."""
+    if not isinstance(value, (tuple, frozenset)):
+        yield value
+        return
+    for place, item in enumerate(value if isinstance(value, tuple) else sorted(value, key=repr)):
+        yield place
+        yield from _members(item)
+
+
+def _captured(thing: Any) -> Iterator[tuple[str, str]]:
+    """Arrays, modules and settings that a nested function has from around it."""
+    for function in _functions(thing):
+        for label, value in _nonlocals(function):
+            if isinstance(value, (np.ndarray, torch.Tensor, torch.nn.Module, list, dict)):
+                with contextlib.suppress(TypeError):  # what cannot be told does not count
+                    yield label, fingerprint(value)
 
 
 def _qualified(thing: Any) -> str:
@@ -195,9 +219,11 @@ def _is_local(thing: Any) -> bool:
 
 
 def _source(thing: Any) -> str:
+    if thing.__name__ == "<lambda>":  # its lines may hold another lambda too
+        return "".join(_bytecode(code) for code in _codes(thing))
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(thing)))
-    except (OSError, TypeError, SyntaxError):  # typed into a prompt, or a lambda inside a call
+    except (OSError, TypeError, SyntaxError):  # typed into a prompt
         return "".join(_bytecode(code) for code in _codes(thing))
     for node in ast.walk(tree):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
@@ -208,7 +234,11 @@ def _source(thing: Any) -> str:
 
 
 def _bytecode(code: CodeType) -> str:
-    plain = [value for value in code.co_consts if not isinstance(value, CodeType)]
+    plain = [
+        sorted(value, key=repr) if isinstance(value, frozenset) else value
+        for value in code.co_consts
+        if not isinstance(value, CodeType)
+    ]
     return f"{code.co_code.hex()}{code.co_names}{plain}"
 
 
@@ -241,7 +271,8 @@ def _references(thing: Any) -> Iterator[tuple[str, Any]]:
         for name in names:
             value = function.__globals__.get(name, sys.modules.get(name))
             if isinstance(value, ModuleType):
-                yield from ((n, vars(value)[n]) for n in names if n in vars(value))
+                found = [n for n in names if n in vars(value) and not n.startswith("__")]
+                yield from ((f"{name}.{n}", vars(value)[n]) for n in found)
             elif value is not None:
                 yield name, value
 
