@@ -26,7 +26,7 @@ from generality.lab.replicate import Replicas, replicate
 from generality.lab.steps import StepStore
 from generality.lab.threads import available_cores, threads
 from generality.lab.train import TrainConfig
-from generality.models import resolve_device
+from generality.models import fetch_model, resolve_device
 from generality.models.identity import model_identity
 
 Item = TypeVar("Item")
@@ -111,6 +111,7 @@ class Lab:
         """
         encoder = model
         if isinstance(encoder, (str, Path)):
+            self.fetch(str(model))
             encoder = _encoder(str(model), layer, pooling, max_length, self.device)
         is_dataset = hasattr(data, "select_columns")
         examples = data[column] if is_dataset else data
@@ -129,6 +130,12 @@ class Lab:
             )  # fmt: skip
         template = module(seeds[0]) if not isinstance(module, nn.Module) else module
         return Replicas.from_state(template, state)
+
+    def fetch(self, model: str) -> None:
+        """Have a model's files on this machine, with a bar while they come."""
+        if model != "bag-of-words":
+            with self.progress.task(f"Fetching {model}") as report:
+                fetch_model(model, progress=report)
 
     def probe(
         self,
@@ -164,6 +171,7 @@ class Lab:
 
         A training that was killed goes on from its last checkpoint.
         """
+        self.fetch(model)
         arguments = {
             "model": model,
             "identity": model_identity(model),
