@@ -95,38 +95,50 @@ SCALES = {
     ),
 }  # fmt: skip
 
+PROBED = {"tuning": "probe"}
+TUNED = {"tuning": ["full", "lora"]}
 CLAIMS = (
     Claim(
-        "A strong student finetuned on a weak model's labels beats that weak model",
-        greater("naive", "floor"),
+        "A strong student trained on a weak model's labels beats that weak model",
+        greater("naive", "floor", where=PROBED),
     ),
     Claim(
-        "Naive finetuning leaves part of the gap open",
-        less("naive", "ceiling"),
+        "So does one of which every weight is tuned",
+        greater("naive", "floor", where=TUNED),
     ),
     Claim(
-        "The confidence loss recovers more than naive finetuning",
-        greater("confidence-0.75", "naive"),
+        "Naive training leaves part of the gap open",
+        less("naive", "ceiling", where=PROBED),
+    ),
+    Claim(
+        "The confidence loss recovers more than naive training",
+        greater("confidence-0.75", "naive", where=PROBED),
+    ),
+    Claim(
+        "It does so too when every weight is tuned",
+        greater("confidence-0.75", "naive", where=TUNED),
     ),
     Claim(
         "The confidence loss helps more where the student would copy errors (long training)",
-        interacts(("method", "confidence-0.75", "naive"), ("epochs", 10, 2), on="score"),
+        interacts(
+            ("method", "confidence-0.75", "naive"), ("epochs", 10, 2), on="score", where=PROBED
+        ),
     ),
     Claim(
         "The confidence loss helps more when the gap between supervisor and student is larger",
         interacts(
             ("method", "confidence-0.75", "naive"), ("weak", "bag-of-words", "minilm-l6"),
-            on="score", where={"strong": "smollm2-135m"},
+            on="score", where={**PROBED, "strong": "smollm2-135m"},
         ),
         expected_at="full",
     ),
     Claim(
         "Longer training copies more of the supervisor's errors",
-        greater(10, 2, by="epochs", on="copied_errors", where={"method": "naive"}),
+        greater(10, 2, by="epochs", on="copied_errors", where={**PROBED, "method": "naive"}),
     ),
     Claim(
         "Bootstrapping through an intermediate model recovers more than going there directly",
-        greater("bootstrapped", "naive"),
+        greater("bootstrapped", "naive", where=PROBED),
         expected_at="full",
     ),
     Claim(
