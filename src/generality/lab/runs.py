@@ -29,6 +29,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
+from fsspec.implementations.local import LocalFileSystem
 
 from generality.claims import Row
 from generality.errors import UserError, unknown
@@ -69,29 +70,31 @@ class RunWriter:
         self.directory = directory
         self.path = directory / "rows.parquet"
         self._old = _read_rows(self.path)
+        self._confirming = bool(self._old)
         self.rows: list[Row] = []
         self._written = 0.0
 
     def append(self, row: Row) -> None:
         """Add one row; it reaches the disk within half a second, or with `flush`."""
-        self.rows.append(_plain(row))
-        if time.monotonic() - self._written > _FLUSH_SECONDS:
+        row, place = _plain(row), len(self.rows)
+        self.rows.append(row)
+        if self._confirming and (place >= len(self._old) or not _same(row, self._old[place])):
+            self._confirming = False
+        if not self._confirming and time.monotonic() - self._written > _FLUSH_SECONDS:
             self.flush()
 
     def flush(self) -> None:
         """Bring every row to the disk; a shorter beginning of what is there changes nothing."""
-        table = _table(self.rows)
-        beginning = self._old[: len(self.rows)]
-        if self._old and _table(beginning).equals(table):
+        if self._confirming:
             return
-        self._old = []
+        table = _table(self.rows)
         write_atomically(self.path, lambda path: pq.write_table(table, path))
         self._written = time.monotonic()
 
     def close(self) -> None:
         """Flush, and drop what an earlier version of the run had beyond these rows."""
         if len(self._old) > len(self.rows):
-            self._old = []
+            self._confirming = False
         self.flush()
 
 
@@ -114,6 +117,11 @@ def open_run(directory: Path, config: dict[str, Any]) -> Iterator[RunWriter]:
     except Timeout:
         log.warning("Another process is on this very run; waiting for it to finish.")
         lock.acquire()
+    except OSError as error:
+        raise UserError(
+            f"The run's folder {directory} cannot be written ({error.strerror}); choose another "
+            "with --out."
+        ) from error
     try:
         write_json(directory / "config.json", config)
         writer = RunWriter(directory)
@@ -155,30 +163,39 @@ def query(sql: str, root: str) -> pd.DataFrame:
 
     The table is called `rows` and has the columns of all runs, plus `study` and `run`.
     """
-    protocol, address = fsspec.core.split_protocol(root)
-    pattern = f"{root.rstrip('/')}/*/*/rows.parquet"
-    filesystem = fsspec.filesystem(protocol or "file")
-    found = filesystem.glob(f"{address.rstrip('/')}/*/*/rows.parquet")
+    try:
+        filesystem, address = fsspec.core.url_to_fs(root)
+        found = filesystem.glob(f"{address.rstrip('/')}/*/*/rows.parquet")
+    except (ValueError, ImportError, OSError) as error:
+        raise UserError(f"The runs at {root} cannot be read: {error}") from error
     if not found:
         raise UserError(f"There are no runs below {root} yet; start one with `generality run`.")
     connection = duckdb.connect()
-    if protocol and protocol != "file":
+    if not isinstance(filesystem, LocalFileSystem):
         connection.register_filesystem(filesystem)
-    else:
-        pattern = f"{address.rstrip('/')}/*/*/rows.parquet"
-    connection.execute(
-        "CREATE VIEW rows AS SELECT * EXCLUDE (filename), parse_path(filename)[-3] AS study, "
-        "parse_path(filename)[-2] AS run FROM read_parquet("
-        f"'{pattern.replace(chr(39), chr(39) * 2)}', union_by_name=true, filename=true)"
-    )
+        found = [filesystem.unstrip_protocol(path) for path in found]
     try:
+        connection.execute(
+            "CREATE VIEW rows AS SELECT * EXCLUDE (filename), parse_path(filename)[-3] AS study, "
+            "parse_path(filename)[-2] AS run FROM read_parquet("
+            f"[{', '.join(map(_quoted, found))}], union_by_name=true, filename=true)"
+        )
         return connection.execute(sql).df()
     except duckdb.Error as error:
         message = str(error).splitlines()[0]
-        if column := re.search(r'Referenced column "([^"]+)"', message):
+        if column := _UNKNOWN_COLUMN.search(message):
             columns = connection.execute("DESCRIBE rows").df()["column_name"]
-            raise unknown("column", column.group(1), columns) from error
+            raise unknown("column", column[1] or column[2], columns) from error
         raise UserError(f"The query failed: {message}") from error
+
+
+_UNKNOWN_COLUMN = re.compile(
+    r'Referenced column "([^"]+)"|does not have a column named "([^"]+)"'
+)
+
+
+def _quoted(path: str) -> str:
+    return "'" + path.replace("'", "''") + "'"
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -219,7 +236,7 @@ def _read_rows(path: Path) -> list[Row]:
         table = pq.read_table(path)
     except FileNotFoundError:
         return []
-    except (pa.ArrowInvalid, OSError):
+    except (pa.ArrowException, OSError):
         log.warning("%s is damaged; its rows are made again", path)
         return []
     return [dict(row) for row in table.to_pylist()]
@@ -231,14 +248,27 @@ def _plain(row: Row) -> Row:
     return {name: None if value != value else value for name, value in plain.items()}
 
 
+def _same(row: Row, old: Row) -> bool:
+    """Whether a row says what one read back does; a file has one type a column, and all columns."""
+    left, right = ({k: v for k, v in each.items() if v is not None} for each in (row, old))
+    return left.keys() == right.keys() and all(
+        left[name] == right[name] or str(left[name]) == right[name] for name in left
+    )
+
+
 def _table(rows: list[Row]) -> pa.Table:
-    """Rows of any columns as one table; integers become floats where a column mixes them."""
+    """Rows of any columns as one table.
+
+    Integers become floats where a column mixes them, and everything text where it holds a text.
+    """
     names = [*COLUMNS, *sorted({name for row in rows for name in row} - set(COLUMNS))]
     columns = {}
     for name in names:
         values = [row.get(name) for row in rows]
-        if any(isinstance(value, float) for value in values):
-            values = [float(value) if value is not None else None for value in values]
+        kinds = {type(value) for value in values if value is not None}
+        if len(kinds) > 1:
+            mixed = str if str in kinds else float if float in kinds else int
+            values = [None if value is None else mixed(value) for value in values]
         kind = pa.float64() if name in COLUMNS[2:] else None
         columns[name] = pa.array(values, type=kind)
     return pa.table(columns)
