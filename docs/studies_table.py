@@ -1,0 +1,169 @@
+"""Write the tables of studies, verdicts and results into README.md and docs/studies/.
+
+A table stands between two markers, `<!-- name -->` and `<!-- /name -->`, and is made from what is
+committed: docs/claims/<study>.json (by `generality claims --write docs/claims`) and
+docs/results/<study>.csv (the rows of a run). With --check nothing is written, and the exit code is
+1 if a table is not what the files say.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from generality.gap import recovered_interval
+from generality.report.verdicts import shown
+from generality.studies import Study, find_studies
+
+ROOT = Path(__file__).resolve().parents[1]
+VERDICTS = ("holds", "fails", "inconclusive")
+NO_RUN = "No run is recorded here yet."
+
+
+def tables(root: Path) -> dict[Path, str]:
+    """Every page with its tables made anew."""
+    studies = find_studies()
+    records = {study.name: read_record(root, study.name) for study in studies}
+    pages = {
+        root / "README.md": {"studies": studies_table(studies, records, "docs/studies/")},
+        root / "docs/studies/index.md": {"studies": studies_table(studies, records, "")},
+    }
+    for study in studies:
+        results = root / "docs/results" / f"{study.name}.csv"
+        pages[root / "docs/studies" / f"{study.name}.md"] = {
+            "claims": claims_table(records[study.name]),
+            "results": results_tables(pd.read_csv(results)) if results.exists() else NO_RUN,
+        }
+    return {
+        path: replaced(path.read_text(encoding="utf-8"), blocks, path)
+        for path, blocks in pages.items()
+    }
+
+
+def read_record(root: Path, study: str) -> dict[str, Any] | None:
+    """What `generality claims --write` recorded of a study, if it did."""
+    path = root / "docs/claims" / f"{study}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def studies_table(
+    studies: list[Study], records: Mapping[str, dict[str, Any] | None], folder: str
+) -> str:
+    """One line a study: its question, its paper, how many claims came out how."""
+    lines = ["| study | question | paper | verdicts |", "|---|---|---|---|"]
+    for study in studies:
+        paper = f"[{study.paper.year}](https://arxiv.org/abs/{study.paper.arxiv})"
+        name = f"[{study.name}]({folder}{study.name}.md)"
+        lines.append(
+            f"| {name} | {cell(study.title)} | {paper} | {tally(records[study.name])} |"
+        )
+    return "\n".join(lines)
+
+
+def tally(record: dict[str, Any] | None) -> str:
+    """Verdicts in numbers, such as `3 hold, 1 fails, 2 inconclusive (small, 5 seeds)`."""
+    if record is None:
+        return "not recorded yet"
+    counts = {word: sum(c["verdict"] == word for c in record["claims"]) for word in VERDICTS}
+    words = {
+        "holds": "holds" if counts["holds"] == 1 else "hold",
+        "fails": "fails" if counts["fails"] == 1 else "fail",
+        "inconclusive": "inconclusive",
+    }
+    said = ", ".join(f"{counts[word]} {words[word]}" for word in VERDICTS if counts[word])
+    seeds = max((claim["seeds"] for claim in record["claims"]), default=0)
+    return f"{said} ({record['scale']}, {seeds} seeds)"
+
+
+def claims_table(record: dict[str, Any] | None) -> str:
+    """Every claim with its verdict, effect, interval and corrected p."""
+    if record is None:
+        return NO_RUN
+    lines = [
+        "| verdict | claim | effect | 95 % interval | p (Holm) | seeds | should show at | note |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for claim in map(shown, record["claims"]):
+        said = (
+            f"{claim.symbol} {claim.verdict}", claim.statement, claim.effect, claim.interval,
+            claim.p_holm, claim.seeds, claim.expected_at, claim.note,
+        )  # fmt: skip
+        lines.append("| " + " | ".join(map(cell, said)) + " |")
+    torch = record.get("environment", {}).get("packages", {}).get("torch", "unknown")
+    lines += ["", f"From {record['rows']} rows at scale `{record['scale']}`, torch {torch}."]
+    return "\n".join(lines)
+
+
+def results_tables(rows: pd.DataFrame) -> str:
+    """A table a task: one line a setting, the recovered share of each method beside the scores."""
+    numbers = {"seed", "score", "floor", "ceiling", "recovered"}
+    factors = [
+        name
+        for name in rows
+        if name not in {*numbers, "method", "task"} and rows[name].dtype != float
+    ]
+    methods = list(dict.fromkeys(rows["method"]))
+    lines = []
+    for task, part in rows.groupby("task", sort=False) if "task" in rows else [("", rows)]:
+        if task:
+            lines += [f"#### {task}", ""]
+        header = [*factors, "floor", "ceiling", *methods]
+        lines += ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
+        for setting, cells in part.groupby(factors, sort=False):
+            shares = [share(cells[cells["method"] == method]) for method in methods]
+            means = [f"{cells[name].mean():.3f}" for name in ("floor", "ceiling")]
+            lines.append("| " + " | ".join(cell(text) for text in (*setting, *means, *shares)) + " |")
+        lines.append("")
+    lines.append(f"Recovered share with its 95 % interval over seeds, from {len(rows)} rows.")
+    return "\n".join(lines)
+
+
+def share(rows: pd.DataFrame) -> str:
+    """The recovered share of one method in one setting."""
+    if rows.empty:
+        return "–"
+    found = recovered_interval(*(rows[name].to_numpy() for name in ("floor", "score", "ceiling")))
+    return f"{found.estimate:.2f}" if found.gap and found.seeds < 3 else str(found)
+
+
+def cell(value: Any) -> str:
+    """Text that stays in its cell."""
+    return str(value).replace("|", "\\|").replace("\n", " ")
+
+
+def replaced(text: str, blocks: Mapping[str, str], path: Path) -> str:
+    """The page with the text between each pair of markers replaced."""
+    for name, block in blocks.items():
+        start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+        if text.count(start) != 1 or text.count(end) != 1:
+            raise SystemExit(f"{path} needs one {start} and one {end}.")
+        between = re.compile(re.escape(start) + ".*?" + re.escape(end), re.DOTALL)
+        text = between.sub(lambda _, whole=f"{start}\n{block}\n{end}": whole, text)
+    return text
+
+
+def main() -> None:
+    """Write the tables, or say which are out of date."""
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("--check", action="store_true", help="write nothing; exit 1 if stale")
+    check = arguments.parse_args().check
+    stale = {
+        path: text for path, text in tables(ROOT).items() if path.read_text("utf-8") != text
+    }
+    for path, text in stale.items():
+        if not check:
+            path.write_text(text, encoding="utf-8")
+        verb = "is out of date: run python docs/studies_table.py" if check else "written"
+        print(f"{path.relative_to(ROOT)} {verb}")
+    sys.exit(bool(check and stale))
+
+
+if __name__ == "__main__":
+    main()
