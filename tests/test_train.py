@@ -18,6 +18,7 @@ from torch import nn
 
 from generality.errors import UserError
 from generality.lab.checkpoints import Checkpoints
+from generality.lab.embedding_gradients import EmbeddingGradients
 from generality.lab.train import EarlyStop, TrainConfig, train
 from generality.objectives import ConfidenceLoss, soft_cross_entropy
 
@@ -210,6 +211,32 @@ def test_same_seed_same_weights_and_the_callers_generator_is_untouched():
     assert torch.equal(torch.get_rng_state(), state)
     assert same_weights(models[0], models[1])
     assert not same_weights(models[0], models[2])
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_embedding_gradients_are_those_of_autograd(tied):
+    def network():
+        model = Speaker()
+        model.embed = nn.Embedding(50, 8, padding_idx=3)
+        model.embed.weight.data.copy_(torch.arange(400.0).reshape(50, 8) / 400)
+        if tied:
+            model.out.weight = model.embed.weight
+        return model
+
+    ours, plain = network(), network()
+    gradients = EmbeddingGradients(ours)
+    for step in range(3):  # the second step must not see the rows of the first
+        ids = torch.randint(0, 50, (2, 4, 6), generator=torch.Generator().manual_seed(step))
+        gradients.clear()
+        for model in (ours, plain):
+            model.zero_grad()
+            sum(model(part, None, part) for part in ids).backward()
+        gradients.gather()
+        torch.testing.assert_close(ours.embed.weight.grad, plain.embed.weight.grad)
+    gradients.detach()
+    ours.zero_grad()
+    ours(ids[0], None, ids[0]).backward()
+    assert ours.embed.weight.grad is not None
 
 
 def test_a_dataset_trains_like_a_list():
@@ -474,6 +501,7 @@ def distributed_training(own_loss):
     [
         {"epochs": 0},
         {"batch_size": 0},
+        {"micro_batch_size": 0},
         {"learning_rate": -1.0},
         {"optimizer": "lion"},
         {"schedule": "step"},

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from generality.errors import UserError
 from generality.lab.checkpoints import Checkpoints
+from generality.lab.embedding_gradients import EmbeddingGradients
 from generality.lab.schedules import Schedule, learning_rate_factor
 from generality.models import resolve_device
 
@@ -48,7 +49,7 @@ class TrainConfig:
         epochs: passes over the examples; a fraction ends inside one.
         batch_size: examples per optimisation step; the loss sees all of them at once.
         micro_batch_size: examples per forward pass. Small ones pad less, large ones keep a GPU
-            busy.
+            busy. None: 4 on a CPU (measured: the fastest for sentences), else 16.
         learning_rate: at its highest.
         weight_decay: decoupled for "adamw", an L2 term in the gradient otherwise.
         optimizer: "adam", "adamw" or "sgd" (no momentum), with torch's other defaults.
@@ -66,7 +67,7 @@ class TrainConfig:
 
     epochs: float = 2
     batch_size: int = 32
-    micro_batch_size: int = 8
+    micro_batch_size: int | None = None
     learning_rate: float = 5e-5
     weight_decay: float = 0.0
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
@@ -78,7 +79,8 @@ class TrainConfig:
     bucketing: Literal["within-batch", "across-batches", "none"] = "within-batch"
 
     def __post_init__(self) -> None:
-        if self.epochs <= 0 or self.batch_size < 1 or self.micro_batch_size < 1:
+        sizes = (self.batch_size, 1 if self.micro_batch_size is None else self.micro_batch_size)
+        if self.epochs <= 0 or min(sizes) < 1:
             raise ValueError("epochs, batch_size and micro_batch_size are positive")
         if self.learning_rate < 0 or self.weight_decay < 0:
             raise ValueError("learning_rate and weight_decay are not negative")
@@ -245,6 +247,10 @@ class _Training:
         self.bare = model.to(accelerator.device).train(config.dropout)
         optimizer = _optimizer(config, list(self.trained.values()), accelerator.device)
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        on_cpu = accelerator.device.type == "cpu"
+        self.micro_batch_size = config.micro_batch_size or (4 if on_cpu else 16)
+        alone = accelerator.num_processes == 1
+        self.tables = EmbeddingGradients(model) if on_cpu and alone else None
         self.total = config.steps(len(examples))
         self.history: list[float] = []
         self.held = _Held()
@@ -286,6 +292,8 @@ class _Training:
 
     def release(self) -> None:
         """Take off the model what accelerate put on it, so that it can be trained again."""
+        if self.tables is not None:
+            self.tables.detach()
         self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         self.bare.__dict__.pop("_is_accelerate_prepared", None)
         self.bare.eval().zero_grad()
@@ -317,6 +325,8 @@ class _Training:
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate * factor
         self.optimizer.zero_grad()
+        if self.tables is not None:
+            self.tables.clear()
         value = self.own_loss(batch) if self.loss is None else self.whole_loss(batch)
         if not math.isfinite(value):
             lower = " or precision 'no'" if self.config.precision != "no" else ""
@@ -325,6 +335,8 @@ class _Training:
                 f"rate of {self.config.learning_rate * factor:.2g}. Try a lower learning rate, "
                 f"some warm-up, max_grad_norm=1.0{lower}; check the inputs and targets for NaN."
             )
+        if self.tables is not None:
+            self.tables.gather()
         if self.config.max_grad_norm is not None:
             self.accelerator.clip_grad_norm_(self.trained.values(), self.config.max_grad_norm)
         self.optimizer.step()
@@ -385,7 +397,7 @@ class _Training:
 
     def mine(self, batch: list[Example]) -> list[list[int]]:
         """Positions of the micro-batches that this process runs."""
-        size, processes = self.config.micro_batch_size, self.accelerator.num_processes
+        size, processes = self.micro_batch_size, self.accelerator.num_processes
         order = list(range(len(batch)))
         if self.config.bucketing != "none":
             order.sort(key=lambda i: _length(batch[i]))
@@ -415,7 +427,7 @@ class _Training:
         """Measure the fit to held-out supervision; note the best weights, or stop."""
         self.bare.eval()
         order = sorted(range(len(stop.examples)), key=lambda i: _length(stop.examples[i]))
-        summed, size = 0.0, max(self.config.micro_batch_size, 1)
+        summed, size = 0.0, self.micro_batch_size
         for start in range(0, len(order), size):
             batch = _fetch(stop.examples, order[start : start + size])
             losses = nn.functional.cross_entropy(
