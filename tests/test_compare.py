@@ -380,6 +380,7 @@ BASE = {"label": "label", "weak_label": "weak"}
         ({**BASE, "model": "minilm-l7"}, "no model 'minilm-l7'. Did you mean 'minilm-l6'"),
         ({**BASE, "tuning": "fulll"}, "no tuning 'fulll'. Did you mean 'full'"),
         ({**BASE, "tuning": "full"}, "bag-of-words has no weights to tune"),
+        ({**BASE, "pooling": "maen"}, "no pooling 'maen'. Did you mean 'mean'"),
         ({**BASE, "methods": ["naiv"]}, "no method 'naiv'. Did you mean 'naive'"),
         ({**BASE, "methods": []}, "no method to compare"),
         ({**BASE, "seeds": 0}, "--seeds 0"),
@@ -437,6 +438,19 @@ def test_predict_refuses_what_it_cannot_do(compare, lab: Lab, tmp_path: Path) ->
     (best / "winner.json").write_text("{")
     with pytest.raises(UserError, match="damaged"):
         load_classifier(best, lab=lab)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"layer": 7}, "hidden states 0 to 6"),
+        ({"model": "efficientnet-lite0"}, "no model that reads text"),
+    ],
+)
+def test_backbones_that_do_not_fit(compare, options: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        compare(reviews(60), weak_label="weak", **{"model": "minilm-l6", **options})
 
 
 @pytest.mark.slow

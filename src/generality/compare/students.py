@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 import numpy as np
 import torch
@@ -15,7 +15,8 @@ from generality.compare.winner import save_probe, save_tuned
 from generality.errors import UserError, unknown
 from generality.estimators.soft_probe import moments, standardised, zero_head
 from generality.lab import Lab, TrainConfig
-from generality.models import TextClassifier
+from generality.models import TextClassifier, fetch_model
+from generality.models.hidden_states import Pooling
 from generality.models.identity import model_identity
 
 TUNINGS = ("probe", "lora", "full")
@@ -63,7 +64,25 @@ class Recipe:
             raise UserError(f"--epochs {self.epochs}: train for at least one.")
         if self.max_length < 1:
             raise UserError(f"--max-length {self.max_length}: read at least one token.")
+        if self.pooling is not None and self.pooling not in get_args(Pooling):
+            raise unknown("pooling", self.pooling, get_args(Pooling))
         model_identity(self.model)
+        if self.model != "bag-of-words":
+            self._check_backbone(fetch_model(self.model))
+
+    def _check_backbone(self, folder: Path) -> None:
+        from transformers import AutoConfig
+
+        try:
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        except (ValueError, KeyError, OSError) as error:
+            raise UserError(f"'{self.model}' is no model that reads text.") from error
+        depth = getattr(config, "num_hidden_layers", None)
+        if self.layer is not None and depth and not -depth - 1 <= self.layer <= depth:
+            raise UserError(
+                f"--layer {self.layer}: '{self.model}' has hidden states 0 to {depth} (the last, "
+                f"also -1)."
+            )
 
 
 class Students(Protocol):
