@@ -38,6 +38,7 @@ from generality.lab.fingerprint import fingerprint
 log = logging.getLogger(__name__)
 
 _FLUSH_SECONDS = 0.5
+_UNKNOWN_COLUMN = re.compile(r'Referenced column "([^"]+)"|does not have a column named "([^"]+)"')
 COLUMNS = ("method", "seed", "score", "floor", "ceiling", "recovered")
 """Columns that come first in every run, present or not in every row."""
 
@@ -187,11 +188,6 @@ def query(sql: str, root: str) -> pd.DataFrame:
             columns = connection.execute("DESCRIBE rows").df()["column_name"]
             raise unknown("column", column[1] or column[2], columns) from error
         raise UserError(f"The query failed: {message}") from error
-
-
-_UNKNOWN_COLUMN = re.compile(
-    r'Referenced column "([^"]+)"|does not have a column named "([^"]+)"'
-)
 
 
 def _quoted(path: str) -> str:

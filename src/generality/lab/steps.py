@@ -13,10 +13,12 @@ whoever is killed when. A lock per key keeps two processes from computing the sa
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import logging
 import os
+import re
 import shutil
 import sys
 import time
@@ -32,6 +34,7 @@ from typing import Any
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from generality.errors import UserError
@@ -104,7 +107,7 @@ class StepStore:
             arguments += [f"{name}={_short(value)}" for name, value in kwargs.items()]
             with self.writing(key, step=step, arguments=arguments, seconds=seconds) as folder:
                 if arrays:
-                    save_file(arrays, folder / "arrays.safetensors")
+                    _save_arrays(arrays, folder / "arrays.safetensors")
                 (folder / "result.json").write_text(json.dumps(structure))
             return _decode(structure, arrays)  # the same types as when read back
 
@@ -127,20 +130,25 @@ class StepStore:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(
-                f"The cache folder {self.root} cannot be written ({error.strerror}); free space "
-                "there or point GENERALITY_HOME to another folder."
-            ) from error
+            raise self._unwritable(error) from error
         lock = FileLock(path)
         try:
             lock.acquire(timeout=0)
         except Timeout:
             log.info("another process is computing step %s; waiting for its result", key[:8])
             lock.acquire()
+        except OSError as error:
+            raise self._unwritable(error) from error
         try:
             yield
         finally:
             lock.release()
+
+    def _unwritable(self, error: OSError) -> UserError:
+        return UserError(
+            f"The cache folder {self.root} cannot be written ({error.strerror}); free space "
+            "there or point GENERALITY_HOME to another folder."
+        )
 
     @contextmanager
     def writing(
@@ -190,13 +198,15 @@ class StepStore:
             warnings.warn(f"Cache entry {key[:8]} {problem}; it is computed again.", stacklevel=2)
             self.remove(key)
             return None
-        os.utime(folder / "manifest.json")  # when it was last used, for gc
+        with contextlib.suppress(OSError):  # a cache shared read-only
+            os.utime(folder / "manifest.json")  # when it was last used, for gc
         return dict(json.loads((folder / "manifest.json").read_text()))
 
     def entries(self) -> list[Entry]:
         """Every entry, the most recently used first."""
         found = []
-        for manifest_path in self.root.glob("[0-9a-f][0-9a-f]/*/manifest.json"):
+        for folder in self.root.glob("[0-9a-f][0-9a-f]/*"):
+            manifest_path = folder / "manifest.json"
             try:
                 manifest = json.loads(manifest_path.read_text())
                 size = sum(described["size"] for described in manifest["files"].values())
@@ -204,7 +214,6 @@ class StepStore:
                 used = manifest_path.stat().st_mtime
             except (ValueError, KeyError, TypeError, OSError):
                 size, step, seconds, used = 0, "(damaged)", 0.0, 0.0
-            folder = manifest_path.parent
             found.append(Entry(folder.name, folder, step, size, seconds, used))
         return sorted(found, key=lambda entry: -entry.used)
 
@@ -226,8 +235,13 @@ class StepStore:
             *self.root.glob("partial/*"),
             *self.root.glob("locks/*"),
         ]:
-            if time.time() - leftover.stat().st_mtime < 86_400:
+            try:
+                if time.time() - leftover.stat().st_mtime < 86_400:
+                    continue
+            except FileNotFoundError:  # another process is done with it
                 continue
+            files = [path for path in (leftover, *leftover.rglob("*")) if path.is_file()]
+            freed += sum(path.stat().st_size for path in files)
             if leftover.is_dir():
                 shutil.rmtree(leftover, ignore_errors=True)
             else:
@@ -299,6 +313,15 @@ def _sync(folder: Path) -> None:
     for path in folder.iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())
+
+
+def _save_arrays(arrays: dict[str, torch.Tensor], path: Path) -> None:
+    try:
+        save_file(arrays, path)
+    except SafetensorError as error:
+        if number := re.search(r"os error (\d+)", str(error)):  # a full disk comes in this dress
+            raise OSError(int(number[1]), str(error), str(path)) from error
+        raise
 
 
 def _short(value: Any) -> str:
