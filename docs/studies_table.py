@@ -61,9 +61,7 @@ def studies_table(
     for study in studies:
         paper = f"[{study.paper.year}](https://arxiv.org/abs/{study.paper.arxiv})"
         name = f"[{study.name}]({folder}{study.name}.md)"
-        lines.append(
-            f"| {name} | {cell(study.title)} | {paper} | {tally(records[study.name])} |"
-        )
+        lines.append(f"| {name} | {cell(study.title)} | {paper} | {tally(records[study.name])} |")
     return "\n".join(lines)
 
 
@@ -119,7 +117,9 @@ def results_tables(rows: pd.DataFrame) -> str:
         for setting, cells in part.groupby(factors, sort=False):
             shares = [share(cells[cells["method"] == method]) for method in methods]
             means = [f"{cells[name].mean():.3f}" for name in ("floor", "ceiling")]
-            lines.append("| " + " | ".join(cell(text) for text in (*setting, *means, *shares)) + " |")
+            lines.append(
+                "| " + " | ".join(cell(text) for text in (*setting, *means, *shares)) + " |"
+            )
         lines.append("")
     lines.append(f"Recovered share with its 95 % interval over seeds, from {len(rows)} rows.")
     return "\n".join(lines)
@@ -154,9 +154,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--check", action="store_true", help="write nothing; exit 1 if stale")
     check = arguments.parse_args().check
-    stale = {
-        path: text for path, text in tables(ROOT).items() if path.read_text("utf-8") != text
-    }
+    stale = {path: text for path, text in tables(ROOT).items() if path.read_text("utf-8") != text}
     for path, text in stale.items():
         if not check:
             path.write_text(text, encoding="utf-8")
