@@ -111,7 +111,8 @@ class ModuleEncoder:
         identity: str | None = None,
     ) -> None:
         self.module, self.collate, self.layer = module.eval(), collate, layer
-        self.fingerprint = fingerprint(identity or fingerprint(module), collate, layer)
+        weights = identity or fingerprint(module)
+        self.fingerprint = fingerprint(weights, type(module), collate, layer)
 
     def prepare(self, examples: Sequence[Any]) -> list[Any]:
         """The examples as they are."""

@@ -7,6 +7,8 @@ that touches the disk or is ever read back from it.
 from __future__ import annotations
 
 import os
+import re
+import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -36,12 +38,14 @@ def make_executor(on: str) -> Executor:
     kind, _, count = on.partition(":")
     if on == "in-process":
         return InProcess()
+    if on == "processes":
+        return Processes(available_cores())
     if kind == "processes":
-        if not (count or "0").isdigit() or count == "0":
+        if not re.fullmatch("0*[1-9][0-9]{0,3}", count):
             raise UserError(f"--on {on}: write processes:N with N ≥ 1, for example processes:2.")
-        return Processes(int(count) if count else available_cores())
-    if kind == "ray":
-        return OnRay(on if on.startswith("ray://") else None)
+        return Processes(int(count))
+    if on == "ray" or re.fullmatch(r"ray://.+:\d+", on):
+        return OnRay(None if on == "ray" else on)
     raise UserError(f"--on {on}: choose in-process, processes:N, ray or ray://host:port.")
 
 
@@ -84,10 +88,7 @@ class Processes:
                 yield future.result()
             finished = True
         except BrokenProcessPool as error:
-            raise UserError(
-                "A worker process died, most likely for lack of memory. What was finished is kept: "
-                "run the same command again, with fewer processes."
-            ) from error
+            raise UserError(_WORKER_DIED) from error
         finally:
             workers = list((pool._processes or {}).values())
             pool.shutdown(wait=finished, cancel_futures=True)
@@ -111,7 +112,8 @@ class OnRay:
             try:
                 ray.init(address=self.address, log_to_driver=False, configure_logging=False)
             except ConnectionError as error:
-                raise UserError(f"No Ray cluster answers at {self.address}.") from error
+                where = self.address or os.environ.get("RAY_ADDRESS", "this machine")
+                raise UserError(f"No Ray cluster answers at {where}.") from error
         remote = ray.remote(num_cpus=1)(_call_with)
         pending = [remote.remote(function, item, setup) for item in items]
         try:
@@ -119,21 +121,33 @@ class OnRay:
                 yield ray.get(reference)
         except ray.exceptions.RayTaskError as error:
             raise error.cause from error
+        except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
+            raise UserError(_WORKER_DIED) from error
         finally:
             for reference in pending:
                 ray.cancel(reference, force=False)
 
 
-_context: Any = None
+_WORKER_DIED = (
+    "A worker process died, most likely for lack of memory. What was finished is kept: run the "
+    "same command again, with fewer processes."
+)
+
+
+class _Worker:
+    """What a worker process remembers between calls."""
+
+    setup: Setup
+    context: Any = None
 
 
 def _start_worker(share: int, setup: Setup) -> None:
-    global _context
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent ends its workers
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     import torch
 
     torch.set_num_threads(share)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    _context = setup()
+    _Worker.setup = setup
 
 
 def _end_with_parent() -> None:
@@ -144,7 +158,9 @@ def _end_with_parent() -> None:
 
 
 def _call(function: Callable[[Any, Any], Result], item: Any) -> Result:
-    return function(_context, item)
+    if _Worker.context is None:  # here, so that what goes wrong reaches the caller as it is
+        _Worker.context = _Worker.setup()
+    return function(_Worker.context, item)
 
 
 def _call_with(function: Callable[[Any, Any], Result], item: Any, setup: Setup) -> Result:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -59,10 +61,10 @@ def embed(
         arguments = [f"{len(examples)} examples", f"{features.shape[1]} features"]
         seconds = time.monotonic() - started
         with store.writing(key, step=step, arguments=arguments, seconds=seconds) as folder:
-            os.rename(partial / "features.npy", folder / "features.npy")
-        (partial / "progress.json").unlink(missing_ok=True)
-        partial.rmdir()
-    kept = _kept(store, key)
+            _put(partial / "features.npy", folder / "features.npy")
+        if store.folder(key).exists():
+            shutil.rmtree(partial, ignore_errors=True)
+    kept = _kept(store, key, count=False)
     return features if kept is None else kept
 
 
@@ -78,10 +80,12 @@ def standardised(
     return (features - mean) / np.where(scale > 0, scale, 1).astype(features.dtype)
 
 
-def _kept(store: StepStore, key: str) -> Float[np.ndarray, "examples dim"] | None:
+def _kept(
+    store: StepStore, key: str, *, count: bool = True
+) -> Float[np.ndarray, "examples dim"] | None:
     if store.manifest(key) is None:
         return None
-    store.reused += 1
+    store.reused += count
     mapped: np.ndarray = np.load(store.folder(key) / "features.npy", mmap_mode="r")
     return mapped
 
@@ -94,24 +98,28 @@ def _fill(
     batch_size: int,
     progress: Report | None,
 ) -> Float[np.ndarray, "examples dim"]:
-    features, done = _resume(partial, len(examples))
-    embedded = done
+    path = partial / "features.npy"
+    embedded = done = _resume(partial, len(examples))
     while done < len(examples):
         prepared = encoder.prepare(examples[done : done + WINDOW])
+        window: np.ndarray | None = None
         for rows in similar_batches([encoder.size(p) for p in prepared], batch_tokens, batch_size):
             vectors = encoder.encode([prepared[row] for row in rows])
-            if features is None:
-                shape = (len(examples), vectors.shape[1])
-                features = _allocate(partial / "features.npy", shape)
-            features[[done + row for row in rows]] = vectors
+            if window is None:
+                window = np.empty((len(prepared), vectors.shape[1]), np.float32)
+                if done == 0:
+                    _allocate(path, (len(examples), vectors.shape[1]))
+            window[rows] = vectors
             embedded += len(rows)
             if progress:
                 progress(embedded, len(examples))
-        assert isinstance(features, np.memmap)
+        mapped = np.load(path, mmap_mode="r+")  # anew each time: pages that stay mapped add up
+        mapped[done : done + len(prepared)] = window
+        mapped.flush()
+        del mapped
         done += len(prepared)
-        features.flush()
         _write_progress(partial, done)
-    assert features is not None
+    features: np.ndarray = np.load(path, mmap_mode="r")
     return features
 
 
@@ -131,29 +139,38 @@ def similar_batches(sizes: Sequence[int], batch_tokens: int, batch_size: int) ->
     return batches
 
 
-def _resume(partial: Path, total: int) -> tuple[np.ndarray | None, int]:
+def _resume(partial: Path, total: int) -> int:
+    """How many examples an earlier, killed process has done."""
     try:
         done = int(json.loads((partial / "progress.json").read_text())["done"])
-        features: np.ndarray = np.load(partial / "features.npy", mmap_mode="r+")
-    except (OSError, ValueError, KeyError):
-        return None, 0
-    return (features, done) if len(features) == total and done <= total else (None, 0)
+        features: np.ndarray = np.load(partial / "features.npy", mmap_mode="r")
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+    return done if len(features) == total and done <= total else 0
 
 
-def _allocate(path: Path, shape: tuple[int, int]) -> np.ndarray:
+def _allocate(path: Path, shape: tuple[int, int]) -> None:
     """A file of its full size from the start: a disk that fills under a map kills the process."""
-    features = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
     try:
-        with path.open("r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+        if hasattr(os, "posix_fallocate"):
+            with path.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     except OSError as error:
-        path.unlink()
+        path.unlink(missing_ok=True)
         raise UserError(
-            f"The features need {features.nbytes / 1e6:.0f} MB and the disk that holds "
+            f"The features need {math.prod(shape) * 4 / 1e6:.0f} MB and the disk that holds "
             f"{path.parent} cannot give them ({error.strerror}); free space there or point "
             "GENERALITY_HOME to another folder, then run again."
         ) from error
-    return features
+
+
+def _put(source: Path, target: Path) -> None:
+    """As a second name where the disk can: the first stays for a rerun until all is kept."""
+    try:
+        os.link(source, target)
+    except OSError:
+        os.rename(source, target)
 
 
 def _write_progress(partial: Path, done: int) -> None:

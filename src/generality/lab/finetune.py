@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,8 +84,6 @@ def finetune(
         classifier, examples, objective, config, seed=seed, collate=classifier.collate,
         device=device, checkpoint=checkpoint, progress=progress,
     )  # fmt: skip
-    if checkpoint is not None:
-        shutil.rmtree(checkpoint, ignore_errors=True)
     probabilities = {
         name: classifier.predict_proba(list(group), max_length=max_length)
         for name, group in predict.items()

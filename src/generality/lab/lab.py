@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import platform
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -184,11 +185,14 @@ class Lab:
             "device": self.device,
             **options,
         }
-        checkpoint = self.steps.partial(self.steps.key(finetune, **arguments))
+        key = self.steps.key(finetune, **arguments)
+        checkpoint = self.steps.partial(key)
         with self.progress.task(f"Fine-tuning {model} on {len(texts)} texts") as report:
             result = self.step(
                 finetune, uncached={"checkpoint": checkpoint, "progress": report}, **arguments
             )
+        if self.steps.folder(key).exists():
+            shutil.rmtree(checkpoint, ignore_errors=True)
         return FineTuned(**result)
 
     def map(

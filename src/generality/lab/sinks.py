@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Protocol
 
 from generality.claims import Row
@@ -31,7 +32,7 @@ def make_sink(name: str) -> Sink:
 def _numbers(row: Row) -> dict[str, float]:
     """The row's measurements, named by method so that one chart holds one method."""
     return {
-        f"{row.get('method', 'row')}/{name}": float(value)
+        re.sub(r"[^\w\-. :/]", "_", f"{row.get('method', 'row')}/{name}"): float(value)
         for name, value in row.items()
         if isinstance(value, (int, float)) and not isinstance(value, bool) and name != "seed"
     }

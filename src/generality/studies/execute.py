@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +38,11 @@ def run_study(
         "config": dataclasses.asdict(config),
     }
     directory = run_directory(root, asked)
-    if sink:
-        sink.start(study.name, asked)
-    with open_run(directory, asked) as writer:
+    with _tracked(sink, study.name, asked) as track, open_run(directory, asked) as writer:
         for row in study.run(config, lab):
             complete = with_recovered(row)
             writer.append(complete)
-            if sink:
-                sink.log(complete)
+            track(complete)
             if on_row:
                 on_row(complete)
     rows = read_run(directory).rows
@@ -52,9 +50,22 @@ def run_study(
         directory / "claims.json", [verdict.to_dict() for verdict in judge(study.claims, rows)]
     )
     write_json(directory / "environment.json", lab.environment())
-    if sink:
-        sink.finish()
     return read_run(directory)
+
+
+@contextmanager
+def _tracked(
+    sink: Sink | None, study: str, asked: dict[str, Any]
+) -> Iterator[Callable[[Row], None]]:
+    """What takes a copy of each row; the tracker's run is closed however ours ends."""
+    if sink is None:
+        yield lambda row: None
+        return
+    sink.start(study, asked)
+    try:
+        yield sink.log
+    finally:
+        sink.finish()
 
 
 def with_recovered(row: Row) -> Row:
