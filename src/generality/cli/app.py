@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import errno
 import logging
+import os
 import sys
 import warnings
 from typing import Any
@@ -28,6 +29,23 @@ class SuggestingGroup(TyperGroup):
             hint = f" Did you mean '{near[0]}'?" if near else ""
             raise UserError(f"There is no command '{args[0]}'.{hint} Known: {', '.join(known)}.")
         return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Click's own, but an interruption and a closed pipe are for `main` to put into words."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise InterruptedRun from error
+        except BrokenPipeError as error:
+            raise ClosedPipe from error
+
+
+class InterruptedRun(Exception):  # noqa: N818
+    """Ctrl-C."""
+
+
+class ClosedPipe(Exception):  # noqa: N818
+    """The reader of our output (head, less) has seen enough."""
 
 
 app = typer.Typer(
@@ -69,17 +87,20 @@ def main() -> None:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     warnings.showwarning = _show_warning
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
+    except (InterruptedRun, KeyboardInterrupt):
         print(
             "Stopped. Finished steps are kept: the same command goes on from here.", file=sys.stderr
         )
         sys.exit(130)
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader (head, less) has seen enough
+    except (ClosedPipe, BrokenPipeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
         sys.exit(0)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from generality.cli import options
+from generality.errors import unknown
 
 
 def claims(
@@ -25,7 +26,10 @@ def claims(
     """Show which claims hold, fail or stay open in the latest run of each study."""
     from generality.lab import write_json
     from generality.report import show_claims
+    from generality.studies.study import SCALES
 
+    if scale not in SCALES:
+        raise unknown("scale", scale, SCALES)
     records = [_latest(name, scale, out) for name in studies or _names()]
     found = [record for record in records if record is not None]
     if write:

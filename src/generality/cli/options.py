@@ -42,7 +42,13 @@ def make_lab(device: str, on: str = "in-process") -> Lab:
 
 def console() -> Console:
     """Standard output, in colour where it can be."""
-    return Console()
+    return _Console(markup=False)
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Left to `generality.cli.main`, as for everything else that is printed."""
+        raise BrokenPipeError
 
 
 def print_json(value: Any) -> None:

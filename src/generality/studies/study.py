@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import importlib.util
@@ -139,14 +140,19 @@ def _parse(key: str, text: str, kind: Any) -> Any:
     if origin is types.UnionType or origin is typing.Union:
         if text.lower() in ("none", "null") and type(None) in arguments:
             return None
-        return _parse(key, text, next(a for a in arguments if a is not type(None)))
+        kinds = [argument for argument in arguments if argument is not type(None)]
+        for alternative in kinds[:-1]:
+            with contextlib.suppress(UserError):
+                return _parse(key, text, alternative)
+        return _parse(key, text, kinds[-1])
     if origin is tuple:
         items = [item.strip() for item in text.split(",") if item.strip()]
         return tuple(_parse(key, item, arguments[0]) for item in items)
     if origin is typing.Literal:
-        if text not in arguments:
-            raise unknown(f"value of {key}", text, map(str, arguments))
-        return text
+        choices = {str(argument): argument for argument in arguments}
+        if text not in choices:
+            raise unknown(f"value of {key}", text, choices)
+        return choices[text]
     try:
         if kind is bool:
             return {"true": True, "false": False, "1": True, "0": False}[text.lower()]
@@ -154,6 +160,7 @@ def _parse(key: str, text: str, kind: Any) -> Any:
             return int(text)
         if kind is float:
             return float(text)
+        return text if kind is str else json.loads(text)
     except (KeyError, ValueError) as error:
-        raise UserError(f"--set {key}={text}: that is no {kind.__name__}.") from error
-    return text if kind is str else json.loads(text)
+        name = getattr(kind, "__name__", str(kind))
+        raise UserError(f"--set {key}={text}: that is no {name}.") from error
