@@ -48,7 +48,7 @@ class TextEncoder:
         layer: which hidden state, counted as transformers does: 0 the embeddings, -1 the last.
             Blocks beyond it are not computed.
         pooling: "mean", "last" or "cls".
-        max_length: texts are cut to this many tokens.
+        max_length: texts are cut to this many tokens, or to what the backbone can read.
     """
 
     def __init__(
@@ -62,6 +62,8 @@ class TextEncoder:
         identity: str | None = None,
     ) -> None:
         self.body = getattr(model, "base_model", model).eval()
+        reach = getattr(self.body.config, "max_position_embeddings", None) or max_length
+        max_length = min(max_length, reach, tokenizer.model_max_length)
         self.tokenizer, self.layer, self.max_length = tokenizer, layer, max_length
         self.pooler = HiddenStatePooler(pooling)
         identity = identity or fingerprint(self.body, tokenizer)

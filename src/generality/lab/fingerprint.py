@@ -130,7 +130,10 @@ def _library_content(value: Any) -> Iterator[bytes] | None:
     if hasattr(value, "get_params") and hasattr(value, "fit"):  # a scikit-learn estimator
         return iter([fingerprint(value.get_params(deep=False)).encode()])
     if hasattr(value, "backend_tokenizer"):
-        return iter([value.backend_tokenizer.to_str().encode()])
+        state = json.loads(value.backend_tokenizer.to_str())
+        of_last_call = ("truncation", "padding")  # set by every call, with its arguments
+        own = {name: part for name, part in state.items() if name not in of_last_call}
+        return iter([json.dumps([own, str(value.special_tokens_map)], sort_keys=True).encode()])
     if hasattr(value, "to_diff_dict"):  # a transformers configuration
         return iter([json.dumps(value.to_diff_dict(), sort_keys=True, default=str).encode()])
     return None

@@ -117,7 +117,8 @@ class Lab:
         is_dataset = hasattr(data, "select_columns")
         examples = data[column] if is_dataset else data
         content = data.select_columns([column]) if is_dataset else None
-        with self.progress.task(f"Embedding {len(examples)} texts with {model}") as report:
+        name = model if isinstance(model, (str, Path)) else type(model).__name__
+        with self.progress.task(f"Embedding {len(examples)} examples with {name}") as report:
             return embed(self.steps, encoder, examples, content=content, progress=report)
 
     def replicate(
