@@ -94,6 +94,14 @@ def test_links_lead_to_files_and_headings(page):
             assert anchor in slugs, f"{link}: no such heading"
 
 
+def test_scripts_that_pages_name_exist():
+    named = {
+        name for page in PAGES for name in re.findall(r"python ([\w/]+\.py)", page.read_text())
+    }
+    assert len(named) >= 6
+    assert [name for name in sorted(named) if not (ROOT / name).is_file()] == []
+
+
 def test_sql_examples_work_on_the_columns_of_the_study(tmp_path):
     row = {
         "method": "naive",
