@@ -114,7 +114,7 @@ def results_tables(rows: pd.DataFrame) -> str:
             lines += [f"#### {task}", ""]
         header = [*factors, "floor", "ceiling", *methods]
         lines += ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
-        for setting, cells in part.groupby(factors, sort=False):
+        for setting, cells in part.groupby(factors, sort=False) if factors else [((), part)]:
             shares = [share(cells[cells["method"] == method]) for method in methods]
             means = [f"{cells[name].mean():.3f}" for name in ("floor", "ceiling")]
             lines.append(
