@@ -21,7 +21,7 @@ from generality.benchmarks.splits import (
     normalised,
     stratified,
 )
-from generality.benchmarks.table import encode_labels, read_probabilities, read_table
+from generality.benchmarks.table import encode_labels, read_probabilities, read_rows, read_table
 from generality.benchmarks.transfer_task import TransferTask, load_transfer_task
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "load_transfer_task",
     "normalised",
     "read_probabilities",
+    "read_rows",
     "read_table",
     "stratified",
 ]

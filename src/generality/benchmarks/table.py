@@ -94,7 +94,7 @@ def read_table(
 def read_rows(
     path: str | Path, *, split: str | None = None, as_text: Collection[str] = ()
 ) -> Dataset:
-    """Read a file or saved dataset with its columns as they are.
+    """Read a file, a saved dataset or one on the hub (`hf:org/name`), its columns as they are.
 
     In CSV and TSV a column whose every value is a whole number, a number, or true/false gets that
     type, and its blanks are missing; names in `as_text` and codes such as 007 stay strings.
@@ -102,6 +102,8 @@ def read_rows(
     Raises:
         UserError: for a file that is not there, empty, malformed or not in UTF-8.
     """
+    if str(path).startswith("hf:"):
+        return _from_hub(str(path), split)
     path = Path(path).expanduser()
     if not path.exists():
         raise _not_found(path)

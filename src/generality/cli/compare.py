@@ -44,12 +44,12 @@ def compare(
     With true labels for some rows it measures what each method recovers; without, it says what
     can and cannot be concluded. The winner lands in the run's folder, ready for predict.
     """
-    from generality.benchmarks import read_table
+    from generality.benchmarks import read_rows
     from generality.compare import compare_weak_labels
     from generality.report import show_claims, show_summary, to_json, write_report
 
     record = compare_weak_labels(
-        read_table(data, split=split),
+        read_rows(data, split=split, as_text=[text]),
         text=text,
         label=label,
         weak_label=weak_label,

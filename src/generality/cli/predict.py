@@ -24,13 +24,13 @@ def predict(
     json: options.Json = False,
 ) -> None:
     """Add a prediction and its probability to every row."""
-    from generality.benchmarks import read_table
+    from generality.benchmarks import read_rows
     from generality.compare import predict as predict_rows
 
     writers = {".csv": "to_csv", ".jsonl": "to_json", ".parquet": "to_parquet"}
     if output is not None and output.suffix not in writers:
         raise UserError(f"--output {output}: the name must end in {', '.join(writers)}.")
-    rows = predict_rows(model, read_table(data), text=text, lab=options.make_lab(device))
+    rows = predict_rows(model, read_rows(data), text=text, lab=options.make_lab(device))
     if output is not None:
         temporary = output.with_name(f".{output.stem}.tmp{output.suffix}")
         getattr(rows, writers[output.suffix])(str(temporary))

@@ -94,7 +94,8 @@ class Summary:
 
     `lines` holds every method in every setting. `overall` holds one line per method that ran in
     all of `compared` settings, best mean first; its first line that is not a reference is the
-    best method. `answer` is the headline, `caveats` what has to be said with it.
+    best method. Where a method was `chosen` beforehand, on rows that the scores do not come from, it
+    leads instead. `answer` is the headline, `caveats` what has to be said with it.
     """
 
     kind: Kind
@@ -107,10 +108,11 @@ class Summary:
     floor_name: str
     ceiling_name: str
     lower_is_better: bool
+    chosen: str | None = None
 
     @property
     def best(self) -> Line | None:
-        """The method with the best mean over all compared settings, or None without scores."""
+        """The chosen method, or that with the best mean over all compared settings, if any."""
         return next((line for line in self.overall if not line.reference), None)
 
 
@@ -118,7 +120,7 @@ def summarise_run(run: RunRecord) -> Summary:
     """`summarise` with what the run's configuration says about its rows.
 
     Optional keys of `config.json`: `factors` (columns that were set), `floor_name`,
-    `ceiling_name`, `lower_is_better`.
+    `ceiling_name`, `lower_is_better`, `winner` (the method chosen on rows kept apart).
     """
     config = run.config
     return summarise(
@@ -127,6 +129,7 @@ def summarise_run(run: RunRecord) -> Summary:
         floor_name=config.get("floor_name"),
         ceiling_name=config.get("ceiling_name") or "full supervision",
         lower_is_better=bool(config.get("lower_is_better", False)),
+        chosen=config.get("winner"),
     )
 
 
@@ -137,6 +140,7 @@ def summarise(
     floor_name: str | None = None,
     ceiling_name: str = "full supervision",
     lower_is_better: bool = False,
+    chosen: str | None = None,
 ) -> Summary:
     """Say what share of the gap was recovered, by what, and how sure that is.
 
@@ -152,6 +156,7 @@ def summarise(
         floor_name: what the floor is; by default the supervisor's name if there is only one.
         ceiling_name: what the ceiling is.
         lower_is_better: for losses and error rates; a column of that name says so too.
+        chosen: the method that was chosen on rows kept apart; it leads, whatever came of it here.
 
     >>> rows = pd.DataFrame({"method": ["naive"] * 3, "seed": [0, 1, 2],
     ...     "score": [0.76, 0.77, 0.78], "floor": [0.70, 0.71, 0.72], "ceiling": [0.8, 0.81, 0.82]})
@@ -185,7 +190,7 @@ def summarise(
     means = inside[everywhere].drop(columns="_group").groupby(["_arm", "seed"], sort=False).mean()
     overall = _lines(pd.concat({"": means}, names=["_group"]), references, lower_is_better)
     sign = 1 if lower_is_better else -1
-    overall.sort(key=lambda each: (sign * each.score, each.method))
+    overall.sort(key=lambda each: (each.method != chosen, sign * each.score, each.method))
     if floor_name is None:
         weak = rows["weak"] if "weak" in rows else pd.Series(dtype=str)
         named = weak[rows["_group"].isin(groups_in)].dropna().unique()
@@ -201,6 +206,7 @@ def summarise(
         floor_name=floor_name,
         ceiling_name=ceiling_name,
         lower_is_better=lower_is_better,
+        chosen=chosen if any(line.method == chosen for line in overall) else None,
     )
     return _answered(summary)
 
@@ -477,6 +483,8 @@ def _say(summary: Summary) -> tuple[Kind, str, list[str]]:
         return "empty", "There is no method to compare: every row is a floor or a ceiling.", []
     tried = sum(not line.reference for line in summary.overall)
     leader = "The one method tried" if tried == 1 else f"The best of {tried} methods tried"
+    if summary.chosen and tried > 1:
+        leader = f"The method chosen among {tried} on rows kept apart"
     over = f"over {count(len(best.seeds), 'seed')}"
     if len(summary.compared) > 1:
         over += f" and {len(summary.compared)} settings"
