@@ -12,6 +12,7 @@ the same folder: a killed run is continued there, a finished one is confirmed.
 
 from __future__ import annotations
 
+import glob
 import json
 import logging
 import os
@@ -166,7 +167,7 @@ def query(sql: str, root: str) -> pd.DataFrame:
     """
     try:
         filesystem, address = fsspec.core.url_to_fs(root)
-        found = filesystem.glob(f"{address.rstrip('/')}/*/*/rows.parquet")
+        found = filesystem.glob(f"{glob.escape(address.rstrip('/'))}/*/*/rows.parquet")
     except (ValueError, ImportError, OSError) as error:
         raise UserError(f"The runs at {root} cannot be read: {error}") from error
     if not found:
