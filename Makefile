@@ -3,14 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
-SOURCES := src tests benchmarks
+SOURCES := src tests benchmarks docs
 
 .PHONY: demo test lint docs browser clean
 
 demo: $(VENV)/.library
 	$(BIN)/generality run weak-to-strong --scale small
 
-test: lint browser $(VENV)/.tests
+test: lint docs browser $(VENV)/.tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 lint: $(VENV)/.tests
@@ -20,7 +20,8 @@ lint: $(VENV)/.tests
 	$(BIN)/mypy
 
 docs: $(VENV)/.tests
-	$(BIN)/mkdocs build --strict
+	$(BIN)/python docs/studies_table.py --check
+	$(BIN)/mkdocs build --strict --quiet
 
 # The page tests look at reports in a real browser; without one they are skipped and say so.
 browser:

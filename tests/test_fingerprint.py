@@ -94,10 +94,11 @@ SOURCE = '''
 from dataclasses import dataclass
 
 FACTOR = 2
+TABLE = {{"offset": [{offset}]}}
 
 def inner(x):
     {comment}
-    return x {operator} FACTOR
+    return x {operator} FACTOR + TABLE["offset"][0]
 
 @dataclass
 class Loss:
@@ -114,7 +115,7 @@ def outer(x):
 
 def names_of(tmp_path, **parts: str) -> list[str]:
     """Names of `outer` and of a `Loss` in a module written with these parts, by a new process."""
-    filled = {"comment": "# a", "operator": "*", "doc": "a"} | parts
+    filled = {"comment": "# a", "operator": "*", "doc": "a", "offset": "0"} | parts
     (tmp_path / "written_module.py").write_text(SOURCE.format(**filled))
     script = (
         "import written_module as m; from generality.lab.fingerprint import fingerprint;"
@@ -128,9 +129,10 @@ def names_of(tmp_path, **parts: str) -> list[str]:
 def test_code_is_named_by_what_it_does_and_what_it_calls(tmp_path) -> None:
     before = names_of(tmp_path)
     assert before == names_of(tmp_path, comment="# b", doc="b")
-    changed = names_of(tmp_path, operator="+")
-    assert before[0] != changed[0]
-    assert before[1] != changed[1]
+    for change in ({"operator": "+"}, {"offset": "1"}):
+        changed = names_of(tmp_path, **change)
+        assert before[0] != changed[0]
+        assert before[1] != changed[1]
 
 
 def test_constants_of_the_module_count(monkeypatch) -> None:

@@ -187,11 +187,15 @@ def code_fingerprint(thing: Callable[..., Any] | type) -> str:
 
 
 def _members(value: Any) -> Iterator[Any]:
-    """A value itself, or what a tuple or frozen set holds, in an order of its own."""
-    if not isinstance(value, (tuple, frozenset)):
+    """A value itself, or what a table, list or set holds, in an order of its own."""
+    if isinstance(value, dict):
+        value = [part for pair in value.items() for part in pair]
+    if isinstance(value, (set, frozenset)):
+        value = sorted(value, key=repr)
+    if not isinstance(value, (tuple, list)):
         yield value
         return
-    for place, item in enumerate(value if isinstance(value, tuple) else sorted(value, key=repr)):
+    for place, item in enumerate(value):
         yield place
         yield from _members(item)
 
