@@ -1,4 +1,4 @@
-# `make demo` runs the main study from nothing; `make test` installs what the tests need and runs them.
+# `make demo` runs the main study from nothing; `make test` installs what tests need and runs them.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -32,13 +32,15 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.library: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) torch
-	$(PIP) --editable .
+	@echo "Installing pinned packages into $(VENV) (a few minutes)"
+	@$(PIP) torch
+	@$(PIP) --editable .
 	@touch $@
 
 $(VENV)/.tests: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) torch
-	$(PIP) --editable '.[test]'
+	@echo "Installing pinned packages into $(VENV), those of the tests included (a few minutes)"
+	@$(PIP) torch
+	@$(PIP) --editable '.[test]'
 	@touch $@ $(VENV)/.library
 
 clean:
