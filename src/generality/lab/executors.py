@@ -116,16 +116,20 @@ class OnRay:
                 raise UserError(f"No Ray cluster answers at {where}.") from error
         remote = ray.remote(num_cpus=1)(_call_with)
         pending = [remote.remote(function, item, setup) for item in items]
+        finished = False
         try:
             for reference in pending:
                 yield ray.get(reference)
+            finished = True
         except ray.exceptions.RayTaskError as error:
             raise error.cause from error
         except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
             raise UserError(_WORKER_DIED) from error
         finally:
-            for reference in pending:
-                ray.cancel(reference, force=False)
+            if not finished:  # cancelling a task that has just ended can abort this very process
+                _, waiting = ray.wait(pending, num_returns=len(pending), timeout=0)
+                for reference in waiting:
+                    ray.cancel(reference, force=False)
 
 
 _WORKER_DIED = (
