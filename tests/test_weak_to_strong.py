@@ -3,9 +3,10 @@ import pytest
 
 from generality.benchmarks import TransferTask, load_transfer_task
 from generality.errors import UserError
+from generality.estimators import ProbeLadder
 from generality.lab import Lab
 from generality.studies import configure, find_study
-from generality.studies.supervise.weak_to_strong import CLAIMS, Config, Probes, between, measured
+from generality.studies.supervise.weak_to_strong import CLAIMS, Config, measured
 
 STUDY = find_study("weak-to-strong")
 
@@ -24,11 +25,6 @@ def test_too_small_a_task_says_so() -> None:
         load_transfer_task("tweets", supervised=10_000, transfer=1, test=1)
     with pytest.raises(UserError, match="Did you mean 'movie'"):
         load_transfer_task("movies", supervised=1, transfer=1, test=1)
-
-
-def test_bootstrapping_goes_through_the_rungs_between() -> None:
-    assert between(("a", "b", "c", "d"), "a", "d") == ("b", "c")
-    assert between(("a", "b", "c"), "b", "c") == ()
 
 
 def test_rows_measure_against_the_truth() -> None:
@@ -71,16 +67,21 @@ def test_students_learn_only_from_the_supervisors_labels_of_the_transfer_half(
         return original(self, features, rows, targets, **options)
 
     monkeypatch.setattr(Lab, "probe", spy)
-    config = configure(STUDY, "smoke")
     task = load_transfer_task("movie", supervised=64, transfer=96, test=128)
-    probes = Probes(task, config, Lab(device="cpu", progress=False))
-    probes.student("bag-of-words", "minilm-l6", "naive", epochs=1)
+    ladder = {"bag-of-words": 0, "minilm-l6": 0, "minilm-l6-again": 0}
+    monkeypatch.setattr(
+        Lab, "embed", lambda self, model, texts, **_: np.eye(len(texts), dtype="f4")
+    )
+    probes = ProbeLadder(task, Lab(device="cpu", progress=False), ladder, seeds=2)
+    assert probes.between("bag-of-words", "minilm-l6-again") == ("minilm-l6",)
+    assert probes.between("bag-of-words", "minilm-l6") == ()
+    probes.student("minilm-l6", probes.labels("bag-of-words"), epochs=1)
     (supervised, truth), (transfer, weak) = seen
-    for seed in range(config.seeds):
+    for seed in range(2):
         assert not set(supervised[seed]) & set(transfer[seed])
         assert not set(transfer[seed]) & set(task.test)
         np.testing.assert_array_equal(truth[seed], task.one_hot(supervised[seed]))
-        expected = probes.supervisors["bag-of-words"][seed][transfer[seed]]
+        expected = probes.supervisor("bag-of-words")[seed][transfer[seed]]
         np.testing.assert_array_equal(weak[seed], expected)
 
 
@@ -94,3 +95,34 @@ def test_every_scale_has_a_layer_for_every_rung() -> None:
     for config in STUDY.scales.values():
         assert isinstance(config, Config)
         assert len(config.layers) == len(config.ladder)
+
+
+def test_unknown_methods_and_ladders_without_layers_are_refused() -> None:
+    with pytest.raises(UserError, match="Did you mean 'hard'"):
+        configure(STUDY, "small", ["probe_methods=naive,herd"])
+    with pytest.raises(UserError, match="hidden state for each rung"):
+        configure(STUDY, "small", ["ladder=bag-of-words,minilm-l6"])
+    with pytest.raises(UserError, match="for tuned students"):
+        configure(STUDY, "small", ["probe_methods=generative-first"])
+
+
+def test_a_chain_teaches_each_rung_from_the_one_below(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = load_transfer_task("movie", supervised=64, transfer=96, test=128)
+    monkeypatch.setattr(
+        Lab, "embed", lambda self, model, texts, **_: np.eye(len(texts), dtype="f4")
+    )
+    ladder = {"bag-of-words": 0, "minilm-l6": 0, "smollm2-135m": 0}
+    probes = ProbeLadder(task, Lab(device="cpu", progress=False), ladder, seeds=1)
+    taught = []
+    student = probes.student
+
+    def spy(model, labels, *arguments):  # type: ignore[no-untyped-def]
+        taught.append((model, labels))
+        return student(model, labels, *arguments)
+
+    monkeypatch.setattr(probes, "student", spy)
+    probes.bootstrapped("bag-of-words", "smollm2-135m", epochs=1)
+    assert [model for model, _ in taught] == ["minilm-l6", "smollm2-135m"]
+    np.testing.assert_array_equal(taught[0][1], probes.labels("bag-of-words"))
+    middle = student("minilm-l6", taught[0][1], 1)[:, probes.transfer[0]]
+    np.testing.assert_array_equal(taught[1][1], middle)

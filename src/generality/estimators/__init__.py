@@ -7,7 +7,8 @@ that put any such estimators together. What does not: networks that are tuned wh
 docstring, a line in `tests/test_estimators.py` for scikit-learn's checks, a line in `__all__`.
 """
 
+from generality.estimators.probe_ladder import ProbeLadder
 from generality.estimators.soft_probe import SoftProbe
 from generality.estimators.weak_to_strong import WeakToStrong, bootstrap_chain
 
-__all__ = ["SoftProbe", "WeakToStrong", "bootstrap_chain"]
+__all__ = ["ProbeLadder", "SoftProbe", "WeakToStrong", "bootstrap_chain"]

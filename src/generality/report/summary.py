@@ -94,8 +94,8 @@ class Summary:
 
     `lines` holds every method in every setting. `overall` holds one line per method that ran in
     all of `compared` settings, best mean first; its first line that is not a reference is the
-    best method. Where a method was `chosen` beforehand, on rows that the scores do not come from, it
-    leads instead. `answer` is the headline, `caveats` what has to be said with it.
+    best method. Where a method was `chosen` beforehand, on rows that the scores do not come from,
+    it leads instead. `answer` is the headline, `caveats` what has to be said with it.
     """
 
     kind: Kind

@@ -14,17 +14,17 @@ instead of ten thousand (noisier supervisors, wider intervals).
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float
 
 from generality.benchmarks import TransferTask, load_transfer_task
 from generality.claims import Claim, Row, greater, interacts, less
+from generality.errors import UserError, unknown
+from generality.estimators import ProbeLadder
 from generality.lab import Lab, TrainConfig
-from generality.lab.features import standardised
 from generality.measures import accuracy, harden, student_supervisor_agreement
 from generality.objectives import ConfidenceLoss, ProductLoss, soft_cross_entropy
 from generality.studies.study import Paper
@@ -35,7 +35,7 @@ PAPER = Paper(
     year=2023,
 )
 
-OBJECTIVES = {
+OBJECTIVES: dict[str, Callable[..., Any]] = {
     "naive": soft_cross_entropy,
     "hard": soft_cross_entropy,
     "bootstrapped": soft_cross_entropy,
@@ -71,6 +71,15 @@ class Config:
     tuned_epochs: int = 2
     tuned_learning_rate: float = 5e-5  # Adam, batch 32, cosine to 0
     generative_epochs: float = 1.0  # of "generative-first", on the transfer half's texts
+
+    def __post_init__(self) -> None:
+        for method in (*self.probe_methods, *self.tuned_methods):
+            if method not in OBJECTIVES:
+                raise unknown("method", method, OBJECTIVES)
+        if "generative-first" in self.probe_methods or "bootstrapped" in self.tuned_methods:
+            raise UserError("bootstrapped is for probes, generative-first for tuned students.")
+        if len(self.layers) != len(self.ladder):
+            raise UserError("layers names one hidden state for each rung of the ladder.")
 
 
 SCALES = {
@@ -156,75 +165,41 @@ def run(config: Config, lab: Lab) -> Iterator[Row]:
             name, supervised=config.supervised, transfer=config.transfer, test=config.test,
             words=config.max_length // 2, path=config.data_path,
         )  # fmt: skip
-        probes = Probes(task, config, lab)
-        for row in (*probe_rows(probes), *tuned_rows(probes)):
+        probes = ProbeLadder(
+            task, lab, dict(zip(config.ladder, config.layers, strict=True)), seeds=config.seeds,
+            learning_rate=config.probe_learning_rate, max_length=config.max_length,
+        )  # fmt: skip
+        for row in itertools.chain(probe_rows(config, probes), tuned_rows(config, probes)):
             yield Row(task=name, **row)
 
 
-class Probes:
-    """Linear probes of every rung, all seeds of an arm trained together, and their labels."""
-
-    def __init__(self, task: TransferTask, config: Config, lab: Lab) -> None:
-        self.task, self.config, self.lab = task, config, lab
-        halves = [task.halves(seed) for seed in lab.seeds(config.seeds)]
-        self.supervised, self.transfer = map(np.stack, zip(*halves, strict=True))
-        self.features = {
-            model: standardised(
-                lab.embed(model, task.texts, layer=layer, max_length=config.max_length), task.train
-            )
-            for model, layer in zip(config.ladder, config.layers, strict=True)
-        }
-        self.supervisors = {
-            model: self.train(model, self.supervised, task.one_hot(self.supervised), 10)
-            for model in config.ladder[:-1]
-        }
-
-    def train(
-        self, model: str, rows: np.ndarray, targets: np.ndarray, epochs: int, method: str = "naive"
-    ) -> Float[np.ndarray, "seeds texts classes"]:
-        """Class probabilities of every text, by probes trained on each seed's rows and targets."""
-        return self.lab.probe(
-            self.features[model], rows, targets, loss=OBJECTIVES[method], epochs=epochs,
-            learning_rate=self.config.probe_learning_rate, optimizer="adam",
-        )  # fmt: skip
-
-    def student(
-        self, weak: str, strong: str, method: str, epochs: int
-    ) -> Float[np.ndarray, "seeds texts classes"]:
-        """A strong probe taught by a weak one, directly or through every rung between them."""
-        labels = take(self.supervisors[weak], self.transfer)
-        if method != "bootstrapped":
-            targets = harden(labels) if method == "hard" else labels
-            return self.train(strong, self.transfer, targets, epochs, method)
-        for model in between(self.config.ladder, weak, strong):
-            labels = take(self.train(model, self.transfer, labels, epochs), self.transfer)
-        return self.train(strong, self.transfer, labels, epochs)
-
-
-def probe_rows(probes: Probes) -> Iterator[Row]:
+def probe_rows(config: Config, probes: ProbeLadder) -> Iterator[Row]:
     """Every pair of the ladder, every length of training, every method, every seed."""
-    config, task = probes.config, probes.task
-    truth, test = task.one_hot(probes.transfer), task.labels[task.test]
+    test = probes.task.test
     pairs = list(itertools.combinations(config.ladder, 2))
     for (weak, strong), epochs in itertools.product(pairs, config.probe_epochs):
-        ceilings = probes.train(strong, probes.transfer, truth, epochs)
+        ceiling = probes.ceiling(strong, epochs)
         for method in config.probe_methods:
-            if method == "bootstrapped" and not between(config.ladder, weak, strong):
+            if method == "bootstrapped" and not probes.between(weak, strong):
                 continue
-            students = probes.student(weak, strong, method, epochs)
+            if method == "bootstrapped":
+                student = probes.bootstrapped(weak, strong, epochs)
+            else:
+                labels = teach(method, probes.labels(weak))
+                student = probes.student(strong, labels, epochs, OBJECTIVES[method])
+            three = student, ceiling, probes.supervisor(weak)
             for seed in probes.lab.seeds(config.seeds):
-                three = students, ceilings, probes.supervisors[weak]
                 yield Row(
                     method=method, seed=seed, weak=weak, strong=strong, tuning="probe",
-                    epochs=epochs, **measured(test, *(each[seed, task.test] for each in three)),
+                    epochs=epochs,
+                    **measured(probes.task.labels[test], *(each[seed, test] for each in three)),
                 )  # fmt: skip
 
 
-def tuned_rows(probes: Probes) -> Iterator[Row]:
+def tuned_rows(config: Config, probes: ProbeLadder) -> Iterator[Row]:
     """Students that are tuned as a whole (or by low-rank updates) on the lowest rung's labels."""
-    config, supervisor = probes.config, probes.supervisors[probes.config.ladder[0]]
     items = [
-        (probes.task, config, strong, method, seed, supervisor[seed])
+        (probes.task, config, strong, method, seed, probes.supervisor(config.ladder[0])[seed])
         for strong in config.tuned
         for seed in probes.lab.seeds(config.tuned_seeds)
         for method in config.tuned_methods
@@ -237,28 +212,32 @@ def tuned_row(lab: Lab, item: tuple[TransferTask, Config, str, str, int, np.ndar
     task, config, strong, method, seed, supervisor = item
     rows = task.halves(seed)[1][: config.tuned_transfer]
     texts = [task.texts[row] for row in rows]
-    student_only: dict[str, Any] = {}
-    common: dict[str, Any] = {
-        "predict": {"test": [task.texts[row] for row in task.test]},
-        "seed": seed,
-        "tuning": config.tuning,
-        "max_length": config.max_length,
-        "config": TrainConfig(epochs=config.tuned_epochs, learning_rate=config.tuned_learning_rate),
+    generative = {"generative_epochs": config.generative_epochs, "generative_texts": texts}
+    arms = {
+        "student": (teach(method, supervisor[rows]), OBJECTIVES[method]),
+        "ceiling": (task.one_hot(rows), soft_cross_entropy),
     }
-    if method == "generative-first":
-        student_only = {"generative_epochs": config.generative_epochs, "generative_texts": texts}
-    weak = harden(supervisor) if method == "hard" else supervisor
-    student = lab.finetune(
-        strong, texts, weak[rows], objective=OBJECTIVES[method], **common, **student_only
-    )
-    ceiling = lab.finetune(
-        strong, texts, task.one_hot(rows), objective=soft_cross_entropy, **common
-    )
-    three = student.probabilities["test"], ceiling.probabilities["test"], supervisor[task.test]
+    student, ceiling = (
+        lab.finetune(
+            strong, texts, targets, objective=objective, seed=seed, tuning=config.tuning,
+            predict={"test": [task.texts[row] for row in task.test]}, max_length=config.max_length,
+            config=TrainConfig(
+                epochs=config.tuned_epochs, learning_rate=config.tuned_learning_rate
+            ),
+            **(generative if (arm, method) == ("student", "generative-first") else {}),
+        ).probabilities["test"]
+        for arm, (targets, objective) in arms.items()
+    )  # fmt: skip
     return Row(
         method=method, seed=seed, weak=config.ladder[0], strong=strong, tuning=config.tuning,
-        epochs=config.tuned_epochs, **measured(task.labels[task.test], *three),
+        epochs=config.tuned_epochs,
+        **measured(task.labels[task.test], student, ceiling, supervisor[task.test]),
     )  # fmt: skip
+
+
+def teach(method: str, labels: np.ndarray) -> np.ndarray:
+    """The supervisor's labels as the method takes them: distributions, or one-hot."""
+    return harden(labels) if method == "hard" else labels
 
 
 def measured(
@@ -273,13 +252,3 @@ def measured(
         agreement=agreement.overall,
         copied_errors=agreement.where_wrong,
     )
-
-
-def take(predictions: np.ndarray, rows: np.ndarray) -> Float[np.ndarray, "seeds rows classes"]:
-    """Each seed's predictions for its own rows."""
-    return np.take_along_axis(predictions, rows[..., None], axis=1)
-
-
-def between(ladder: tuple[str, ...], weak: str, strong: str) -> tuple[str, ...]:
-    """The rungs above `weak` and below `strong`."""
-    return ladder[ladder.index(weak) + 1 : ladder.index(strong)]
