@@ -151,7 +151,7 @@ class BagEncoder:
 
     def __init__(self, bag: BagOfWords) -> None:
         self.bag = bag
-        self.fingerprint = fingerprint("bag-of-words", repr(bag))
+        self.fingerprint = fingerprint(type(bag), repr(bag))
 
     def prepare(self, examples: Sequence[str]) -> list[str]:
         """The texts as they are."""
