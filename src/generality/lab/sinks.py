@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from typing import Any, Protocol
 
 from generality.claims import Row
-from generality.errors import import_extra, unknown
+from generality.errors import UserError, import_extra, unknown
 
 
 class Sink(Protocol):
@@ -26,7 +29,40 @@ def make_sink(name: str) -> Sink:
     """The sink called `mlflow`, `wandb` or `trackio`."""
     if name not in _SINKS:
         raise unknown("tracker", name, _SINKS)
-    return _SINKS[name]()
+    return _Tracker(name, _SINKS[name]())
+
+
+class _Tracker:
+    """A sink whose prints stay off standard output and whose failures are one sentence."""
+
+    def __init__(self, name: str, sink: Sink) -> None:
+        self.name, self.sink = name, sink
+
+    def start(self, study: str, config: dict[str, Any]) -> None:
+        with self._guarded():
+            self.sink.start(study, config)
+
+    def log(self, row: Row) -> None:
+        with self._guarded():
+            self.sink.log(row)
+
+    def finish(self) -> None:
+        with self._guarded():
+            self.sink.finish()
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        try:
+            with redirect_stdout(sys.stderr):
+                yield
+        except UserError:
+            raise
+        except Exception as error:
+            reason = str(error).strip().split("\n")[0] or type(error).__name__
+            raise UserError(
+                f"{self.name} failed: {reason} The run's own files are whole: mend that, or run "
+                "again without --track."
+            ) from error
 
 
 def _numbers(row: Row) -> dict[str, float]:
