@@ -10,6 +10,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 import tiny_models
 from generality.errors import UserError
 from generality.lab import Lab, TrainConfig
+from generality.lab import finetune as room
 from generality.lab import lab as lab_module
 from generality.lab.progress import ProgressBars
 from generality.objectives import soft_cross_entropy
