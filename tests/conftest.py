@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -69,7 +70,9 @@ def generality(
     return call
 
 
-def start(*arguments: object, home: Path, cwd: Path, **variables: str) -> subprocess.Popen[str]:
+def start(
+    *arguments: object, home: Path, cwd: Path, stderr: Any = subprocess.PIPE, **variables: str
+) -> subprocess.Popen[str]:
     """The command line in a process of its own, which can be killed."""
     environment = {
         **os.environ,
@@ -83,6 +86,6 @@ def start(*arguments: object, home: Path, cwd: Path, **variables: str) -> subpro
         cwd=cwd,
         env=environment,
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=stderr,
         text=True,
     )
