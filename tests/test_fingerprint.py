@@ -1,7 +1,11 @@
 import functools
+import inspect
+import math
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -97,6 +101,7 @@ def test_what_has_no_content_is_refused() -> None:
 
 SOURCE = '''
 from dataclasses import dataclass
+from pathlib import Path
 
 FACTOR = 2
 TABLE = {{"offset": [{offset}]}}
@@ -148,3 +153,50 @@ def test_constants_of_the_module_count(monkeypatch) -> None:
     code_fingerprint.cache_clear()
     assert code_fingerprint(confidence._balance) != before
     code_fingerprint.cache_clear()
+
+
+LOSSES = (lambda x: x + 1, lambda x: x + 2)
+KINDS = frozenset({"alpha", "beta", "gamma", "delta"})
+STEPS = (code_fingerprint, fingerprint)
+
+
+def uses_constants(x):
+    return [
+        x in KINDS,
+        STEPS,
+        x in {"one", "two", "three"},
+        math.pi,
+        inspect.__name__,
+        type(x).__name__,
+    ]
+
+
+def test_code_has_the_same_name_in_every_process() -> None:
+    script = (
+        "import test_fingerprint as t; from generality.lab.finetune import finetune as f; "
+        "print(t.code_fingerprint(t.uses_constants), t.code_fingerprint(f), "
+        "t.code_fingerprint(t.LOSSES[0]))"
+    )
+    said = {
+        subprocess.run(
+            [sys.executable, "-c", script],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            cwd=Path(__file__).parent, capture_output=True, text=True, check=True,
+        ).stdout
+        for seed in ("1", "2", "3")
+    }  # fmt: skip
+    assert len(said) == 1
+
+
+def test_lambdas_of_one_line_differ() -> None:
+    assert code_fingerprint(LOSSES[0]) != code_fingerprint(LOSSES[1])
+
+
+def test_what_a_nested_function_captured_counts() -> None:
+    def scaled(weights):
+        return lambda x: x * weights
+
+    same = [code_fingerprint(scaled(np.arange(3.0))) for _ in range(2)]
+    assert same[0] == same[1]
+    assert same[0] != code_fingerprint(scaled(np.arange(4.0)))
+    assert code_fingerprint(scaled([1])) != code_fingerprint(scaled([2]))
