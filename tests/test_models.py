@@ -284,7 +284,7 @@ def test_a_bag_knows_the_order_of_neighbours():
 def test_a_bag_is_a_model_by_name():
     bag = load_model("bag-of-words")
     assert isinstance(bag, BagOfWords)
-    assert "num_features=4096" in repr(bag)
+    assert "num_features=16384" in repr(bag)
     with pytest.raises(ValueError, match="at least 1"):
         BagOfWords(0)
 

@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Float
 
 from generality.benchmarks import TransferTask
+from generality.estimators.soft_probe import moments, standardised
 from generality.lab import Lab
-from generality.lab.features import standardised
 from generality.objectives import soft_cross_entropy
 
 Labels = Float[np.ndarray, "seeds rows classes"]
@@ -53,10 +53,7 @@ class ProbeLadder:
         halves = [task.halves(seed) for seed in lab.seeds(seeds)]
         self.supervised, self.transfer = map(np.stack, zip(*halves, strict=True))
         self.features = {
-            model: standardised(
-                lab.embed(model, task.texts, layer=layer, max_length=max_length), task.train
-            )
-            for model, layer in ladder.items()
+            model: self._standardised(model, layer, max_length) for model, layer in ladder.items()
         }
         self._supervisors: dict[str, Predictions] = {}
 
@@ -97,6 +94,13 @@ class ProbeLadder:
     def between(self, weak: str, strong: str) -> tuple[str, ...]:
         """The rungs above one and below the other."""
         return self.rungs[self.rungs.index(weak) + 1 : self.rungs.index(strong)]
+
+    def _standardised(
+        self, model: str, layer: int, max_length: int
+    ) -> Float[np.ndarray, "texts dim"]:
+        texts, train = self.task.texts, self.task.train
+        features = self.lab.embed(model, texts, layer=layer, max_length=max_length)
+        return standardised(features, *moments(features[train]))
 
     def train(
         self,

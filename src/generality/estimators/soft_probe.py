@@ -165,7 +165,19 @@ def standardised(
 def moments(
     features: Float[NDArray[Any], "n d"],
 ) -> tuple[Float[NDArray[np.float64], " d"], Float[NDArray[np.float64], " d"]]:
-    """Mean and standard deviation of each feature; 1 instead of a deviation of (nearly) 0."""
+    """Mean and standard deviation of each feature; 1 instead of a deviation of (nearly) 0.
+
+    Features of which most entries are exactly zero (word counts) are not centred and share one
+    scale: divided by deviations of their own, the rarest words would speak loudest.
+
+    >>> moments(np.array([[1.0, 5.0], [3.0, 5.0]]))
+    (array([2., 5.]), array([1., 1.]))
+    >>> moments(np.array([[0.0, 3.0], [0.0, 0.0], [0.0, 0.0]]))[1].round(3)
+    array([1.118, 1.118])
+    """
+    if 2 * np.count_nonzero(features) < features.size:
+        common = float(np.std(features, dtype=np.float64)) or 1.0
+        return np.zeros(features.shape[1]), np.full(features.shape[1], common)
     mean, scale = features.mean(0, dtype=np.float64), features.std(0, dtype=np.float64)
     scale[scale <= 1e-6 * np.abs(mean)] = 1.0
     return mean, scale

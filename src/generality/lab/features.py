@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from generality.errors import UserError
 from generality.lab.encoders import Encoder
@@ -66,18 +66,6 @@ def embed(
             shutil.rmtree(partial, ignore_errors=True)
     kept = _kept(store, key, count=False)
     return features if kept is None else kept
-
-
-def standardised(
-    features: Float[np.ndarray, "examples dim"], rows: Int[np.ndarray, " n"]
-) -> Float[np.ndarray, "examples dim"]:
-    """Features with zero mean and unit variance over the given rows (those of training).
-
-    >>> standardised(np.array([[1.0], [3.0], [5.0]]), np.array([0, 1])).ravel()
-    array([-1.,  1.,  3.])
-    """
-    mean, scale = features[rows].mean(0), features[rows].std(0)
-    return (features - mean) / np.where(scale > 0, scale, 1).astype(features.dtype)
 
 
 def _kept(

@@ -12,7 +12,7 @@ from torch import nn
 
 
 class BagOfWords(nn.Module):
-    """Which words and neighbouring pairs a text has, hashed into a vector of length 1.
+    """Which words a text has, hashed into a vector of length 1.
 
     Nothing is fitted: no vocabulary, no document frequencies, so features of a text never depend
     on other texts. Words are lower-cased runs of two or more letters or digits. Each occurrence
@@ -25,7 +25,8 @@ class BagOfWords(nn.Module):
     Source: Weinberger et al. 2009 (arXiv 0902.2206), feature hashing with signs.
 
     Args:
-        num_features: length of the vector.
+        num_features: length of the vector. Short ones cost accuracy: words that share a place
+            cannot be told apart.
         ngrams: longest run of words that counts as one feature.
 
     Raises:
@@ -36,7 +37,7 @@ class BagOfWords(nn.Module):
     ((3, 64), dtype('float32'), [1.0, 1.0, 0.0])
     """
 
-    def __init__(self, num_features: int = 4096, *, ngrams: int = 2) -> None:
+    def __init__(self, num_features: int = 16_384, *, ngrams: int = 1) -> None:
         super().__init__()
         if num_features < 1 or ngrams < 1:
             raise ValueError(

@@ -67,7 +67,7 @@ class Config:
     tuning: Literal["full", "lora"] = "full"
     tuned_methods: tuple[str, ...] = ("naive", "confidence-0.75")
     tuned_seeds: int = 3
-    tuned_transfer: int = 600  # examples, of the transfer half
+    tuned_transfer: int = 480  # examples, of the transfer half
     tuned_epochs: int = 2
     tuned_learning_rate: float = 5e-5  # Adam, batch 32, cosine to 0
     generative_epochs: float = 1.0  # of "generative-first", on the transfer half's texts
