@@ -298,7 +298,7 @@ def test_the_saved_probe_is_safetensors_and_json(compare) -> None:
     assert sorted(path.name for path in best.iterdir()) == ["head.safetensors", "winner.json"]
     tensors = load_file(best / "head.safetensors")
     assert {name: tuple(tensor.shape) for name, tensor in tensors.items()} == {
-        "weight": (2, 4096), "mean": (4096,), "scale": (4096,),
+        "weight": (2, 16384), "mean": (16384,), "scale": (16384,),
     }  # fmt: skip
     about = json.loads((best / "winner.json").read_text())
     assert about["method"] == "naive"

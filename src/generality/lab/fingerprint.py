@@ -217,7 +217,10 @@ def _is_local(thing: Any) -> bool:
     """Whether this is a function or class of generality or of code that is not installed."""
     if not (inspect.isfunction(thing) or inspect.isclass(thing) or inspect.ismethod(thing)):
         return False
-    name = str(thing.__module__)
+    return _is_local_module(str(thing.__module__))
+
+
+def _is_local_module(name: str) -> bool:
     file = getattr(sys.modules.get(name), "__file__", None)
     if name.split(".")[0] == "generality" or name == "__main__":
         return True
@@ -278,6 +281,8 @@ def _references(thing: Any) -> Iterator[tuple[str, Any]]:
         for name in names:
             value = function.__globals__.get(name, sys.modules.get(name))
             if isinstance(value, ModuleType):
+                if not _is_local_module(value.__name__):
+                    continue  # what others keep in their modules is not our code
                 found = [n for n in names if n in vars(value) and not n.startswith("__")]
                 yield from ((f"{name}.{n}", vars(value)[n]) for n in found)
             elif value is not None:
