@@ -18,6 +18,7 @@ from conftest import start
 from generality.errors import UserError
 from generality.lab import Lab, open_run, read_run
 from generality.lab.steps import StepStore
+from generality.studies import configure, find_study, run_study
 
 MAIN = ["run", "weak-to-strong", "--scale", "smoke", "--json"]
 
@@ -39,13 +40,11 @@ def entries(home: Path) -> dict[str, int]:
 
 @pytest.mark.slow
 def test_the_main_study_survives_kills(tmp_path: Path, artifacts: Path) -> None:
-    whole_home = home_with(tmp_path / "whole_home", artifacts)
     home = home_with(tmp_path / "home", artifacts)
-    whole, here = tmp_path / "whole", tmp_path / "here"
-    whole.mkdir()
+    here = tmp_path / "here"
     here.mkdir()
     kept: dict[str, int] = {}
-    for more in (2, 6, 5):
+    for more in (3, 7):
         process = start(*MAIN, home=home, cwd=here)
         wanted = len(kept) + more
         until(lambda: len(entries(home)) >= wanted or process.poll() is not None)  # noqa: B023
@@ -68,15 +67,14 @@ def test_the_main_study_survives_kills(tmp_path: Path, artifacts: Path) -> None:
     assert found.environment["steps"]["computed"] == len(final) - len(kept)
     assert found.environment["steps"]["reused"] >= len(kept)
 
-    process = start(*MAIN, home=whole_home, cwd=whole)
-    expected_out, err = process.communicate(timeout=240)
-    assert process.returncode == 0, err
-    expected = record(whole)
+    study = find_study("weak-to-strong")
+    lab = Lab(home=tmp_path / "whole" / "steps", device="cpu", progress=False)
+    expected = run_study(study, configure(study, "smoke"), lab, scale="smoke", root=tmp_path)
     assert expected.environment["steps"]["computed"] == len(final)
-    assert set(entries(whole_home)) == set(final), "the same steps, by name"
+    assert set(entries(tmp_path / "whole")) == set(final), "the same steps, by name"
     pd.testing.assert_frame_equal(found.rows, expected.rows)
     assert found.claims == expected.claims
-    assert json.loads(out)["report"] == json.loads(expected_out)["report"]
+    assert Path(json.loads(out)["report"]).parent.name == expected.directory.name
 
 
 def record(folder: Path):
@@ -145,10 +143,10 @@ def test_a_step_too_large_for_the_disk_is_computed_and_not_kept(small_disk: Path
 
 def test_features_too_large_for_the_disk_are_refused(small_disk: Path) -> None:
     lab = Lab(home=small_disk / "steps", device="cpu", progress=False)
-    with pytest.raises(UserError, match=r"need 2 MB and the disk.*No space left.*GENERALITY_HOME"):
+    with pytest.raises(UserError, match=r"need \d MB and the disk.*No space left.*GENERALITY_HOME"):
         lab.embed("bag-of-words", [f"text {i}" for i in range(100)])
     assert not list(small_disk.rglob("*.npy"))
-    assert lab.embed("bag-of-words", ["a text"]).shape == (1, 4096)
+    assert lab.embed("bag-of-words", ["a text"]).shape[0] == 1
     fill(small_disk)
     with pytest.raises(UserError, match="GENERALITY_HOME"):
         lab.embed("bag-of-words", ["another text"] * 2)

@@ -51,7 +51,7 @@ def test_models_are_embedded_by_name_once(lab: Lab, model: str, tmp_path: Path) 
     other = Lab(home=lab.steps.root, device="cpu", progress=False)
     np.testing.assert_array_equal(other.embed(model, texts, layer=1, pooling="cls"), found)
     assert (other.steps.computed, other.steps.reused) == (0, 1)
-    assert lab.embed("bag-of-words", texts).shape == (20, 4096)
+    assert lab.embed("bag-of-words", texts).shape[0] == 20
     with pytest.raises(UserError, match="minilm-l6"):
         lab.embed("minilm", texts)
 

@@ -114,7 +114,7 @@ class OnRay:
             except ConnectionError as error:
                 where = self.address or os.environ.get("RAY_ADDRESS", "this machine")
                 raise UserError(f"No Ray cluster answers at {where}.") from error
-        remote = ray.remote(num_cpus=1)(_call_with)
+        remote = ray.remote(num_cpus=1, max_retries=1)(_call_with)
         pending = [remote.remote(function, item, setup) for item in items]
         finished = False
         try:
