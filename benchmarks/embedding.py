@@ -73,7 +73,8 @@ def main() -> None:
     pairs = [(bare(encoder, texts), cached(encoder, texts)) for _ in range(3)]
     loop, cache = (min(times) for times in zip(*pairs, strict=True))
     print(
-        f"{len(texts)} texts, minilm-l6, {torch.get_num_threads()} threads, torch {torch.__version__}"
+        f"{len(texts)} texts, minilm-l6, {torch.get_num_threads()} threads, torch "
+        f"{torch.__version__}"
     )
     print(f"bare sorted loop  {len(texts) / loop:8.0f} texts/s")
     print(f"feature cache     {len(texts) / cache:8.0f} texts/s")

@@ -20,7 +20,7 @@ from torch import nn
 import tiny_models
 from generality.errors import UserError
 from generality.lab import Lab, embed, features
-from generality.lab.encoders import ModuleEncoder, TextEncoder
+from generality.lab.encoders import ModuleEncoder, TextEncoder, make_encoder
 from generality.lab.features import similar_batches
 from generality.lab.steps import StepStore
 
@@ -311,3 +311,8 @@ def test_memory_does_not_grow_with_the_dataset(tmp_path: Path) -> None:
     (small, _), (large, size) = (map(int, run.communicate()[0].split()) for run in runs)
     assert size > 160e6
     assert large - small < 40e6
+
+
+def test_a_layer_that_is_not_there_is_refused(artifacts: Path) -> None:
+    with pytest.raises(UserError, match="hidden states 0 to 6"):
+        make_encoder("minilm-l6", layer=7, device="cpu")

@@ -100,10 +100,14 @@ def test_every_scale_has_a_layer_for_every_rung() -> None:
 def test_unknown_methods_and_ladders_without_layers_are_refused() -> None:
     with pytest.raises(UserError, match="Did you mean 'hard'"):
         configure(STUDY, "small", ["probe_methods=naive,herd"])
-    with pytest.raises(UserError, match="hidden state for each rung"):
+    with pytest.raises(UserError, match="hidden state for each"):
         configure(STUDY, "small", ["ladder=bag-of-words,minilm-l6"])
     with pytest.raises(UserError, match="for tuned students"):
         configure(STUDY, "small", ["probe_methods=generative-first"])
+    for setting in ("supervised=0", "probe_epochs=2,0", "tasks=", "test=0"):
+        with pytest.raises(UserError, match="must not be 0 or empty"):
+            configure(STUDY, "small", [setting])
+    assert configure(STUDY, "small", ["seeds=1"]).tuned_seeds == 3  # more than there are
 
 
 def test_a_chain_teaches_each_rung_from_the_one_below(monkeypatch: pytest.MonkeyPatch) -> None:

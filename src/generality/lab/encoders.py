@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from generality.errors import UserError
 from generality.lab.fingerprint import fingerprint
 from generality.models import (
     BagOfWords,
@@ -188,6 +189,9 @@ def make_encoder(
             raise ValueError(f"{model} is no text model: give `collate`, from examples to a tensor")
         name = None if layer is None else str(layer)
         return ModuleEncoder(module, collate, layer=name, identity=identity)
+    depth = getattr(module.config, "num_hidden_layers", None)
+    if layer is not None and depth is not None and not -depth - 1 <= int(layer) <= depth:
+        raise UserError(f"'{model}' has hidden states 0 to {depth} (the last, -1), not {layer}.")
     return TextEncoder(
         module,
         load_tokenizer(str(model)),

@@ -66,10 +66,10 @@ class Config:
     tuned: tuple[str, ...] = ("minilm-l6",)  # students that are also tuned, from the first rung
     tuning: Literal["full", "lora"] = "full"
     tuned_methods: tuple[str, ...] = ("naive", "confidence-0.75")
-    tuned_seeds: int = 3
-    tuned_transfer: int = 480  # examples, of the transfer half
+    tuned_seeds: int = 3  # at most `seeds`: each needs its supervisor
+    tuned_transfer: int = 320  # examples, of the transfer half
     tuned_epochs: int = 2
-    tuned_learning_rate: float = 5e-5  # Adam, batch 32, cosine to 0
+    tuned_learning_rate: float = 2e-4  # Adam, batch 32, cosine to 0; chosen as the probes' rate
     generative_epochs: float = 1.0  # of "generative-first", on the transfer half's texts
 
     def __post_init__(self) -> None:
@@ -78,8 +78,12 @@ class Config:
                 raise unknown("method", method, OBJECTIVES)
         if "generative-first" in self.probe_methods or "bootstrapped" in self.tuned_methods:
             raise UserError("bootstrapped is for probes, generative-first for tuned students.")
-        if len(self.layers) != len(self.ladder):
-            raise UserError("layers names one hidden state for each rung of the ladder.")
+        if len(self.ladder) < 2 or len(self.layers) != len(self.ladder):
+            raise UserError("layers names one hidden state for each of two rungs or more.")
+        counts = ("supervised", "transfer", "test", "max_length", "seeds", "tuned_transfer")
+        for name in (*counts, "tuned_epochs", "tasks", "probe_epochs"):
+            if not getattr(self, name) or 0 in np.atleast_1d(getattr(self, name)):
+                raise UserError(f"{name} must not be 0 or empty.")
 
 
 SCALES = {
@@ -177,7 +181,7 @@ def probe_rows(config: Config, probes: ProbeLadder) -> Iterator[Row]:
     """Every pair of the ladder, every length of training, every method, every seed."""
     test = probes.task.test
     pairs = list(itertools.combinations(config.ladder, 2))
-    for (weak, strong), epochs in itertools.product(pairs, config.probe_epochs):
+    for (weak, strong), epochs in itertools.product(pairs, dict.fromkeys(config.probe_epochs)):
         ceiling = probes.ceiling(strong, epochs)
         for method in config.probe_methods:
             if method == "bootstrapped" and not probes.between(weak, strong):
@@ -201,7 +205,7 @@ def tuned_rows(config: Config, probes: ProbeLadder) -> Iterator[Row]:
     items = [
         (probes.task, config, strong, method, seed, probes.supervisor(config.ladder[0])[seed])
         for strong in config.tuned
-        for seed in probes.lab.seeds(config.tuned_seeds)
+        for seed in probes.lab.seeds(min(config.seeds, config.tuned_seeds))
         for method in config.tuned_methods
     ]
     yield from probes.lab.map(tuned_row, items, description="Tuning students")
