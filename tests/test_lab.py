@@ -206,3 +206,16 @@ def test_progress_on_a_terminal_shows_what_takes_long(monkeypatch) -> None:
     assert bars._bars is None
     with ProgressBars(enabled=False).task("Silent") as report:
         report(1, 1)
+
+
+def test_kept_features_need_no_model(
+    tmp_path: Path, artifacts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = ["a fine film", "a dull one"]
+    first = Lab(home=tmp_path, device="cpu", progress=False).embed("minilm-l6", texts, layer=1)
+    lab_module._encoder.cache_clear()
+    monkeypatch.setattr("generality.lab.encoders.load_model", None)  # loading would crash
+    again = Lab(home=tmp_path, device="cpu", progress=False)
+    np.testing.assert_array_equal(again.embed("minilm-l6", texts, layer=1), first)
+    with pytest.raises(TypeError, match="not callable"):
+        again.embed("minilm-l6", texts, layer=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -165,6 +166,44 @@ class BagEncoder:
     def encode(self, prepared: list[str]) -> Float[np.ndarray, "batch dim"]:
         """Hashed counts, unit length."""
         return self.bag.encode(prepared)
+
+
+class NamedEncoder:
+    """The encoder of a model by name, loaded when there is something to encode.
+
+    Features that are kept already are found by its fingerprint alone; loading takes seconds.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        layer: int | str | None,
+        pooling: str | None,
+        max_length: int,
+        device: str,
+    ) -> None:
+        code = (TextEncoder, ModuleEncoder, BagEncoder)
+        self.fingerprint = fingerprint(code, model_identity(model), layer, pooling, max_length)
+        self._load = functools.partial(
+            make_encoder, model, layer=layer, pooling=pooling, max_length=max_length, device=device
+        )
+
+    @functools.cached_property
+    def _encoder(self) -> Encoder:
+        return self._load()
+
+    def prepare(self, examples: Sequence[Any]) -> list[Any]:
+        """As the encoder does."""
+        return self._encoder.prepare(examples)
+
+    def size(self, prepared: Any) -> int:
+        """As the encoder does."""
+        return self._encoder.size(prepared)
+
+    def encode(self, prepared: list[Any]) -> Float[np.ndarray, "batch dim"]:
+        """As the encoder does."""
+        return self._encoder.encode(prepared)
 
 
 def make_encoder(

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import nn
 
 from generality.home import steps_home
-from generality.lab.encoders import Encoder, make_encoder
+from generality.lab.encoders import Encoder, NamedEncoder
 from generality.lab.executors import InProcess, make_executor
 from generality.lab.features import embed
 from generality.lab.finetune import FineTuned, finetune
@@ -265,7 +265,7 @@ def _counted(function: Callable[[Lab, Any], Any], lab: Lab, item: Any) -> tuple[
 def _encoder(
     model: str, layer: int | str | None, pooling: str | None, max_length: int, device: str
 ) -> Encoder:
-    return make_encoder(model, layer=layer, pooling=pooling, max_length=max_length, device=device)
+    return NamedEncoder(model, layer=layer, pooling=pooling, max_length=max_length, device=device)
 
 
 def _versions() -> dict[str, str]:
