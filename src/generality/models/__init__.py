@@ -6,13 +6,14 @@ training (the lab's), methods (they have rooms of their own), data beyond fetchi
 
 To add a pinned model or data set: an `Artifact` in `artifacts.py` (project, version, file,
 sha256, size, licence), a line in its test. To add a network: a file named after it, an
-`nn.Module` with shapes in its docstring, a parity test, a line in `_WHERE` below.
+`nn.Module` with shapes in its docstring, a parity test, a line in each list below.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from generality.lazy import lazy_names
 
 if TYPE_CHECKING:
     from generality.models.artifacts import ARTIFACTS, Artifact, fetch
@@ -22,21 +23,6 @@ if TYPE_CHECKING:
     from generality.models.hidden_states import HiddenStatePooler, hidden_state
     from generality.models.load import fetch_model, load_model, load_tokenizer
     from generality.models.text_classifier import TextClassifier
-
-_WHERE = {
-    "ARTIFACTS": "artifacts",
-    "Artifact": "artifacts",
-    "BagOfWords": "bag_of_words",
-    "EfficientNetLite": "efficientnet_lite",
-    "HiddenStatePooler": "hidden_states",
-    "TextClassifier": "text_classifier",
-    "fetch": "artifacts",
-    "fetch_model": "load",
-    "hidden_state": "hidden_states",
-    "load_model": "load",
-    "load_tokenizer": "load",
-    "resolve_device": "device",
-}
 
 __all__ = [
     "ARTIFACTS",
@@ -53,9 +39,20 @@ __all__ = [
     "resolve_device",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used: torch and transformers take seconds."""
-    if name not in _WHERE:
-        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-    return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "ARTIFACTS": "artifacts",
+        "Artifact": "artifacts",
+        "BagOfWords": "bag_of_words",
+        "EfficientNetLite": "efficientnet_lite",
+        "HiddenStatePooler": "hidden_states",
+        "TextClassifier": "text_classifier",
+        "fetch": "artifacts",
+        "fetch_model": "load",
+        "hidden_state": "hidden_states",
+        "load_model": "load",
+        "load_tokenizer": "load",
+        "resolve_device": "device",
+    },
+)
