@@ -200,3 +200,21 @@ def test_what_a_nested_function_captured_counts() -> None:
     assert same[0] == same[1]
     assert same[0] != code_fingerprint(scaled(np.arange(4.0)))
     assert code_fingerprint(scaled([1])) != code_fingerprint(scaled([2]))
+
+
+def test_code_is_named_alike_whatever_was_imported_before() -> None:
+    script = (
+        "import sys, importlib\n"
+        "for name in sys.argv[1:]: importlib.import_module(name)\n"
+        "from generality.lab.finetune import finetune\n"
+        "from generality.lab.fingerprint import code_fingerprint\n"
+        "print(code_fingerprint(finetune))"
+    )
+    early = ["generality.models.efficientnet_lite", "generality.models.bag_of_words"]
+    names = [
+        subprocess.run(
+            [sys.executable, "-c", script, *first], text=True, capture_output=True, check=True
+        ).stdout
+        for first in ([], early)
+    ]
+    assert names[0] == names[1]

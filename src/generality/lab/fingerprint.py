@@ -9,8 +9,11 @@ from __future__ import annotations
 import ast
 import contextlib
 import dataclasses
+import dis
 import enum
 import functools
+import importlib
+import importlib.util
 import inspect
 import json
 import sys
@@ -224,8 +227,13 @@ def _is_local_module(name: str) -> bool:
     file = getattr(sys.modules.get(name), "__file__", None)
     if name.split(".")[0] == "generality" or name == "__main__":
         return True
-    installed = file is None or {"site-packages", "dist-packages"} & set(Path(file).parts)
-    return not installed and not str(file).startswith(_STANDARD_LIBRARY)
+    return not _is_installed(file)
+
+
+def _is_installed(file: str | None) -> bool:
+    if file is None or file.startswith(_STANDARD_LIBRARY):
+        return True
+    return bool({"site-packages", "dist-packages"} & set(Path(file).parts))
 
 
 def _source(thing: Any) -> str:
@@ -278,15 +286,37 @@ def _references(thing: Any) -> Iterator[tuple[str, Any]]:
     for function in _functions(thing):
         names = {name for code in _codes(function) for name in code.co_names}
         yield from _nonlocals(function)
+        imported = {name for code in _codes(function) for name in _imports(code)}
         for name in names:
-            value = function.__globals__.get(name, sys.modules.get(name))
+            value = _module(name) if name in imported else function.__globals__.get(name)
             if isinstance(value, ModuleType):
                 if not _is_local_module(value.__name__):
                     continue  # what others keep in their modules is not our code
-                found = [n for n in names if n in vars(value) and not n.startswith("__")]
-                yield from ((f"{name}.{n}", vars(value)[n]) for n in found)
+                has = {*vars(value), *dir(value)}  # names that are loaded when first used included
+                found = [n for n in names if n in has and not n.startswith("__")]
+                yield from ((f"{name}.{n}", getattr(value, n)) for n in found)
             elif value is not None:
                 yield name, value
+
+
+def _imports(code: CodeType) -> Iterator[str]:
+    """Modules that a function imports when it runs."""
+    for instruction in dis.get_instructions(code):
+        if instruction.opname == "IMPORT_NAME":
+            yield str(instruction.argval)
+
+
+def _module(name: str) -> ModuleType | None:
+    """A local module by name, imported now if need be: a key must not depend on what ran before."""
+    if name in sys.modules:
+        return sys.modules[name]
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        return None
+    if spec is None or (name.split(".")[0] != "generality" and _is_installed(spec.origin)):
+        return None
+    return importlib.import_module(name)
 
 
 def _nonlocals(function: FunctionType) -> Iterator[tuple[str, Any]]:
