@@ -218,3 +218,7 @@ def test_code_is_named_alike_whatever_was_imported_before() -> None:
         for first in ([], early)
     ]
     assert names[0] == names[1]
+
+
+def test_a_list_is_not_a_tuple() -> None:
+    assert fingerprint([None]) != fingerprint((None,))

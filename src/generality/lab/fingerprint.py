@@ -78,7 +78,7 @@ def _feed(content: xxhash.xxh3_128, value: Any) -> None:
             _feed(content, key)
             _feed(content, value[key])
     elif isinstance(value, (list, tuple, range)):
-        token("sequence", str(len(value)).encode())
+        token(type(value).__name__, str(len(value)).encode())
         for item in value:
             _feed(content, item)
     elif isinstance(value, (set, frozenset)):
