@@ -65,10 +65,10 @@ class StepStore:
 
     >>> import tempfile
     >>> store = StepStore(Path(tempfile.mkdtemp()))
-    >>> store.compute(divmod_step, 17, 5)
-    {'quotient': 3, 'remainder': 2}
-    >>> store.compute(divmod_step, 17, 5), store.computed, store.reused
-    ({'quotient': 3, 'remainder': 2}, 1, 1)
+    >>> store.compute(divmod, 17, 5)
+    (3, 2)
+    >>> store.compute(divmod, 17, 5), store.computed, store.reused
+    ((3, 2), 1, 1)
     """
 
     def __init__(self, root: Path) -> None:
@@ -280,11 +280,6 @@ class _Missing:
 
 
 _MISSING = _Missing()
-
-
-def divmod_step(a: int, b: int) -> dict[str, int]:
-    """A step small enough for an example."""
-    return {"quotient": a // b, "remainder": a % b}
 
 
 def check(folder: Path) -> str:
