@@ -4,6 +4,7 @@ import ast
 import functools
 import inspect
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -119,6 +120,7 @@ def test_a_mistyped_study_is_suggested() -> None:
 
 def test_a_study_of_your_own_is_a_file(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
     found = find_study(tiny_study.__file__)
     assert (found.name, found.family) == ("tiny-study", "own")
     assert found.title == (
@@ -132,6 +134,7 @@ def test_a_study_of_your_own_is_a_file(tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "json.py").write_text("")
     with pytest.raises(UserError, match="rename it"):
         find_study("json.py")
+    assert sys.path[-1] == str(tmp_path), "no file beside a study hides one of Python's modules"
 
 
 # ------------------------------------------------------------------------- knobs

@@ -104,7 +104,9 @@ def _study_from_file(path: Path) -> Study:
     module = importlib.util.module_from_spec(spec)
     # known by name, so that its code counts in step keys and worker processes can import it
     sys.modules[path.stem] = module
-    sys.path.insert(0, str(path.parent))
+    # behind everything else: no file beside the study may stand in for one of Python's modules
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
     spec.loader.exec_module(module)
     missing = [part for part in ("SCALES", "run", "CLAIMS", "PAPER") if not hasattr(module, part)]
     if missing:
