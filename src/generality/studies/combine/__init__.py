@@ -1,0 +1,1 @@
+"""Several models, layers or views made one."""

@@ -1,0 +1,1 @@
+"""Several hypotheses for one data set: finding the one that generalises."""

@@ -1,0 +1,1 @@
+"""What predicts or explains a generalization gap."""

@@ -1,0 +1,1 @@
+"""Domains the model never saw: methods that train or adapt for them."""

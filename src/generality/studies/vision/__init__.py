@@ -1,0 +1,1 @@
+"""Prompts and adapters of vision-language models."""
