@@ -18,8 +18,10 @@ from generality.lazy import lazy_names
 if TYPE_CHECKING:
     from generality.models.artifacts import ARTIFACTS, Artifact, fetch
     from generality.models.bag_of_words import BagOfWords
+    from generality.models.conv_nets import MnistCNN, TinyConvNet
     from generality.models.device import resolve_device
     from generality.models.efficientnet_lite import EfficientNetLite
+    from generality.models.featurized import Featurized, mlp
     from generality.models.hidden_states import HiddenStatePooler, hidden_state
     from generality.models.load import fetch_model, load_model, load_tokenizer
     from generality.models.text_classifier import TextClassifier
@@ -29,13 +31,17 @@ __all__ = [
     "Artifact",
     "BagOfWords",
     "EfficientNetLite",
+    "Featurized",
     "HiddenStatePooler",
+    "MnistCNN",
     "TextClassifier",
+    "TinyConvNet",
     "fetch",
     "fetch_model",
     "hidden_state",
     "load_model",
     "load_tokenizer",
+    "mlp",
     "resolve_device",
 ]
 
@@ -46,13 +52,17 @@ __getattr__, __dir__ = lazy_names(
         "Artifact": "artifacts",
         "BagOfWords": "bag_of_words",
         "EfficientNetLite": "efficientnet_lite",
+        "Featurized": "featurized",
         "HiddenStatePooler": "hidden_states",
+        "MnistCNN": "conv_nets",
         "TextClassifier": "text_classifier",
+        "TinyConvNet": "conv_nets",
         "fetch": "artifacts",
         "fetch_model": "load",
         "hidden_state": "hidden_states",
         "load_model": "load",
         "load_tokenizer": "load",
+        "mlp": "featurized",
         "resolve_device": "device",
     },
 )
