@@ -12,6 +12,7 @@ from generality.lazy import lazy_names
 if TYPE_CHECKING:
     from generality.lab.features import embed
     from generality.lab.finetune import FineTuned
+    from generality.lab.fit import Fitted
     from generality.lab.lab import Lab
     from generality.lab.replicate import Replicas
     from generality.lab.runs import (
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = [
     "EarlyStop",
     "FineTuned",
+    "Fitted",
     "Lab",
     "Replicas",
     "RunRecord",
@@ -50,6 +52,7 @@ __getattr__, __dir__ = lazy_names(
     {
         "EarlyStop": "train",
         "FineTuned": "finetune",
+        "Fitted": "fit",
         "Lab": "lab",
         "Replicas": "replicate",
         "RunRecord": "runs",

@@ -22,8 +22,9 @@ from generality.lab.encoders import Encoder, NamedEncoder
 from generality.lab.executors import InProcess, make_executor
 from generality.lab.features import embed
 from generality.lab.finetune import FineTuned, finetune
+from generality.lab.fit import Fitted, fit
 from generality.lab.progress import ProgressBars
-from generality.lab.replicate import Replicas, replicate
+from generality.lab.replicate import Replicas, replicate, zero_head
 from generality.lab.steps import StepStore
 from generality.lab.threads import available_cores, threads
 from generality.lab.train import TrainConfig
@@ -151,8 +152,7 @@ class Lab:
         A probe is a linear layer without bias that starts at zero; all seeds train together, on
         soft targets. `options` (loss, learning_rate, epochs, …) go to `replicate`.
         """
-        head = nn.Linear(features.shape[1], targets.shape[-1], bias=False)
-        nn.init.zeros_(head.weight)
+        head = zero_head(features.shape[1], targets.shape[-1])
         seeds = self.seeds(len(rows))
         replicas = self.replicate(head, features, targets, rows=rows, seeds=seeds, **options)
         return replicas.predict_proba(features).numpy()
@@ -186,15 +186,49 @@ class Lab:
             "device": self.device,
             **options,
         }
-        key = self.steps.key(finetune, **arguments)
+        description = f"Fine-tuning {model} on {len(texts)} texts"
+        return FineTuned(**self._training(finetune, description, arguments))
+
+    def fit(
+        self,
+        network: Callable[[int], nn.Module],
+        inputs: Any,
+        targets: Any,
+        *,
+        config: TrainConfig,
+        seed: int,
+        predict: Mapping[str, Any],
+        **options: Any,
+    ) -> Fitted:
+        """Train one small network on inputs in memory and predict; see `generality.lab.fit`. Kept.
+
+        `options`: objective, domains, augment, keep_weights. The network and the functions are
+        named by their code and what they hold, so a changed architecture is another training.
+        """
+        arguments = {
+            "network": network,
+            "inputs": inputs,
+            "targets": targets,
+            "config": config,
+            "seed": seed,
+            "predict": dict(predict),
+            "device": self.device,
+            **options,
+        }
+        return Fitted(**self._training(fit, f"Training on {len(inputs)} examples", arguments))
+
+    def _training(
+        self, function: Callable[..., Result], description: str, arguments: dict[str, Any]
+    ) -> Result:
+        """A kept step that can be resumed: its checkpoints go when its result is there."""
+        key = self.steps.key(function, **arguments)
         checkpoint = self.steps.partial(key)
-        with self.progress.task(f"Fine-tuning {model} on {len(texts)} texts") as report:
-            result = self.step(
-                finetune, uncached={"checkpoint": checkpoint, "progress": report}, **arguments
-            )
+        with self.progress.task(description) as report:
+            uncached = {"checkpoint": checkpoint, "progress": report}
+            result = self.step(function, uncached=uncached, **arguments)
         if self.steps.folder(key).exists():
             shutil.rmtree(checkpoint, ignore_errors=True)
-        return FineTuned(**result)
+        return result
 
     def map(
         self,

@@ -97,6 +97,14 @@ def soft_targets_loss(logits: Tensor, targets: Tensor, progress: float = 0.0) ->
     return nn.functional.cross_entropy(logits, targets)
 
 
+def zero_head(dim: int, classes: int, bias: bool = False) -> nn.Linear:
+    """A linear layer from features to logits whose weights are all 0."""
+    head = nn.Linear(dim, classes, bias=bias)
+    for parameter in head.parameters():
+        nn.init.zeros_(parameter)
+    return head
+
+
 def replicate(
     module: nn.Module | Callable[[int], nn.Module],
     inputs: Tensor | np.ndarray,

@@ -56,8 +56,10 @@ class TrainConfig:
             tokens and passes least, a pass being worth 50 tokens on a CPU and 4096 on a GPU (with
             bucketing "none": the whole batch).
         learning_rate: at its highest.
-        weight_decay: decoupled for "adamw", an L2 term in the gradient otherwise.
-        optimizer: "adam", "adamw" or "sgd" (no momentum), with torch's other defaults.
+        weight_decay: decoupled for "adamw", an L2 term in the gradient otherwise. Parameters that
+            the model's `no_weight_decay()` names, where it has one as timm's models do, have none.
+        optimizer: "adam", "adamw" or "sgd", with torch's other defaults.
+        momentum: of "sgd", in [0, 1).
         schedule: of the learning rate, see `learning_rate_factor`.
         warmup: share of the steps over which the learning rate grows, in [0, 1).
         max_grad_norm: clip the gradient's norm to this; None: never.
@@ -76,6 +78,7 @@ class TrainConfig:
     learning_rate: float = 5e-5
     weight_decay: float = 0.0
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    momentum: float = 0.0
     schedule: Schedule = "cosine"
     warmup: float = 0.0
     max_grad_norm: float | None = None
@@ -91,6 +94,8 @@ class TrainConfig:
             raise ValueError("learning_rate and weight_decay are not negative")
         if self.optimizer not in ("adam", "adamw", "sgd"):
             raise ValueError(f"optimizer is 'adam', 'adamw' or 'sgd', not '{self.optimizer}'")
+        if not 0 <= self.momentum < 1 or (self.momentum and self.optimizer != "sgd"):
+            raise ValueError("momentum is in [0, 1), and 0 for other optimizers than 'sgd'")
         if self.precision not in ("no", "bf16", "fp16"):
             raise ValueError(f"precision is 'no', 'bf16' or 'fp16', not '{self.precision}'")
         if self.bucketing not in ("within-batch", "across-batches", "none"):
@@ -252,7 +257,7 @@ class _Training:
         if not self.trained:
             raise ValueError("no parameter of the model requires gradients: nothing to train")
         self.bare = model.to(accelerator.device).train(config.dropout)
-        optimizer = _optimizer(config, list(self.trained.values()), accelerator.device)
+        optimizer = _optimizer(config, self.bare, self.trained, accelerator.device)
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         on_cpu = accelerator.device.type == "cpu"
         self.pass_tokens = _PASS_TOKENS["cpu" if on_cpu else "gpu"]
@@ -592,14 +597,23 @@ def _label_count(labels: Tensor) -> int:
 
 
 def _optimizer(
-    config: TrainConfig, parameters: list[Tensor], device: torch.device
+    config: TrainConfig, model: nn.Module, trained: dict[str, Tensor], device: torch.device
 ) -> torch.optim.Optimizer:
+    without = set(model.no_weight_decay()) if hasattr(model, "no_weight_decay") else set()
+    groups: list[dict[str, Any]] = [
+        {
+            "params": [p for name, p in trained.items() if (name in without) == bare],
+            "weight_decay": 0.0 if bare else config.weight_decay,
+        }
+        for bare in (False, True)
+    ]
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+    momentum = {"momentum": config.momentum} if config.optimizer == "sgd" else {}
     return kind[config.optimizer](
-        parameters,
+        [group for group in groups if group["params"]],
         lr=config.learning_rate,
-        weight_decay=config.weight_decay,
         fused=device.type in ("cpu", "cuda"),  # several times faster than one tensor at a time
+        **momentum,
     )
 
 
