@@ -2,6 +2,7 @@ import csv
 import gzip
 import io
 import json
+import os
 import string
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from generality.benchmarks import encode_labels, read_probabilities, read_table
+from generality.benchmarks.table import forget_tables
 from generality.errors import UserError
 
 FORMATS = ("csv", "tsv", "jsonl", "json", "parquet", "arrow", "feather", "csv.gz", "jsonl.gz")
@@ -503,3 +505,18 @@ def test_probabilities_round_trip(k: int, n: int, seed: int) -> None:
     as_columns = Dataset.from_dict({f"p{i}": values[:, i] for i in range(k)})
     np.testing.assert_allclose(read_probabilities(as_lists, "p"), values)
     np.testing.assert_allclose(read_probabilities(as_columns, [f"p{i}" for i in range(k)]), values)
+
+
+def test_copies_nobody_reads_are_forgotten(home: Path, tmp_path: Path) -> None:
+    read, unread = tmp_path / "read.csv", tmp_path / "unread.csv"
+    for path in (read, unread):
+        path.write_text("text,label\nfine,1\n")
+        read_table(path)
+    kept = sorted((home / "tables").glob("*.arrow"))
+    assert len(kept) == 2
+    for copy in kept:
+        os.utime(copy, (0, 0))
+    read_table(read)
+    assert forget_tables(older_than_days=1) > 0
+    assert len(list((home / "tables").glob("*"))) == 1
+    assert read_table(unread)["text"][:] == ["fine"]

@@ -7,12 +7,14 @@ used from there memory-mapped: memory does not grow with the file, and a second 
 from __future__ import annotations
 
 import codecs
+import contextlib
 import csv
 import difflib
 import gzip
 import io
 import json
 import os
+import time
 import uuid
 import zlib
 from collections import Counter
@@ -440,6 +442,21 @@ def pick_split(found: Dataset | DatasetDict, split: str | None, where: str) -> D
 # From a file to an Arrow file
 
 
+def _tables_home() -> Path:
+    return home() / "tables"
+
+
+def forget_tables(*, older_than_days: float) -> int:
+    """Remove the Arrow copies of tables not read for this many days; returns bytes freed."""
+    freed = 0
+    for stored in _tables_home().glob("*"):
+        state = stored.stat()
+        if time.time() - state.st_mtime > older_than_days * 86_400:
+            freed += state.st_size
+            stored.unlink(missing_ok=True)
+    return freed
+
+
 def _stored(path: Path, kind: str, as_text: frozenset[str]) -> Dataset:
     state = path.stat()
     key = xxhash.xxh3_128_hexdigest(
@@ -447,9 +464,11 @@ def _stored(path: Path, kind: str, as_text: frozenset[str]) -> Dataset:
             [_VERSION, str(path.resolve()), state.st_size, state.st_mtime_ns, sorted(as_text)]
         ).encode("utf-8", "surrogatepass")
     )
-    stored = home() / "tables" / f"{key}.arrow"
+    stored = _tables_home() / f"{key}.arrow"
     if stored.exists():
         try:
+            with contextlib.suppress(OSError):  # a cache shared read-only
+                os.utime(stored)  # when it was last used, for `forget_tables`
             return Dataset.from_file(str(stored))
         except (pa.ArrowException, OSError):
             stored.unlink(missing_ok=True)  # damaged; it is only a copy

@@ -57,11 +57,14 @@ def gc(
     ] = None,
 ) -> None:
     """Remove damaged entries, leftovers of killed runs, and what the options say."""
+    from generality.benchmarks.table import forget_tables
     from generality.home import steps_home
     from generality.lab.steps import StepStore
 
     limit = None if max_size is None else parse_size(max_size)
     freed = StepStore(steps_home()).gc(older_than_days=older_than, max_bytes=limit)
+    if older_than is not None:
+        freed += forget_tables(older_than_days=older_than)
     options.console().print(f"Freed {freed / 1e6:.1f} MB.")
 
 

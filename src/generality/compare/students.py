@@ -13,8 +13,9 @@ from jaxtyping import Float, Int
 
 from generality.compare.winner import save_probe, save_tuned
 from generality.errors import UserError, unknown
-from generality.estimators.soft_probe import moments, standardised, zero_head
+from generality.estimators.soft_probe import moments, standardised
 from generality.lab import Lab, TrainConfig
+from generality.lab.replicate import zero_head
 from generality.models import TextClassifier, fetch_model
 from generality.models.hidden_states import Pooling
 from generality.models.identity import model_identity

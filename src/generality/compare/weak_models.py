@@ -16,8 +16,9 @@ from generality.compare.winner import (
     saved_folder,
 )
 from generality.errors import UserError
-from generality.estimators.soft_probe import moments, standardised, zero_head
+from generality.estimators.soft_probe import moments, standardised
 from generality.lab import Lab
+from generality.lab.replicate import zero_head
 from generality.models.identity import model_identity
 from generality.objectives import soft_cross_entropy
 

@@ -14,9 +14,8 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
-from torch import nn
 
-from generality.lab.replicate import replicate, soft_targets_loss
+from generality.lab.replicate import replicate, soft_targets_loss, zero_head
 
 _SUM_TOLERANCE = 1e-3
 
@@ -143,14 +142,6 @@ class SoftProbe(ClassifierMixin, BaseEstimator):
         check_classification_targets(labels)
         self.classes_, codes = np.unique(labels, return_inverse=True)
         return np.eye(len(self.classes_), dtype=np.float32)[codes]
-
-
-def zero_head(dim: int, classes: int, bias: bool = False) -> nn.Linear:
-    """A linear layer from features to logits whose weights are all 0."""
-    head = nn.Linear(dim, classes, bias=bias)
-    for parameter in head.parameters():
-        nn.init.zeros_(parameter)
-    return head
 
 
 def standardised(

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
-from sklearn.feature_extraction.text import HashingVectorizer
-from sklearn.preprocessing import normalize
 from torch import nn
 
 
@@ -43,6 +41,8 @@ class BagOfWords(nn.Module):
             raise ValueError(
                 f"num_features and ngrams are at least 1, not {num_features} and {ngrams}"
             )
+        from sklearn.feature_extraction.text import HashingVectorizer  # slow; few need it
+
         self.num_features, self.ngrams = num_features, ngrams
         self._vectorizer = HashingVectorizer(
             n_features=num_features, ngram_range=(1, ngrams), norm=None, dtype=np.float32
@@ -50,6 +50,8 @@ class BagOfWords(nn.Module):
 
     def encode(self, texts: Sequence[str]) -> Float[np.ndarray, "texts num_features"]:
         """The features of each text, float32, of length 1 (or 0)."""
+        from sklearn.preprocessing import normalize
+
         if not len(texts):
             return np.zeros((0, self.num_features), dtype=np.float32)
         counts = self._vectorizer.transform(texts)
