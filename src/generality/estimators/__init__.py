@@ -7,8 +7,46 @@ that put any such estimators together. What does not: networks that are tuned wh
 docstring, a line in `tests/test_estimators.py` for scikit-learn's checks, a line in `__all__`.
 """
 
+from generality.estimators.adanpc import AdaNPC, AdaNPCAdapter, AdaNPCBatchNorm, score_threshold
+from generality.estimators.feature_memory import FeatureMemory
+from generality.estimators.gradient_boosted_head import (
+    GradientBoostedHead,
+    GradientBoostedHeadRegressor,
+)
+from generality.estimators.linear_head import as_head
 from generality.estimators.probe_ladder import ProbeLadder
+from generality.estimators.pseudo_label import PseudoLabel
+from generality.estimators.shot import SHOT
 from generality.estimators.soft_probe import SoftProbe
+from generality.estimators.t3a import T3A
+from generality.estimators.tent import Tent
+from generality.estimators.test_time import (
+    OnlineScore,
+    TestTimeAdapter,
+    UnusableFeatures,
+    evaluate_online,
+)
 from generality.estimators.weak_to_strong import WeakToStrong, bootstrap_chain
 
-__all__ = ["ProbeLadder", "SoftProbe", "WeakToStrong", "bootstrap_chain"]
+__all__ = [
+    "SHOT",
+    "T3A",
+    "AdaNPC",
+    "AdaNPCAdapter",
+    "AdaNPCBatchNorm",
+    "FeatureMemory",
+    "GradientBoostedHead",
+    "GradientBoostedHeadRegressor",
+    "OnlineScore",
+    "ProbeLadder",
+    "PseudoLabel",
+    "SoftProbe",
+    "Tent",
+    "TestTimeAdapter",
+    "UnusableFeatures",
+    "WeakToStrong",
+    "as_head",
+    "bootstrap_chain",
+    "evaluate_online",
+    "score_threshold",
+]

@@ -11,13 +11,21 @@ from generality.measures.accuracy import accuracy, harden
 from generality.measures.agreement import Agreement, student_supervisor_agreement
 from generality.measures.calibration import ece
 from generality.measures.flips import FlipReport, flip_report
+from generality.measures.subspace_overlap import subspace_overlap
+from generality.measures.truncation_curve import TruncationPoint, truncation_curve
+from generality.measures.view_contributions import ViewContributions, view_contributions
 
 __all__ = [
     "Agreement",
     "FlipReport",
+    "TruncationPoint",
+    "ViewContributions",
     "accuracy",
     "ece",
     "flip_report",
     "harden",
     "student_supervisor_agreement",
+    "subspace_overlap",
+    "truncation_curve",
+    "view_contributions",
 ]
