@@ -10,7 +10,31 @@ under `torch.func.vmap`, so that many replicas can train together.
 """
 
 from generality.objectives.confidence import ConfidenceLoss
+from generality.objectives.domain_penalties import (
+    coral,
+    domain_penalty,
+    domain_risks,
+    group_dro,
+    mixup,
+    penalised,
+)
+from generality.objectives.mk_mmd import mk_mmd
+from generality.objectives.orthogonal_group_loss import orthogonal_group_loss
 from generality.objectives.product import ProductLoss
+from generality.objectives.reverse_grad import ReverseGrad, dann_alpha
 from generality.objectives.soft_cross_entropy import soft_cross_entropy
 
-__all__ = ["ConfidenceLoss", "ProductLoss", "soft_cross_entropy"]
+__all__ = [
+    "ConfidenceLoss",
+    "ProductLoss",
+    "ReverseGrad",
+    "coral",
+    "dann_alpha",
+    "domain_penalty",
+    "domain_risks",
+    "group_dro",
+    "mixup",
+    "mk_mmd",
+    "penalised",
+    "orthogonal_group_loss", "soft_cross_entropy",
+]
