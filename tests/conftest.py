@@ -23,9 +23,11 @@ def one_thread() -> None:
 def artifacts() -> Path:
     """Folder of the pinned artifacts that smoke runs need; fetched if this machine lacks them."""
     from generality.home import artifacts_home
-    from generality.models import fetch
+    from generality.models import ARTIFACTS, fetch
 
-    for name in ("minilm-l6", "vader-sentiment"):
+    fonts = [name for name in ARTIFACTS if name.startswith("font-")]
+    images = ("mnist-5k", "photographs", "matplotlib-fonts", *fonts)
+    for name in ("minilm-l6", "vader-sentiment", *images):
         fetch(name)
     return artifacts_home()
 

@@ -14,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import huggingface_hub
+import numpy as np
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors import SafetensorError
@@ -423,3 +424,19 @@ def test_the_news_data_has_five_classes():
         "sports": 511,
         "tech": 401,
     }
+
+
+def test_the_digits_fonts_and_photographs_are_whole_and_licensed():
+    folder = fetch("mnist-5k")
+    images, labels = np.load(folder / "images.npy"), np.load(folder / "labels.npy")
+    assert images.shape == (5000, 28, 28)
+    assert np.bincount(labels).tolist() == [500] * 10
+    assert images.sum() == 131_267_102
+    assert "BSD" in (folder / "LICENSE-BSD3.txt").read_text()
+
+    assert len(list(fetch("photographs").glob("*.[pj][np]g"))) == 8
+    for name in ("matplotlib-fonts", *(name for name in ARTIFACTS if name.startswith("font-"))):
+        files = {path.name for path in fetch(name).iterdir()}
+        assert any(file.endswith((".ttf", ".otf")) for file in files), name
+        # the package of Caladea names its licence and holds no text of it
+        assert name == "font-caladea" or any("LICEN" in f or "OFL" in f for f in files), name

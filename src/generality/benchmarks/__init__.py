@@ -6,12 +6,15 @@ tokenises, embeds or trains. To add a benchmark: a module with one function that
 options and returns a `Benchmark`, parsing kept apart from fetching so that it is tested on a tiny
 folder, and one line in `benchmark.BENCHMARKS`.
 
-Every split has the columns `text`, `label` (an int) and where a row comes from (`domain`, `id`,
-`source_id`, …). Membership in a split depends on the content of a row only, never on its place in
-a file or on options.
+Every split has the columns `text` or `image`, `label` (an int) and where a row comes from
+(`domain`, `id`, `source_id`, …). Membership in a split depends on the content of a row only, never
+on its place in a file or on options. Images and feature vectors that fit into memory also come as
+`MultiDomain`: arrays, labels and domains.
 """
 
 from generality.benchmarks.benchmark import BENCHMARKS, Benchmark, Shift, load_benchmark
+from generality.benchmarks.digits import digit_domains, digits
+from generality.benchmarks.multi_domain import MultiDomain
 from generality.benchmarks.splits import (
     Leaks,
     balance,
@@ -28,9 +31,12 @@ __all__ = [
     "BENCHMARKS",
     "Benchmark",
     "Leaks",
+    "MultiDomain",
     "Shift",
     "TransferTask",
     "balance",
+    "digit_domains",
+    "digits",
     "encode_labels",
     "halves",
     "hash_split",

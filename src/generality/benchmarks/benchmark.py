@@ -17,6 +17,7 @@ BENCHMARKS: dict[str, str] = {
     "bbc": "generality.benchmarks.bbc:load_bbc",
     "boolq": "generality.benchmarks.binary_tasks:load_boolq",
     "cosmos_qa": "generality.benchmarks.binary_tasks:load_cosmos_qa",
+    "digits": "generality.benchmarks.digits:load_digits",
     "hh_rlhf": "generality.benchmarks.binary_tasks:load_hh_rlhf",
     "sciq": "generality.benchmarks.binary_tasks:load_sciq",
     "sentiment": "generality.benchmarks.sentiment:load_sentiment",
@@ -43,7 +44,7 @@ class Shift:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Splits with at least `text` and `label` columns, and what a reader of a result must know.
+    """Splits with a `label` and a `text` or `image`, and what a reader of a result must know.
 
     Args:
         name: the name it was loaded by.

