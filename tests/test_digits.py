@@ -3,7 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sklearn.linear_model import LogisticRegression
+from sklearn.svm import SVC
 
 from generality.benchmarks import digit_domains, digits, load_benchmark
 from generality.benchmarks.digits import STYLES, TYPEFACES
@@ -43,12 +43,12 @@ def test_a_photographs_digit_is_the_difference_of_both() -> None:
 
 def test_printed_digits_can_be_read_and_every_typeface_can_be_drawn() -> None:
     images, labels = digits("fonts", count=2000)
-    flat = images[:, 0, ::2, ::2].reshape(2000, -1)
     assert images.max(axis=(1, 2, 3)).min() > 0.3, "no stroke vanishes"
-    border = np.concatenate([images[:, 0, 0], images[:, 0, -1], images[:, 0, :, 0]], axis=1)
-    assert (border.max(axis=1) > 0.5).mean() < 0.02, "digits lie inside the image"
-    probe = LogisticRegression(C=0.1, max_iter=50).fit(flat[:1500], labels[:1500])
-    assert probe.score(flat[1500:], labels[1500:]) > 0.8
+    border = images[:, 0, [0, -1]].max(axis=(1, 2))
+    assert (border > 0.5).mean() < 0.01, "digits lie inside the image"
+    pooled = images[:, 0].reshape(2000, 14, 2, 14, 2).mean(axis=(2, 4)).reshape(2000, -1)
+    probe = SVC(C=10).fit(pooled[:1500], labels[:1500])
+    assert probe.score(pooled[1500:], labels[1500:]) > 0.9
 
 
 def test_no_handwriting_is_in_two_domains() -> None:

@@ -380,7 +380,7 @@ def _fonts(size: int, count: int, seed: int) -> _Drawn:
 
 @lru_cache(maxsize=4096)
 def _glyph(face: str, digit: str, widened: int, size: int) -> tuple[Any, float]:
-    """A white digit on black with a margin, drawn large, and the height of its face's tallest digit.
+    """A white digit on black, drawn large, and the height of the tallest digit of its face.
 
     `widened` is in quarters of a pixel, as the final image has them at 28.
     """
