@@ -13,6 +13,11 @@ from typing import TYPE_CHECKING
 from generality.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from generality.modules.feature_stat_perturb import (
+        FeatureStatPerturb,
+        insert_after,
+        style_parameters,
+    )
     from generality.modules.layerwise_ensemble import LayerwiseEnsemble, layerwise_loss
     from generality.modules.lora_group import LoRAGroup
     from generality.modules.probe_head import probe_head
@@ -21,23 +26,30 @@ if TYPE_CHECKING:
     from generality.modules.truncatable_mlp import TruncatableMLP
 
 __all__ = [
+    "FeatureStatPerturb",
     "LayerwiseEnsemble",
     "LoRAGroup",
     "TinyTextEncoder",
     "TruncatableMLP",
+    "insert_after",
     "layerwise_loss",
+    "probe_head",
     "split_qkv",
+    "style_parameters",
 ]
 
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
-        "TruncatableMLP": "truncatable_mlp",
+        "FeatureStatPerturb": "feature_stat_perturb",
         "LayerwiseEnsemble": "layerwise_ensemble",
         "LoRAGroup": "lora_group",
         "TinyTextEncoder": "tiny_text_encoder",
+        "TruncatableMLP": "truncatable_mlp",
+        "insert_after": "feature_stat_perturb",
         "layerwise_loss": "layerwise_ensemble",
         "probe_head": "probe_head",
         "split_qkv": "split_qkv",
+        "style_parameters": "feature_stat_perturb",
     },
 )
