@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from generality.models.featurized import Featurized, mlp
     from generality.models.hidden_states import HiddenStatePooler, hidden_state
     from generality.models.load import fetch_model, load_model, load_tokenizer
+    from generality.models.multi_head import MultiHead, combine_heads, entropy_weights
     from generality.models.text_classifier import TextClassifier
 
 __all__ = [
@@ -34,8 +35,11 @@ __all__ = [
     "Featurized",
     "HiddenStatePooler",
     "MnistCNN",
+    "MultiHead",
     "TextClassifier",
     "TinyConvNet",
+    "combine_heads",
+    "entropy_weights",
     "fetch",
     "fetch_model",
     "hidden_state",
@@ -55,8 +59,11 @@ __getattr__, __dir__ = lazy_names(
         "Featurized": "featurized",
         "HiddenStatePooler": "hidden_states",
         "MnistCNN": "conv_nets",
+        "MultiHead": "multi_head",
         "TextClassifier": "text_classifier",
         "TinyConvNet": "conv_nets",
+        "combine_heads": "multi_head",
+        "entropy_weights": "multi_head",
         "fetch": "artifacts",
         "fetch_model": "load",
         "hidden_state": "hidden_states",
