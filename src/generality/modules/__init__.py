@@ -18,10 +18,10 @@ if TYPE_CHECKING:
         insert_after,
         style_parameters,
     )
+    from generality.modules.fused_qkv import split_qkv
     from generality.modules.layerwise_ensemble import LayerwiseEnsemble, layerwise_loss
+    from generality.modules.linear_probe import probe_head
     from generality.modules.lora_group import LoRAGroup
-    from generality.modules.probe_head import probe_head
-    from generality.modules.split_qkv import split_qkv
     from generality.modules.tiny_text_encoder import TinyTextEncoder
     from generality.modules.truncatable_mlp import TruncatableMLP
 
@@ -48,8 +48,8 @@ __getattr__, __dir__ = lazy_names(
         "TruncatableMLP": "truncatable_mlp",
         "insert_after": "feature_stat_perturb",
         "layerwise_loss": "layerwise_ensemble",
-        "probe_head": "probe_head",
-        "split_qkv": "split_qkv",
+        "probe_head": "linear_probe",
+        "split_qkv": "fused_qkv",
         "style_parameters": "feature_stat_perturb",
     },
 )
