@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits
-from sklearn.neural_network import MLPRegressor
+from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from torch import nn
@@ -215,3 +215,27 @@ def test_the_curve_is_the_metric_at_each_length_and_leaves_the_model_alone() -> 
     assert [(p.units, p.value) for p in curve] == [(0, staged[0]), (4, staged[2]), (20, staged[10])]
     with pytest.raises(ValueError, match="shares"):
         truncation_curve(network, X, y, (1.5,))
+
+
+def test_stages_in_another_order_are_the_same_sum() -> None:
+    network = TruncatableMLP(*mlp(), partial_biases=torch.randn(4, 3)).double()
+    other = network.reordered([2, 0, 1])
+    x = torch.ones(1, 5, dtype=torch.float64)
+    torch.testing.assert_close(other(x), network(x))
+    network.active_units, other.active_units = 2, 4
+    without = network(x) - network.partial_biases[0]  # the stage that comes second over there
+    first = network.reordered([2, 1, 0])
+    first.active_units = 2
+    torch.testing.assert_close(other(x), first(x) + without)
+
+
+def test_a_network_of_scikit_learn_comes_over() -> None:
+    X, y = load_digits(return_X_y=True)
+    model = MLPClassifier((12,), activation="logistic", max_iter=20, random_state=0)
+    model.fit(X[:300], y[:300])
+    network = TruncatableMLP.from_sklearn(model, order=range(12)[::-1])
+    probabilities = network(torch.as_tensor(X[300:400])).softmax(1).detach()
+    np.testing.assert_allclose(probabilities, model.predict_proba(X[300:400]), atol=1e-12)
+    model.activation = "relu"
+    with pytest.raises(ValueError, match="logistic"):
+        TruncatableMLP.from_sklearn(model, order=range(12))

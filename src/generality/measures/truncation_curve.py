@@ -16,9 +16,12 @@ from generality.measures.accuracy import accuracy
 class Truncatable(Protocol):
     """A module whose last units can be switched off: `generality.modules.TruncatableMLP`."""
 
-    units: int
-    units_per_stage: int
     active_units: int
+    units_per_stage: int
+
+    @property
+    def units(self) -> int:
+        """Hidden units in all."""
 
     def __call__(self, inputs: Any, /) -> Any:
         """Outputs of the active part."""

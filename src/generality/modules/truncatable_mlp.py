@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -69,6 +70,23 @@ class TruncatableMLP(nn.Sequential):
             output.bias.copy_(self.partial_biases[-1])
 
     @classmethod
+    def from_sklearn(cls, model: Any, **options: Any) -> TruncatableMLP:
+        """`from_mlp` of a fitted `MLPClassifier` or `MLPRegressor` of one logistic hidden layer.
+
+        Its outputs are logits (one for two classes), in float64. Raises ValueError for others.
+        """
+        if len(model.coefs_) != 2 or model.activation != "logistic":
+            raise ValueError("the network has one hidden layer, of activation 'logistic'")
+        layers = []
+        for weights, bias in zip(model.coefs_, model.intercepts_, strict=True):
+            inputs, outputs = weights.shape
+            layers.append(nn.Linear(inputs, outputs, dtype=torch.float64))
+            with torch.no_grad():
+                layers[-1].weight.copy_(torch.as_tensor(weights.T.copy()))
+                layers[-1].bias.copy_(torch.as_tensor(bias))
+        return cls.from_mlp(*layers, **options)
+
+    @classmethod
     def from_mlp(
         cls,
         hidden: nn.Linear,
@@ -108,6 +126,26 @@ class TruncatableMLP(nn.Sequential):
             shares = (second.weight * replaced.to(second.weight)).flip(1).cumsum(1).flip(1).T
             biases = torch.cat([shares, shares.new_zeros(1, second.out_features)]) + second.bias
         return cls(first, second, biases, activation)
+
+    def reordered(self, stages: Sequence[int] | Any) -> TruncatableMLP:
+        """A copy that keeps its stages in another order, each with its part of the bias.
+
+        >>> net = TruncatableMLP(nn.Linear(3, 4), nn.Linear(4, 2))
+        >>> torch.allclose(net.reordered([2, 0, 3, 1])(torch.ones(3)), net(torch.ones(3)))
+        True
+        """
+        layers: Any = copy.deepcopy(list(self))
+        hidden, activation, output = layers
+        order = torch.as_tensor(stages, dtype=torch.long)
+        size, biases = self.units_per_stage, self.partial_biases
+        if order.sort().values.tolist() != list(range(len(biases) - 1)):
+            raise ValueError(f"stages names each of the {len(biases) - 1} stages once")
+        rows = (order[:, None] * size + torch.arange(size)).flatten()
+        with torch.no_grad():
+            for tensor in (hidden.weight, hidden.bias, output.weight.T):
+                tensor.copy_(tensor[rows])
+        steps = torch.cat([biases[:1], biases.diff(dim=0)[order]])
+        return type(self)(hidden, output, steps.cumsum(0), activation)
 
     @property
     def units(self) -> int:
