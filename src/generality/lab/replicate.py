@@ -7,21 +7,23 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.func import functional_call, stack_module_state, vmap
+from torch.func import functional_call, vmap
 
 from generality.lab.schedules import Schedule, learning_rate_factor
+from generality.lab.stacked import Optimizer, StackedModules, StackedOptimizer
+from generality.lab.stacked import as_tensor as _as_tensor
+from generality.lab.stacked import per_replica as _per_replica
+from generality.lab.stacked import prepared as _prepared
+from generality.lab.stacked import start as _start
 
 Loss = Callable[[Tensor, Tensor, float], Tensor]
-Optimizer = Literal["adamw", "adam", "sgd"]
 
 _TOGETHER_BYTES = 2**30  # what one batch of all replicas and their optimiser state may take
-_BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8  # torch.optim's defaults
 
 
 @dataclass(frozen=True)
@@ -271,25 +273,8 @@ def _train(
     report: Callable[[int, float], None] | None,
 ) -> Replicas:
     count, place, skeleton = len(modules), targets.device, modules[0]
-    trainable = {name for name, p in skeleton.named_parameters() if p.requires_grad}
-    stacked, buffers = stack_module_state(modules)
-    stacked = {name: tensor.detach().to(place) for name, tensor in stacked.items()}
-    buffers = {name: tensor.detach().to(place) for name, tensor in buffers.items()}
-    fixed = {name: tensor for name, tensor in stacked.items() if name not in trainable}
-    stacked = {name: tensor for name, tensor in stacked.items() if name in trainable}
-    if not stacked:
-        raise ValueError("no parameter of the module requires gradients: nothing to train")
-    # One row of all trainable numbers per replica: the optimiser is then a few in-place operations.
-    flat = torch.cat([tensor.reshape(count, -1) for tensor in stacked.values()], 1)
-    flat.requires_grad_()
-    sizes = [tensor[0].numel() for tensor in stacked.values()]
-
-    def parameters() -> dict[str, Tensor]:
-        parts = flat.split_with_sizes(sizes, 1)
-        return {
-            name: part.view(tensor.shape)
-            for (name, tensor), part in zip(stacked.items(), parts, strict=True)
-        }
+    stacked = StackedModules(modules, place)
+    flat = stacked.flat
 
     def one(state: dict[str, Tensor], batch: Tensor, soft: Tensor, progress: float) -> Tensor:
         return plan.loss(functional_call(skeleton, state, (batch,)), soft, progress)
@@ -309,16 +294,15 @@ def _train(
                 torch.index_select(shared, 0, positions.flatten(), out=picked)
                 batch = _prepared(picked, flat).view(*positions.shape, *shared.shape[1:])
                 wanted = soft[:, start : start + plan.batch_size]
-                state = {**parameters(), **fixed, **buffers}
-                each = every(state, batch, wanted, step / plan.steps)
+                each = every(stacked.state(), batch, wanted, step / plan.steps)
                 (gradient,) = torch.autograd.grad(each.sum(), flat)
                 update(gradient, step)
                 losses[:, epoch] += each.detach() * (wanted.shape[1] / plan.n)
                 step += 1
                 if report is not None:
                     report(step, each.mean().item())
-    final = {name: tensor.detach() for name, tensor in parameters().items()}
-    return Replicas(skeleton, {**final, **fixed}, buffers, losses)
+    final = {name: tensor.detach() for name, tensor in stacked.parameters().items()}
+    return Replicas(skeleton, {**final, **stacked.fixed}, stacked.buffers, losses)
 
 
 def _epochs(
@@ -342,63 +326,14 @@ def _optimizer(
     rates: Float[Tensor, "replicas 1"],
     decays: Float[Tensor, "replicas 1"],
 ) -> Callable[[Tensor, int], None]:
-    """torch.optim's arithmetic on all replicas at once: (gradient, step) -> None, in place."""
-    first = torch.zeros_like(flat, requires_grad=False)
-    second = torch.zeros_like(flat, requires_grad=False)
-    decaying = bool(decays.any())
-    l2 = decays.to(flat)
+    """The optimiser and its schedule: (gradient, step) -> None, in place."""
+    optimizer = StackedOptimizer(plan.optimizer, flat, rates, decays, plan.momentum)
 
-    def sgd(gradient: Tensor, step: int, rate: Tensor) -> None:
-        if plan.momentum:
-            gradient = first.mul_(plan.momentum).add_(gradient)
-        flat.sub_(gradient * rate.to(flat))
-
-    def adam(gradient: Tensor, step: int, rate: Tensor) -> None:
-        first.lerp_(gradient, 1 - _BETA1)
-        second.mul_(_BETA2).addcmul_(gradient, gradient, value=1 - _BETA2)
-        rate = rate / (1 - _BETA1 ** (step + 1))
-        scale = second.sqrt().div_(math.sqrt(1 - _BETA2 ** (step + 1))).add_(_EPSILON)
-        flat.sub_(torch.div(first, scale, out=scale).mul_(rate.to(flat)))
-
-    @torch.no_grad()
     def update(gradient: Tensor, step: int) -> None:
-        rate = rates * learning_rate_factor(plan.schedule, step, plan.steps, warmup=plan.warmup)
-        if decaying and plan.optimizer == "adamw":
-            flat.mul_((1 - rate * decays).to(flat))
-        elif decaying:
-            gradient = torch.addcmul(gradient, flat, l2)
-        (sgd if plan.optimizer == "sgd" else adam)(gradient, step, rate)
+        factor = learning_rate_factor(plan.schedule, step, plan.steps, warmup=plan.warmup)
+        optimizer.update(gradient, step, factor)
 
     return update
-
-
-def _start(module: nn.Module | Callable[[int], nn.Module], seed: int) -> nn.Module:
-    if isinstance(module, nn.Module):
-        return module
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return module(seed)
-
-
-def _as_tensor(array: Tensor | np.ndarray) -> Tensor:
-    """The same memory as a tensor; read-only memory maps too, which are never written to."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.as_tensor(array)
-
-
-def _prepared(batch: Tensor, like: Tensor) -> Tensor:
-    """A batch on the parameters' device; floats in their precision."""
-    return batch.to(like.device, like.dtype if batch.is_floating_point() else batch.dtype)
-
-
-def _per_replica(
-    name: str, value: float | Sequence[float], count: int
-) -> Float[Tensor, "replicas 1"]:
-    values = torch.as_tensor(value, dtype=torch.float64).reshape(-1)
-    if len(values) not in (1, count) or not bool((values >= 0).all()):
-        raise ValueError(f"{name} is one number ≥ 0, or one for each of the {count} replicas")
-    return values.expand(count)[:, None]
 
 
 def _part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
