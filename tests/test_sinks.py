@@ -91,6 +91,14 @@ def test_wandb_gets_the_same(monkeypatch, capsys) -> None:
     assert capsys.readouterr().out == ""
 
 
+def test_mlflow_without_a_store_says_what_to_do(monkeypatch) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setattr(mlflow, "is_tracking_uri_set", lambda: False)
+    monkeypatch.setattr("generality.lab.sinks.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="nowhere to write: set MLFLOW_TRACKING_URI"):
+        send("mlflow")
+
+
 @pytest.mark.parametrize("name", ["mlflow", "wandb", "trackio"])
 def test_a_tracker_is_an_extra(monkeypatch, name: str) -> None:
     monkeypatch.setitem(sys.modules, name, None)

@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from importlib.util import find_spec
 from typing import Any, Protocol
 
 from generality.claims import Row
@@ -85,11 +86,16 @@ def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 class MLflow:
-    """Needs `generality[mlflow]`; where to is MLFLOW_TRACKING_URI, as usual."""
+    """Needs `generality[mlflow]` and a server at MLFLOW_TRACKING_URI, or the whole of `mlflow`."""
 
     def start(self, study: str, config: dict[str, Any]) -> None:
         """Open an MLflow run in the experiment named after the study."""
         self.mlflow = import_extra("mlflow", "mlflow")
+        if not self.mlflow.is_tracking_uri_set() and not find_spec("sqlalchemy"):
+            raise UserError(
+                "MLflow has nowhere to write: set MLFLOW_TRACKING_URI to the address of a server, "
+                "or `pip install mlflow` for a store in this folder."
+            )
         self.mlflow.set_experiment(f"generality/{study}")
         self.mlflow.start_run()
         self.mlflow.log_params(_flat(config))
