@@ -18,6 +18,7 @@ from generality.objectives.domain_penalties import (
     mixup,
     penalised,
 )
+from generality.objectives.knn_nll import knn_nll, neighbour_vote
 from generality.objectives.mk_mmd import mk_mmd
 from generality.objectives.orthogonal_group_loss import orthogonal_group_loss
 from generality.objectives.product import ProductLoss
@@ -33,8 +34,11 @@ __all__ = [
     "domain_penalty",
     "domain_risks",
     "group_dro",
+    "knn_nll",
     "mixup",
     "mk_mmd",
+    "neighbour_vote",
+    "orthogonal_group_loss",
     "penalised",
-    "orthogonal_group_loss", "soft_cross_entropy",
+    "soft_cross_entropy",
 ]
