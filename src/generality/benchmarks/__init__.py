@@ -13,8 +13,14 @@ on its place in a file or on options. Images and feature vectors that fit into m
 """
 
 from generality.benchmarks.benchmark import BENCHMARKS, Benchmark, Shift, load_benchmark
+from generality.benchmarks.colored_digits import colored_digits, inverse_colored_digits
+from generality.benchmarks.corruptions import CORRUPTIONS, corrupt_inputs
 from generality.benchmarks.digits import digit_domains, digits
 from generality.benchmarks.multi_domain import MultiDomain
+from generality.benchmarks.paired_blocks import PairedBlocks, paired_blocks
+from generality.benchmarks.rotated_digits import rotated_digits
+from generality.benchmarks.sentiment_domains import sentiment_domains
+from generality.benchmarks.slabs import SlabData, slab_dataset
 from generality.benchmarks.splits import (
     Leaks,
     balance,
@@ -24,28 +30,43 @@ from generality.benchmarks.splits import (
     normalised,
     stratified,
 )
+from generality.benchmarks.spurious_mixture import SpuriousMixture, spurious_2d
 from generality.benchmarks.table import encode_labels, read_probabilities, read_rows, read_table
 from generality.benchmarks.transfer_task import TransferTask, load_transfer_task
+from generality.benchmarks.waterbirds_cc import waterbirds_cc
 
 __all__ = [
     "BENCHMARKS",
+    "CORRUPTIONS",
     "Benchmark",
     "Leaks",
     "MultiDomain",
+    "PairedBlocks",
     "Shift",
+    "SlabData",
+    "SpuriousMixture",
     "TransferTask",
     "balance",
+    "colored_digits",
+    "corrupt_inputs",
     "digit_domains",
     "digits",
     "encode_labels",
     "halves",
     "hash_split",
+    "inverse_colored_digits",
     "leaks",
     "load_benchmark",
     "load_transfer_task",
     "normalised",
+    "paired_blocks",
     "read_probabilities",
     "read_rows",
     "read_table",
+    "rotated_digits",
+    "sentiment_domains",
+    "slab_dataset",
+    "spurious_2d",
     "stratified",
+    "waterbirds_cc",
 ]

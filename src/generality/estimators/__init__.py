@@ -8,11 +8,16 @@ docstring, a line in `tests/test_estimators.py` for scikit-learn's checks, a lin
 """
 
 from generality.estimators.adanpc import AdaNPC, AdaNPCAdapter, AdaNPCBatchNorm, score_threshold
+from generality.estimators.disambiguate import Disambiguation, disambiguate
 from generality.estimators.feature_memory import FeatureMemory
+from generality.estimators.federated_vote import federated_vote
+from generality.estimators.federation import Federation, Round, fedavg
+from generality.estimators.fedka import FederatedVoting, FedKAClient
 from generality.estimators.gradient_boosted_head import (
     GradientBoostedHead,
     GradientBoostedHeadRegressor,
 )
+from generality.estimators.hypotheses import Hypotheses, fit_dbat, fit_divdis
 from generality.estimators.linear_head import as_head
 from generality.estimators.probe_ladder import ProbeLadder
 from generality.estimators.pseudo_label import PseudoLabel
@@ -34,12 +39,18 @@ __all__ = [
     "AdaNPC",
     "AdaNPCAdapter",
     "AdaNPCBatchNorm",
+    "Disambiguation",
     "FeatureMemory",
+    "FedKAClient",
+    "FederatedVoting",
+    "Federation",
     "GradientBoostedHead",
     "GradientBoostedHeadRegressor",
+    "Hypotheses",
     "OnlineScore",
     "ProbeLadder",
     "PseudoLabel",
+    "Round",
     "SoftProbe",
     "Tent",
     "TestTimeAdapter",
@@ -47,6 +58,11 @@ __all__ = [
     "WeakToStrong",
     "as_head",
     "bootstrap_chain",
+    "disambiguate",
     "evaluate_online",
+    "fedavg",
+    "federated_vote",
+    "fit_dbat",
+    "fit_divdis",
     "score_threshold",
 ]

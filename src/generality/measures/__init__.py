@@ -9,23 +9,47 @@ computed by hand, a line in `__all__`.
 
 from generality.measures.accuracy import accuracy, harden
 from generality.measures.agreement import Agreement, student_supervisor_agreement
+from generality.measures.agreement_score import agreement_score, hypothesis_similarity
 from generality.measures.calibration import ece
 from generality.measures.flips import FlipReport, flip_report
+from generality.measures.group_effect import group_effect, negative_transfer
+from generality.measures.randomized_score import (
+    RandomizedScores,
+    randomized_score,
+    roc_auc,
+    simplicity_bias_index,
+)
 from generality.measures.subspace_overlap import subspace_overlap
 from generality.measures.truncation_curve import TruncationPoint, truncation_curve
+from generality.measures.universal_perturbation import (
+    UniversalPerturbation,
+    pgd_attack,
+    universal_perturbation,
+)
 from generality.measures.view_contributions import ViewContributions, view_contributions
 
 __all__ = [
     "Agreement",
     "FlipReport",
+    "RandomizedScores",
     "TruncationPoint",
+    "UniversalPerturbation",
     "ViewContributions",
     "accuracy",
+    "agreement_score",
     "ece",
     "flip_report",
+    "group_effect",
     "harden",
+    "hypothesis_similarity",
+    "negative_transfer",
+    "pgd_attack",
+    "randomized_score",
+    "roc_auc",
+    "simplicity_bias_index",
     "student_supervisor_agreement",
     "subspace_overlap",
     "truncation_curve",
+    "universal_perturbation",
     "view_contributions",
 ]

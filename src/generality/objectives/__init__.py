@@ -10,6 +10,9 @@ under `torch.func.vmap`, so that many replicas can train together.
 """
 
 from generality.objectives.confidence import ConfidenceLoss
+from generality.objectives.dbat import DBATLoss
+from generality.objectives.divdis import DivDisLoss
+from generality.objectives.domain_algorithms import ALGORITHMS
 from generality.objectives.domain_penalties import (
     coral,
     domain_penalty,
@@ -26,7 +29,10 @@ from generality.objectives.reverse_grad import ReverseGrad, dann_alpha
 from generality.objectives.soft_cross_entropy import soft_cross_entropy
 
 __all__ = [
+    "ALGORITHMS",
     "ConfidenceLoss",
+    "DBATLoss",
+    "DivDisLoss",
     "ProductLoss",
     "ReverseGrad",
     "coral",
