@@ -13,6 +13,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from generality.lab.runs import RunRecord, read_run, write_atomically
+from generality.report.further_tables import further_tables
 from generality.report.summary import (
     Line,
     Summary,
@@ -78,6 +79,7 @@ def render(run: RunRecord) -> str:
         claims=[shown(claim) for claim in run.claims],
         tally=_tally(shown(claim) for claim in run.claims),
         tables=tables,
+        further=further_tables(run),
         measures=_measures(summary),
         hidden_measures=max(0, len(_all_measures(summary)) - _MEASURES),
         command=command(run),

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from generality.lab.runs import RunRecord
+from generality.report.further_tables import FurtherTable, further_tables
 from generality.report.summary import Line, Summary, percent, score, summarise_run
 from generality.report.verdicts import shown
 
@@ -39,6 +40,10 @@ def show_summary(console: Console, run: RunRecord) -> None:
     if len(summary.groups) > _SETTINGS:
         more = len(summary.groups) - _SETTINGS
         console.print(plain(f"{more} more settings are in report.html.", "dim"))
+    for further in further_tables(run):
+        console.print(_further(further))
+        if further.note:
+            console.print(plain(further.note, "dim"))
     console.print(plain(summary.answer, "bold"))
     for caveat in summary.caveats:
         console.print(plain(caveat, "dim"))
@@ -85,6 +90,7 @@ def to_json(run: RunRecord) -> dict[str, Any]:
         "compared": list(summary.compared),
         "methods": [_line(line) for line in summary.lines],
         "claims": run.claims,
+        "tables": [table.to_dict() for table in further_tables(run)],
         "rows": run.rows.astype(object).to_dict("records"),
         "environment": run.environment,
     }
@@ -124,6 +130,18 @@ def _table(name: str, lines: list[Line], summary: Summary) -> Table:
             found = f"{percent(line.share.estimate)} %", ends if line.bounded else "–"
         cells = (line.method, len(line.seeds), score(line.score), *found)
         table.add_row(*(plain(cell, style) for cell in cells))
+    return table
+
+
+def _further(further: FurtherTable) -> Table:
+    table = Table(
+        title=plain(further.title, "bold"), title_justify="left", title_style="",
+        box=box.SIMPLE_HEAD, pad_edge=False,
+    )  # fmt: skip
+    for place, name in enumerate(further.columns):
+        table.add_column(name, justify="right" if place else "left", overflow="fold")
+    for row in further.rows:
+        table.add_row(*map(plain, row))
     return table
 
 
