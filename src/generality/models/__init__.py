@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from generality.models.bag_of_words import BagOfWords
     from generality.models.conv_nets import MnistCNN, TinyConvNet
     from generality.models.device import resolve_device
+    from generality.models.domain_adversarial import DomainAdversarial, fedka_digits
     from generality.models.efficientnet_lite import EfficientNetLite
     from generality.models.featurized import Featurized, mlp
     from generality.models.hidden_states import HiddenStatePooler, hidden_state
@@ -31,6 +32,7 @@ __all__ = [
     "ARTIFACTS",
     "Artifact",
     "BagOfWords",
+    "DomainAdversarial",
     "EfficientNetLite",
     "Featurized",
     "HiddenStatePooler",
@@ -40,6 +42,7 @@ __all__ = [
     "TinyConvNet",
     "combine_heads",
     "entropy_weights",
+    "fedka_digits",
     "fetch",
     "fetch_model",
     "hidden_state",
@@ -55,6 +58,7 @@ __getattr__, __dir__ = lazy_names(
         "ARTIFACTS": "artifacts",
         "Artifact": "artifacts",
         "BagOfWords": "bag_of_words",
+        "DomainAdversarial": "domain_adversarial",
         "EfficientNetLite": "efficientnet_lite",
         "Featurized": "featurized",
         "HiddenStatePooler": "hidden_states",
@@ -64,6 +68,7 @@ __getattr__, __dir__ = lazy_names(
         "TinyConvNet": "conv_nets",
         "combine_heads": "multi_head",
         "entropy_weights": "multi_head",
+        "fedka_digits": "domain_adversarial",
         "fetch": "artifacts",
         "fetch_model": "load",
         "hidden_state": "hidden_states",
