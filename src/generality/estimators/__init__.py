@@ -9,6 +9,15 @@ docstring, a line in `tests/test_estimators.py` for scikit-learn's checks, a lin
 
 from generality.estimators.adanpc import AdaNPC, AdaNPCAdapter, AdaNPCBatchNorm, score_threshold
 from generality.estimators.disambiguate import Disambiguation, disambiguate
+from generality.estimators.drm import (
+    DiscriminatorSelector,
+    DomainHeads,
+    DomainSelector,
+    EntropySelector,
+    PrototypeSelector,
+    PseudoLabelRefit,
+    adaptivity_gap,
+)
 from generality.estimators.feature_memory import FeatureMemory
 from generality.estimators.federated_vote import federated_vote
 from generality.estimators.federation import Federation, Round, fedavg
@@ -40,6 +49,10 @@ __all__ = [
     "AdaNPCAdapter",
     "AdaNPCBatchNorm",
     "Disambiguation",
+    "DiscriminatorSelector",
+    "DomainHeads",
+    "DomainSelector",
+    "EntropySelector",
     "FeatureMemory",
     "FedKAClient",
     "FederatedVoting",
@@ -49,13 +62,16 @@ __all__ = [
     "Hypotheses",
     "OnlineScore",
     "ProbeLadder",
+    "PrototypeSelector",
     "PseudoLabel",
+    "PseudoLabelRefit",
     "Round",
     "SoftProbe",
     "Tent",
     "TestTimeAdapter",
     "UnusableFeatures",
     "WeakToStrong",
+    "adaptivity_gap",
     "as_head",
     "bootstrap_chain",
     "disambiguate",

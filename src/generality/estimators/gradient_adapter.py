@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from generality.estimators.linear_head import as_head
 from generality.estimators.test_time import checked_batch
 
-Scope = Literal["all", "head", "featurizer", "bn", "prebn"]
+Scope = Literal["all", "head", "heads", "featurizer", "bn", "prebn"]
 
 
 class GradientAdapter:
@@ -25,9 +25,9 @@ class GradientAdapter:
     Args:
         model: a head on features (see `as_head`), or a whole module from inputs to logits; copied.
         params: what adapts. "all": every parameter of `model`; "head": those of its part `.head`
-            (all, if it has none); "featurizer": those of its part `.featurizer`; "bn": scale and
-            shift of its batch normalisations, which then use the batch's statistics; "prebn": scale
-            and shift of a batch normalisation put before the head.
+            (all, if it has none); "heads", "featurizer": those of its part of that name; "bn":
+            scale and shift of its batch normalisations, which then use the batch's statistics;
+            "prebn": scale and shift of a batch normalisation put before the head.
         steps: of Adam for each batch; 1 or 3 in the papers' harness.
         learning_rate: of Adam.
         source: (n, dim) features, for "prebn" only: scale and shift start so that these features
@@ -63,6 +63,10 @@ class GradientAdapter:
         """What a step makes smaller; None takes no step."""
         raise NotImplementedError
 
+    def probabilities(self, logits: Tensor) -> Float[Tensor, "batch classes"]:
+        """What is predicted from the model's output."""
+        return logits.softmax(-1)
+
     @torch.enable_grad()
     def predict(
         self, batch: Float[Any, "batch ..."], adapt: bool = True
@@ -78,7 +82,7 @@ class GradientAdapter:
             self._optimizer.zero_grad()
             loss.backward()
             self._optimizer.step()
-        return logits.detach().softmax(-1)
+        return self.probabilities(logits.detach())
 
     def reset(self) -> None:
         """Back to the parameters it came with."""
@@ -110,11 +114,11 @@ def _chosen(model: nn.Module, params: Scope) -> dict[str, nn.Parameter]:
                 own = module.named_parameters(prefix=name, recurse=False)
                 chosen.update(own)
         return chosen
-    if params not in ("all", "head", "featurizer"):
+    if params not in ("all", "head", "heads", "featurizer"):
         raise ValueError(f"params is all, head, featurizer, bn or prebn, not '{params}'")
     part = model if params == "all" else getattr(model, params, None)
-    if part is None and params == "featurizer":
-        raise ValueError("the model has no part .featurizer; params='all' adapts all of it")
+    if part is None and params != "head":
+        raise ValueError(f"the model has no part .{params}; params='all' adapts all of it")
     return dict((model if part is None else part).named_parameters())
 
 

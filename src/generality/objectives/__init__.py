@@ -21,6 +21,7 @@ from generality.objectives.domain_penalties import (
     mixup,
     penalised,
 )
+from generality.objectives.drm_loss import drm_loss
 from generality.objectives.knn_nll import knn_nll, neighbour_vote
 from generality.objectives.mk_mmd import mk_mmd
 from generality.objectives.orthogonal_group_loss import orthogonal_group_loss
@@ -39,6 +40,7 @@ __all__ = [
     "dann_alpha",
     "domain_penalty",
     "domain_risks",
+    "drm_loss",
     "group_dro",
     "knn_nll",
     "mixup",
