@@ -23,10 +23,11 @@ def orthogonal_group_loss(
 ) -> Float[Tensor, ""]:
     """λ Σ over adapted layers of Σ_i |W Δ_iᵀ|₁ + Σ_{i<j} |Δ_i Δ_jᵀ|₁, where Δ_i = B_i A_i.
 
-    |·|₁ sums the absolute entries. Add it to the task's loss. W Δᵀ holds the inner products between the rows of the two: it is
-    zero where the updates read only input directions that the pretrained weight does not use
-    (preserve), and different directions from each other (diversify). No gradient reaches W. With
-    B at zero, as `peft` starts it, both the loss and its gradient are zero.
+    |·|₁ sums the absolute entries. Add it to the task's loss. W Δᵀ holds the inner products
+    between the rows of the two: it is zero where the updates read only input directions that the
+    pretrained weight does not use (preserve), and different directions from each other
+    (diversify). No gradient reaches W. With B at zero, as `peft` starts it, both the loss and its
+    gradient are zero.
 
     Each product is made through the rank, (W A_iᵀ) B_iᵀ and B_i (A_i A_jᵀ) B_jᵀ: for a d × d
     weight O(d² r) operations, and neither an update nor W Wᵀ is ever formed.
