@@ -1,5 +1,6 @@
 """The loop against a plain one; resuming bit for bit; faults."""
 
+import dataclasses
 import math
 import os
 import resource
@@ -511,8 +512,33 @@ def distributed_training(own_loss):
     config = TrainConfig(
         epochs=2, batch_size=8, micro_batch_size=3, optimizer="sgd", learning_rate=0.1
     )
-    train(model, examples, loss, config, seed=0, device="cpu")
+    penalty = None if own_loss else squares
+    train(model, examples, loss, config, seed=0, device="cpu", penalty=penalty)
     return model
+
+
+def squares(model):
+    used = (p for name, p in model.named_parameters() if not name.startswith("unused"))
+    return 0.1 * sum(parameter.square().sum() for parameter in used)
+
+
+def test_a_penalty_is_weight_decay_and_is_reported():
+    examples, config = texts(), TrainConfig(epochs=3, optimizer="sgd", learning_rate=0.1)
+    decayed, penalised = Reader(), Reader()
+    plain = train(
+        decayed, examples, soft_cross_entropy, dataclasses.replace(config, weight_decay=0.2),
+        seed=0, device="cpu",
+    )  # fmt: skip
+    result = train(
+        penalised, examples, soft_cross_entropy, config, seed=0, device="cpu", penalty=squares
+    )
+    for name, _ in decayed.named_parameters():
+        torch.testing.assert_close(
+            penalised.get_parameter(name), decayed.get_parameter(name), atol=1e-5, rtol=1e-5
+        )
+    assert result.history[0] == pytest.approx(plain.history[0] + squares(Reader()).item())
+    with pytest.raises(ValueError, match="added to a loss"):
+        train(Speaker(), examples, None, config, seed=0, device="cpu", penalty=squares)
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ from generality.models import resolve_device
 
 Example = dict[str, Any]
 Loss = Callable[[Tensor, Tensor, float], Tensor]
+Penalty = Callable[[nn.Module], Tensor]
 Collate = Callable[[list[Example]], dict[str, Tensor]]
 
 # What one more forward and backward pass costs beside its tokens, in tokens: on a CPU mostly the
@@ -158,6 +159,7 @@ def train(
     checkpoint: str | Path | None = None,
     checkpoint_every: float = 60.0,
     stop: EarlyStop | None = None,
+    penalty: Penalty | None = None,
     progress: Callable[[int, int, dict[str, Any]], None] | None = None,
 ) -> TrainResult:
     """Train `model` in place, on one device or on as many processes as `accelerate launch` started.
@@ -189,12 +191,15 @@ def train(
             over; the caller clears it. Not with sharded parameters (FSDP).
         checkpoint_every: seconds between checkpoints; 0: after every step.
         stop: early stopping on held-out supervision.
+        penalty: scalar from the model, of its weights and not of the batch, added to `loss` in
+            every step; the losses reported include it. Not with loss=None. With several processes
+            only of weights that the forward pass uses too.
         progress: called after each step with (steps done, steps in all, {"loss": its loss}).
 
     Raises:
         UserError: the loss is not finite; the checkpoint is another training's; the device lacks
             the precision.
-        ValueError: no examples, nothing to train, or early stopping without targets.
+        ValueError: no examples, nothing to train, or early stopping or a penalty without targets.
 
     >>> class Bag(nn.Module):
     ...     def __init__(self):
@@ -213,9 +218,11 @@ def train(
         raise ValueError("there are no examples to train on")
     if stop is not None and loss is None:
         raise ValueError("EarlyStop measures the fit to targets, and loss=None has none")
+    if penalty is not None and loss is None:
+        raise ValueError("a penalty is added to a loss, and loss=None is the model's own")
     place = resolve_device(device)
     with _one_generator(seed, place), _accelerator(place, config.precision) as accelerator:
-        run = _Training(model, examples, loss, config, seed, collate, stop, accelerator)
+        run = _Training(model, examples, loss, config, seed, collate, stop, penalty, accelerator)
         store = Checkpoints(checkpoint, every=checkpoint_every) if checkpoint is not None else None
         try:
             return run.run(store, progress)
@@ -244,11 +251,12 @@ class _Training:
         seed: int,
         collate: Collate | None,
         stop: EarlyStop | None,
+        penalty: Penalty | None,
         accelerator: Accelerator,
     ) -> None:
         self.examples, self.loss, self.config, self.seed = examples, loss, config, seed
         self.collate = collate or _Pad(model)
-        self.stop, self.accelerator = stop, accelerator
+        self.stop, self.penalty, self.accelerator = stop, penalty, accelerator
         self.trained: dict[str, Tensor] = {
             name: parameter
             for name, parameter in model.named_parameters()
@@ -361,7 +369,11 @@ class _Training:
         loss = self.loss(logits, self.targets(batch), self.step / self.total)
         # Every process has the whole loss but only its own share of the graph, and gradients are
         # averaged over processes.
-        self.accelerator.backward(loss * self.accelerator.num_processes)
+        whole = loss * self.accelerator.num_processes
+        if self.penalty is not None:  # of which every process has the whole graph
+            penalty = self.penalty(self.bare)
+            whole, loss = whole + penalty, loss.detach() + penalty
+        self.accelerator.backward(whole)
         return float(loss.detach())
 
     def own_loss(self, batch: list[Example]) -> float:
