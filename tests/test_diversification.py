@@ -16,22 +16,15 @@ from generality.errors import UserError
 from generality.estimators import disambiguate, fit_dbat, fit_divdis
 from generality.lab.train_streams import train_streams
 from generality.measures import agreement_score, hypothesis_similarity
+from generality.models import MultiHead, mlp
 from generality.objectives import DBATLoss, DivDisLoss
 from generality.objectives.dbat import agreement_loss
 from generality.objectives.divdis import pairwise_mutual_information
 
 
-class TwoHeads(nn.Module):
-    """Two linear heads on one body."""
-
-    def __init__(self, body: nn.Module | None = None) -> None:
-        super().__init__()
-        self.body = body or nn.Sequential(nn.Linear(2, 16), nn.ReLU())
-        self.first, self.second = nn.Linear(16, 2), nn.Linear(16, 2)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        features = self.body(x)
-        return torch.stack([self.first(features), self.second(features)])
+def two_heads(seed: int = 0) -> MultiHead:
+    body = nn.Sequential(nn.Linear(2, 16), nn.ReLU())
+    return MultiHead(body, [nn.Linear(16, 2), nn.Linear(16, 2)])
 
 
 # ------------------------------------------------------------------------- losses
@@ -164,10 +157,7 @@ def test_the_second_cue_is_found_at_the_methods_own_mixture(fit, ratio: float) -
     mixture = spurious_2d(ratio)
     train, others, test = mixture.training(500), mixture.unlabelled(1000), mixture.test(500)
 
-    def make(seed: int) -> nn.Module:
-        body = nn.Sequential(nn.Linear(2, 16), nn.ReLU())
-        return TwoHeads(body) if fit is fit_divdis else nn.Sequential(body, nn.Linear(16, 2))
-
+    make = two_heads if fit is fit_divdis else (lambda seed: mlp(2, 16, 2))
     loss = DivDisLoss(1.0, 0.0) if fit is fit_divdis else DBATLoss(1.0)
     found = fit(
         make, train.inputs, train.labels, others.inputs, loss=loss, steps=400, learning_rate=0.01
@@ -190,6 +180,8 @@ def test_hypotheses_of_several_seeds_equal_those_of_each() -> None:
     for i in range(2):
         one = fit_dbat(make, *(part[i] for part in data), seeds=[i], steps=30, hypotheses=3)
         np.testing.assert_allclose(one.predict_proba(test)[0], both[i], atol=1e-4)
+        own = one.predict_proba(test[None], own=True)
+        np.testing.assert_allclose(own, one.predict_proba(test), atol=1e-6)
 
 
 # ------------------------------------------------------------------------- choosing

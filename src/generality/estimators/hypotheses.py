@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ from jaxtyping import Float, Int, Real
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from generality.lab.replicate import Replicas, _as_tensor
+from generality.lab.replicate import Replicas, _as_tensor, _prepared
 from generality.lab.train_streams import Batch, train_streams
 from generality.objectives.dbat import DBATLoss
 from generality.objectives.divdis import DivDisLoss
@@ -32,24 +33,39 @@ class Hypotheses:
     members: list[Replicas]
 
     def predict_proba(
-        self, inputs: Any, *, chunk: int = 4096
+        self, inputs: Any, *, own: bool = False
     ) -> Float[NDArray, "replicas hypotheses n classes"]:
-        """Class probabilities of every hypothesis for the same inputs (n, ...)."""
-        shared = _as_tensor(inputs)
-        parts = [
-            torch.cat([_heads(member, part) for member in self.members], 1)
-            for part in shared.split(chunk)
-        ]
-        return torch.cat(parts, 2).softmax(-1).numpy()
+        """Class probabilities of every hypothesis.
+
+        Args:
+            inputs: (n, ...), the same for all replicas.
+            own: inputs are (replicas, n, ...), each replica's own.
+        """
+        given = _as_tensor(inputs)
+        each = given if own else given.expand(len(self.members[0]), *given.shape)
+        return torch.cat([_beliefs(member, each) for member in self.members], 1).cpu().numpy()
 
     def modules(self, replica: int = 0) -> list[nn.Module]:
         """The networks of one replica, each a module of its own."""
         return [member.module(replica) for member in self.members]
 
 
-def _heads(member: Replicas, inputs: Tensor) -> Float[Tensor, "replicas heads n classes"]:
-    logits = member.logits(inputs, chunk=len(inputs))
-    return logits if logits.ndim == 4 else logits[:, None]
+@torch.inference_mode()
+def _beliefs(
+    member: Replicas, inputs: Real[Tensor, "replicas n ..."], chunk: int = 2048
+) -> Float[Tensor, "replicas heads n classes"]:
+    """What each replica, in eval mode, says of its own inputs."""
+    skeleton = copy.deepcopy(member.skeleton).eval()
+    state = {**member.parameters, **member.buffers}
+    like = next(iter(member.parameters.values()))
+
+    def call(state: dict[str, Tensor], batch: Tensor) -> Tensor:
+        logits: Tensor = torch.func.functional_call(skeleton, state, (batch,))
+        return logits.softmax(-1) if logits.ndim == 3 else logits.softmax(-1)[None]
+
+    every = torch.func.vmap(call)
+    parts = [every(state, _prepared(part, like)) for part in inputs.split(chunk, 1)]
+    return torch.cat(parts, 2)
 
 
 def fit_dbat(
@@ -116,7 +132,7 @@ def fit_dbat(
     members = [train_streams(module, {"labelled": (x, y)}, supervised, seeds=seeds, **options)]
     beliefs: list[Tensor] = []
     for earlier in range(1, hypotheses):
-        beliefs.append(_own_beliefs(members[-1], u))
+        beliefs.append(_beliefs(members[-1], u)[:, 0].to(u.device, copy=True))
         streams = {"labelled": (x, y), "unlabelled": (u, torch.stack(beliefs, 2))}
         own_seeds = [seed + earlier * _SEEDS_APART for seed in seeds]
         members.append(train_streams(module, streams, diverse, seeds=own_seeds, **options))
@@ -141,6 +157,15 @@ def fit_divdis(
     returns logits (heads, batch, classes). Labelled and unlabelled batches pass as one batch.
 
     Source: Lee, Yao and Finn 2022 (arXiv 2202.03418), section 3.2.
+
+    >>> from generality.benchmarks import spurious_2d
+    >>> from generality.models import MultiHead, mlp
+    >>> mixture = spurious_2d(ratio=0.5)
+    >>> train, others = mixture.training(200), mixture.unlabelled(200)
+    >>> two_heads = MultiHead(nn.Linear(2, 8), [nn.Linear(8, 2), nn.Linear(8, 2)])
+    >>> found = fit_divdis(two_heads, train.inputs, train.labels, others.inputs, steps=10)
+    >>> found.predict_proba(mixture.test(100).inputs).shape
+    (1, 2, 100, 2)
     """
     objective = loss or DivDisLoss()
     x, y, u = _streams(inputs, labels, unlabelled, len(seeds))
@@ -177,22 +202,3 @@ def _streams(
     if len(x) != replicas or len(u) != replicas:
         raise ValueError(f"{len(x)} and {len(u)} replicas of data for {replicas} seeds")
     return x, y, u
-
-
-@torch.inference_mode()
-def _own_beliefs(
-    member: Replicas, unlabelled: Tensor, chunk: int = 4096
-) -> Float[Tensor, "replicas others classes"]:
-    """What each replica, in eval mode, says of its own unlabelled data."""
-    skeleton = member.module(0).eval()
-    state = {**member.parameters, **member.buffers}
-    place = next(iter(state.values())).device
-
-    def call(state: dict[str, Tensor], batch: Tensor) -> Tensor:
-        return torch.func.functional_call(skeleton, state, (batch,))
-
-    parts = [
-        torch.func.vmap(call)(state, part.to(place)).softmax(-1).to(unlabelled.device)
-        for part in unlabelled.split(chunk, 1)
-    ]
-    return torch.cat(parts, 1).clone()
