@@ -16,6 +16,7 @@ from generality.benchmarks.benchmark import BENCHMARKS, Benchmark, Shift, load_b
 from generality.benchmarks.colored_digits import colored_digits, inverse_colored_digits
 from generality.benchmarks.corruptions import CORRUPTIONS, corrupt_inputs
 from generality.benchmarks.digits import digit_domains, digits
+from generality.benchmarks.image_folders import load_images, read_images
 from generality.benchmarks.multi_domain import MultiDomain
 from generality.benchmarks.paired_blocks import PairedBlocks, paired_blocks
 from generality.benchmarks.rotated_digits import rotated_digits
@@ -26,6 +27,7 @@ from generality.benchmarks.splits import (
     balance,
     halves,
     hash_split,
+    holdout,
     leaks,
     normalised,
     stratified,
@@ -54,12 +56,15 @@ __all__ = [
     "encode_labels",
     "halves",
     "hash_split",
+    "holdout",
     "inverse_colored_digits",
     "leaks",
     "load_benchmark",
+    "load_images",
     "load_transfer_task",
     "normalised",
     "paired_blocks",
+    "read_images",
     "read_probabilities",
     "read_rows",
     "read_table",
