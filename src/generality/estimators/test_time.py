@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -26,8 +26,6 @@ class TestTimeAdapter(Protocol):
     A batch that cannot be used raises `UnusableFeatures` before anything changes, so that a stream
     goes on with the next one.
     """
-
-    __test__: ClassVar[bool] = False  # pytest: this is not one of yours
 
     def predict(
         self, batch: Float[Any, "batch ..."], adapt: bool = True
