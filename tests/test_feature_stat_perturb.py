@@ -29,7 +29,7 @@ def started(perturb: FeatureStatPerturb, by_mean: float, by_std: float) -> Featu
     with torch.no_grad():
         perturb.style_mean.fill_(by_mean)
         perturb.style_std.fill_(by_std)
-        perturb.started.fill_(True)
+        perturb.start.fill_(0.1)
     return perturb.train()
 
 
@@ -68,7 +68,7 @@ def test_eval_is_the_identity_and_the_state_is_saved(mode: str) -> None:
     again = FeatureStatPerturb(3, mode)
     again.load_state_dict(load(save(perturb.state_dict())))
     assert set(again.state_dict()) == (
-        {"style_mean", "style_std", "started"} if mode in LEARNT else set()
+        {"style_mean", "style_std", "start"} if mode in LEARNT else set()
     )
     for name, tensor in perturb.state_dict().items():
         assert torch.equal(again.state_dict()[name], tensor)
@@ -86,6 +86,11 @@ def test_it_starts_at_the_first_batchs_spread_in_the_optimisers_own_parameters()
     torch.testing.assert_close(perturb.style_std.data, by_std)
     perturb(maps(6, 3, 5, 5, seed=1))
     torch.testing.assert_close(perturb.style_mean.data, by_mean)
+    assert perturb.growth == 1
+    with torch.no_grad():
+        for parameter in style_parameters(perturb).values():
+            parameter.mul_(-3)
+    assert perturb.growth == pytest.approx(3)
 
 
 def test_thirds_are_drawn_for_the_whole_batch() -> None:
@@ -209,8 +214,8 @@ def test_a_copy_has_its_own() -> None:
     insert_after(model, ["block1"], learnt, maps(1, 3, 28, 28))
     twin = copy.deepcopy(model)
     twin.train()(maps(4, 3, 28, 28))
-    assert bool(twin.inserted["block1"].started)
-    assert not bool(model.inserted["block1"].started)
+    assert bool(twin.inserted["block1"].start.all())
+    assert not bool(model.inserted["block1"].start.any())
 
 
 def test_tokens_and_tuples() -> None:

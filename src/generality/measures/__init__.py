@@ -19,6 +19,7 @@ from generality.measures.randomized_score import (
     roc_auc,
     simplicity_bias_index,
 )
+from generality.measures.single_source_matrix import single_source_matrix
 from generality.measures.subspace_overlap import subspace_overlap
 from generality.measures.truncation_curve import TruncationPoint, truncation_curve
 from generality.measures.universal_perturbation import (
@@ -47,6 +48,7 @@ __all__ = [
     "randomized_score",
     "roc_auc",
     "simplicity_bias_index",
+    "single_source_matrix",
     "student_supervisor_agreement",
     "subspace_overlap",
     "truncation_curve",

@@ -25,7 +25,7 @@ class FeatureStatPerturb(nn.Module):
 
     - "advstyle": S is learnt, one number per channel, by gradient *ascent* on the task's loss: its
       gradient is multiplied by −adv_weight, so that one backward pass and one optimiser do both.
-      It starts at the spread of μ and σ over the first perturbed batch.
+      It starts at the spread of μ and σ over the first perturbed batch, which `start` keeps.
     - "dsu": S is the spread of μ and σ over the batch (Li et al. 2022): nothing is learnt.
     - "advstyle_direction": the learnt S gives the direction only; its length is that of the
       batch's spread, times `mix_weight` (the paper's variant for re-identification).
@@ -58,7 +58,7 @@ class FeatureStatPerturb(nn.Module):
     (torch.Size([4, 8, 7, 7]), True)
     """
 
-    started: Tensor
+    start: Tensor
 
     def __init__(
         self,
@@ -83,12 +83,19 @@ class FeatureStatPerturb(nn.Module):
         if mode in ("advstyle", "advstyle_direction"):
             self.style_mean = nn.Parameter(torch.full((num_channels,), 0.1))
             self.style_std = nn.Parameter(torch.full((num_channels,), 0.1))
-            self.register_buffer("started", torch.tensor(False))
+            self.register_buffer("start", torch.zeros(2, num_channels))
 
     def extra_repr(self) -> str:
         """What tells this module from others of its shape."""
         chances = ", ".join(f"{chance:.3g}" for chance in self.probs)
         return f"{self.num_channels}, mode={self.mode}, probs=({chances})"
+
+    @property
+    def growth(self) -> float:
+        """How many times as strong as at its start the learnt style is; NaN before the start."""
+        with torch.no_grad():
+            now = torch.stack([self.style_mean, self.style_std]).norm()
+            return float(now / self.start.norm()) if bool(self.start.any()) else float("nan")
 
     def forward(self, maps: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
         """The maps in another style; themselves in eval mode."""
@@ -138,11 +145,11 @@ class FeatureStatPerturb(nn.Module):
         mode: StyleMode,
     ) -> tuple[Float[Tensor, "1 channels 1"], Float[Tensor, "1 channels 1"]]:
         """S_μ and S_σ, whose gradients are reversed."""
-        if not self.started and len(mean) > 1:
+        if len(mean) > 1 and not bool(self.start.any()):
             with torch.no_grad():  # in place: the optimiser has these very parameters
-                self.style_mean.copy_(_std(mean, 0).flatten())
-                self.style_std.copy_(_std(std, 0).flatten())
-                self.started.fill_(True)
+                self.start.copy_(torch.stack([_std(mean, 0).flatten(), _std(std, 0).flatten()]))
+                self.style_mean.copy_(self.start[0])
+                self.style_std.copy_(self.start[1])
         by_mean, by_std = (
             self.ascent(style)[None, :, None] for style in (self.style_mean, self.style_std)
         )
