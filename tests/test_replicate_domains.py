@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from generality.lab import Lab
 from generality.lab.replicate_domains import DomainReplicas, replicate_domains
 from generality.models import Featurized, TinyConvNet, mlp
 from generality.objectives import ALGORITHMS, domain_penalty
@@ -244,3 +245,18 @@ def test_ranges_are_drawn_within_bounds_and_default_inside():
     values = [Range(1.0, 0.01, 100.0).draw(rng) for _ in range(2000)]
     assert np.median(np.log10(values)) == pytest.approx(0, abs=0.15)
     assert ALGORITHMS["irm"].penalty is domain_penalty("irm_split")
+
+
+def test_a_lab_keeps_them(tmp_path):
+    inputs, labels, rows = problem()
+    lab = Lab(home=tmp_path, device="cpu", progress=False)
+    options = {"seeds": SEEDS, "steps": 6, "checkpoints": [2, 6]}
+    first, again = (
+        lab.replicate_domains(network, inputs, labels, rows, algorithm=ALGORITHMS["irm"], **options)
+        for _ in range(2)
+    )
+    assert (lab.steps.computed, lab.steps.reused) == (1, 1)
+    torch.testing.assert_close(first.state_dict(), again.state_dict(), atol=0, rtol=0)
+    assert torch.equal(again.at(6).logits(inputs), first.logits(inputs))
+    lab.replicate_domains(network, inputs, labels, rows, algorithm=ALGORITHMS["vrex"], **options)
+    assert lab.steps.computed == 2

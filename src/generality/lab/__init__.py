@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from generality.lab.fit import Fitted
     from generality.lab.lab import Lab
     from generality.lab.replicate import Replicas
+    from generality.lab.replicate_domains import DomainReplicas
     from generality.lab.runs import (
         RunRecord,
         RunWriter,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from generality.lab.train import EarlyStop, TrainConfig
 
 __all__ = [
+    "DomainReplicas",
     "EarlyStop",
     "FineTuned",
     "Fitted",
@@ -50,6 +52,7 @@ __all__ = [
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
+        "DomainReplicas": "replicate_domains",
         "EarlyStop": "train",
         "FineTuned": "finetune",
         "Fitted": "fit",

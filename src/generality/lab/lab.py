@@ -25,6 +25,8 @@ from generality.lab.finetune import FineTuned, finetune
 from generality.lab.fit import Fitted, fit
 from generality.lab.progress import ProgressBars
 from generality.lab.replicate import Replicas, replicate, zero_head
+from generality.lab.replicate_domains import DomainReplicas, replicate_domains
+from generality.lab.stacked import start
 from generality.lab.steps import StepStore
 from generality.lab.threads import available_cores, threads
 from generality.lab.train import TrainConfig
@@ -133,6 +135,18 @@ class Lab:
             )  # fmt: skip
         template = module(seeds[0]) if not isinstance(module, nn.Module) else module
         return Replicas.from_state(template, state)
+
+    def replicate_domains(
+        self, module: Any, inputs: Any, labels: Any, rows: Any, *, seeds: Sequence[int],
+        **options: Any,
+    ) -> DomainReplicas:  # fmt: skip
+        """Many small trainings over several domains each; see `replicate_domains`. Kept."""
+        with self.progress.task(f"Training {len(seeds)} replicas over domains") as report:
+            state = self.step(
+                _replicate_domains, module, inputs, labels, rows, list(seeds), options,
+                uncached={"progress": report},
+            )  # fmt: skip
+        return DomainReplicas.from_state(start(module, seeds[0]), state)
 
     def fetch(self, model: str) -> None:
         """Have a model's files on this machine, with a bar while they come."""
@@ -286,6 +300,17 @@ def _replicate(
     with threads(1):
         return replicate(
             module, inputs, targets, seeds=seeds, progress=progress, **options
+        ).state_dict()
+
+
+def _replicate_domains(
+    module: Any, inputs: Any, labels: Any, rows: Any, seeds: list[int], options: dict[str, Any],
+    progress: Any,
+) -> dict[str, Any]:  # fmt: skip
+    """The memoised step behind `Lab.replicate_domains`, on one thread likewise."""
+    with threads(1):
+        return replicate_domains(
+            module, inputs, labels, rows, seeds=seeds, progress=progress, **options
         ).state_dict()
 
 
