@@ -1,4 +1,4 @@
-"""Which rows go where: stable splits, halves, stratified and balanced samples, leaks."""
+"""Which rows go where: stable splits, halves, later times, other sites, samples, leaks."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from re import compile as pattern
+from typing import Any, Literal
 
 import numpy as np
 import xxhash
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, Shaped
 
 from generality.errors import UserError
 
@@ -126,6 +127,59 @@ def balance(
     members = [np.flatnonzero(codes == c) for c in classes]
     kept = [m[np.argsort(points[m], kind="stable")[:each]] for m in members]
     return np.sort(np.concatenate(kept))
+
+
+def holdout(
+    values: Sequence[Any] | Shaped[np.ndarray, " n"],
+    *,
+    by: Literal["time", "site"],
+    held: Any = None,
+    share: float | None = None,
+    groups: Sequence[Any] | None = None,
+) -> tuple[Int[np.ndarray, " train"], Int[np.ndarray, " test"]]:
+    """Training rows and test rows: tested on what comes later, or from elsewhere.
+
+    Args:
+        values: of each row its time (numbers, dates, ISO strings: anything that sorts), or its
+            site.
+        by: "time": rows at `held` or later are test. "site": rows of the site `held`, or of any in
+            a list, tuple or set, are.
+        held: see `by`.
+        share: for "time", in place of `held`: the latest so many of the rows. Rows of one time stay
+            together, so test may be larger.
+        groups: of each row what must not be on both sides (the patient): training rows of a group
+            that is also in test are dropped.
+
+    Raises:
+        UserError: when a side is empty.
+        ValueError: unless exactly one of `held` and `share` is given, and `share` in (0, 1).
+
+    >>> train, test = holdout([2014, 2016, 2015, 2016], by="time", held=2016, groups="abca")
+    >>> train.tolist(), test.tolist()
+    ([2], [1, 3])
+    >>> holdout(["A", "B", "A"], by="site", held="B")[1].tolist()
+    [1]
+    """
+    column = np.asarray(values)
+    if by not in ("time", "site") or (held is None) == (share is None):
+        raise ValueError("by is 'time' or 'site', with one of held and share")
+    if share is not None and (by == "site" or not 0 < share < 1):
+        raise ValueError(f"share is for by='time', in (0, 1), not {share}")
+    if share is not None and len(column):
+        held = np.sort(column)[::-1][max(1, round(share * len(column))) - 1]
+    if by == "time":
+        in_test = column >= held
+    else:
+        several = isinstance(held, list | tuple | set | frozenset | np.ndarray)
+        in_test = np.isin(column, list(held) if several else [held])
+    in_train = ~in_test
+    if groups is not None:
+        keys = np.asarray(list(groups))
+        in_train &= ~np.isin(keys, np.unique(keys[in_test]))
+    for side, rows in (("test", in_test), ("train on", in_train)):
+        if not rows.any():
+            raise UserError(f"There is nothing to {side} with {by} held out at {held}.")
+    return np.flatnonzero(in_train), np.flatnonzero(in_test)
 
 
 @dataclass(frozen=True)

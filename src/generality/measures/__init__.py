@@ -11,8 +11,10 @@ from generality.measures.accuracy import accuracy, harden
 from generality.measures.agreement import Agreement, student_supervisor_agreement
 from generality.measures.agreement_score import agreement_score, hypothesis_similarity
 from generality.measures.calibration import ece
+from generality.measures.failure_drivers import failure_drivers
 from generality.measures.flips import FlipReport, flip_report
 from generality.measures.group_effect import group_effect, negative_transfer
+from generality.measures.group_table import GroupAudit, auc_interval, delong
 from generality.measures.randomized_score import (
     RandomizedScores,
     randomized_score,
@@ -32,13 +34,17 @@ from generality.measures.view_contributions import ViewContributions, view_contr
 __all__ = [
     "Agreement",
     "FlipReport",
+    "GroupAudit",
     "RandomizedScores",
     "TruncationPoint",
     "UniversalPerturbation",
     "ViewContributions",
     "accuracy",
     "agreement_score",
+    "auc_interval",
+    "delong",
     "ece",
+    "failure_drivers",
     "flip_report",
     "group_effect",
     "harden",
