@@ -3,70 +3,208 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from generality.cli import options
+from generality.errors import UserError
+
+if TYPE_CHECKING:
+    from generality.lab import RunRecord
+
+LABELS, DOMAINS = "For weak labels", "For domains"
 
 
 def compare(
-    data: Annotated[str, typer.Argument(help="CSV, TSV, JSONL, Parquet, Arrow or hf:org/name.")],
-    text: Annotated[str, typer.Option(help="Column of texts.")] = "text",
+    data: Annotated[
+        str,
+        typer.Argument(help="CSV, TSV, JSONL, Parquet, Arrow, hf:org/name, or a folder of images."),
+    ],
+    text: Annotated[str | None, typer.Option(help="Column of texts.")] = None,
     label: Annotated[
         str | None, typer.Option(help="Column of true labels; may be blank in some rows.")
     ] = None,
-    weak_label: Annotated[str | None, typer.Option(help="Column of weak labels.")] = None,
-    weak_probabilities: Annotated[
-        str | None, typer.Option(help="Column(s) of the weak model's probabilities: COL[,COL…].")
-    ] = None,
-    weak_model: Annotated[
-        str | None, typer.Option(help="A saved classifier, or a ladder name such as bag-of-words.")
-    ] = None,
     model: Annotated[
-        str, typer.Option(help="The student: a name, hf:org/name or path.")
-    ] = "minilm-l6",
+        str | None,
+        typer.Option(help="The student, or the frozen backbone: a name, hf:org/name or path."),
+    ] = None,
     tuning: Annotated[str, typer.Option(help="probe, lora or full.")] = "probe",
-    layer: Annotated[int | None, typer.Option(help="Hidden state of the probe.")] = None,
+    layer: Annotated[int | None, typer.Option(help="Hidden state that is read.")] = None,
     pooling: Annotated[str | None, typer.Option(help="mean, last or cls.")] = None,
     methods: Annotated[str | None, typer.Option(help="Only these, separated by commas.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds: 0, 1, 2, ….")] = 5,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data.")] = None,
     max_length: Annotated[int, typer.Option(min=1, help="Tokens of a text that are read.")] = 256,
     split: Annotated[str | None, typer.Option(help="Split of a hub data set.")] = None,
+    weak_label: Annotated[
+        str | None, typer.Option(help="Column of weak labels.", rich_help_panel=LABELS)
+    ] = None,
+    weak_probabilities: Annotated[
+        str | None,
+        typer.Option(
+            help="Column(s) of the weak model's probabilities: COL[,COL…].", rich_help_panel=LABELS
+        ),
+    ] = None,
+    weak_model: Annotated[
+        str | None,
+        typer.Option(
+            help="A saved classifier, or a ladder name such as bag-of-words.",
+            rich_help_panel=LABELS,
+        ),
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Passes over the data.", rich_help_panel=LABELS)
+    ] = None,
+    domain: Annotated[
+        str | None,
+        typer.Option(
+            help="Column that says where a row comes from: each value is left out in turn.",
+            rich_help_panel=DOMAINS,
+        ),
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(help="Leave out this domain only.", rich_help_panel=DOMAINS)
+    ] = None,
+    image: Annotated[
+        str | None, typer.Option(help="Column of paths of images.", rich_help_panel=DOMAINS)
+    ] = None,
+    layout: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder of a public set: PACS, VLCS, OfficeHome, TerraIncognita, DomainNet, "
+            "camelyon17, fmow, iwildcam.",
+            rich_help_panel=DOMAINS,
+        ),
+    ] = None,
+    features: Annotated[
+        str | None,
+        typer.Option(
+            help="Columns of numbers to learn from: COL[,COL…]; by default all.",
+            rich_help_panel=DOMAINS,
+        ),
+    ] = None,
+    group: Annotated[
+        str | None,
+        typer.Option(
+            help="Column of groups of which the worst is reported; by default the classes.",
+            rich_help_panel=DOMAINS,
+        ),
+    ] = None,
+    select: Annotated[
+        str,
+        typer.Option(
+            help="Choose by held-out-source, leave-one-domain-out, crafted-shift or oracle (which "
+            "peeks).",
+            rich_help_panel=DOMAINS,
+        ),
+    ] = "held-out-source",
+    draws: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Draws of each method's hyper-parameters.", rich_help_panel=DOMAINS
+        ),
+    ] = 4,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps of each training.", rich_help_panel=DOMAINS)
+    ] = None,
+    hidden: Annotated[
+        int | None,
+        typer.Option(min=1, help="Units between features and head.", rich_help_panel=DOMAINS),
+    ] = None,
+    drop_duplicates: Annotated[
+        bool,
+        typer.Option(
+            "--drop-duplicates",
+            help="Leave out rows that also occur in another domain.",
+            rich_help_panel=DOMAINS,
+        ),
+    ] = False,
+    skip_unreadable: Annotated[
+        bool,
+        typer.Option(
+            "--skip-unreadable",
+            help="Leave out images that cannot be read.",
+            rich_help_panel=DOMAINS,
+        ),
+    ] = False,
     on: options.On = "in-process",
     device: options.Device = "auto",
     out: options.Runs = Path("runs"),
     json: options.Json = False,
 ) -> None:
-    """Train a stronger model on weak labels, by every method that applies, and keep the best.
+    """Try every method that applies to your data, and keep the best.
 
-    With true labels for some rows it measures what each method recovers; without, it says what
-    can and cannot be concluded. The winner lands in the run's folder, ready for predict.
+    With weak labels (--weak-label and its kin) a stronger model learns from them, by every method;
+    true labels for some rows say what each recovers. With domains (--domain, or a folder of images)
+    each domain is left out in turn, and methods are scored on the one they never saw. The winner
+    lands in the run's folder, ready for predict.
     """
-    from generality.benchmarks import read_rows
-    from generality.compare import compare_weak_labels
     from generality.report import show_claims, show_summary, to_json, write_report
 
-    record = compare_weak_labels(
-        read_rows(data, split=split, as_text=[text]),
-        text=text,
-        label=label,
-        weak_label=weak_label,
-        weak_probabilities=weak_probabilities.split(",") if weak_probabilities else None,
-        weak_model=weak_model,
-        model=model,
-        tuning=tuning,
-        layer=layer,
-        pooling=pooling,
-        methods=methods.split(",") if methods else None,
-        seeds=seeds,
-        epochs=epochs,
-        max_length=max_length,
-        lab=options.make_lab(device, on),
-        root=out,
-        source=data,
-    )
+    lab = options.make_lab(device, on)
+    names = methods.split(",") if methods else None
+    weak = weak_label or weak_probabilities or weak_model
+    record: RunRecord
+    if domain is None and layout is None and (weak or not _images(data)):
+        _refuse(
+            "goes with --domain COLUMN",
+            {"--target": target, "--image": image, "--features": features, "--group": group},
+        )
+        from generality.benchmarks import read_rows
+        from generality.compare import compare_weak_labels
+
+        record = compare_weak_labels(
+            read_rows(data, split=split, as_text=[text or "text"]),
+            text=text or "text",
+            label=label,
+            weak_label=weak_label,
+            weak_probabilities=weak_probabilities.split(",") if weak_probabilities else None,
+            weak_model=weak_model,
+            model=model or "minilm-l6",
+            tuning=tuning,
+            layer=layer,
+            pooling=pooling,
+            methods=names,
+            seeds=seeds,
+            epochs=epochs,
+            max_length=max_length,
+            lab=lab,
+            root=out,
+            source=data,
+        )
+    else:
+        _refuse(
+            "does not go with domains",
+            {"--weak-label": weak_label, "--weak-probabilities": weak_probabilities,
+             "--weak-model": weak_model, "--epochs": epochs},
+        )  # fmt: skip
+        from generality.compare import compare_domains
+        from generality.compare.domain_features import FeatureRecipe
+        from generality.compare.domain_frozen import Network
+        from generality.compare.domain_table import open_domain_table
+
+        table = open_domain_table(
+            data, domain=domain, label=label, text=text, image=image, layout=layout,
+            features=features.split(",") if features else None, group=group, split=split,
+            skip_unreadable=skip_unreadable,
+        )  # fmt: skip
+        sizes = {"hidden": hidden, "steps": steps}
+        record = compare_domains(
+            table,
+            target=target,
+            recipe=FeatureRecipe.of(
+                table.kind, model, layer=layer, pooling=pooling, max_length=max_length
+            ),
+            methods=names,
+            select=select,
+            seeds=seeds,
+            draws=draws,
+            network=Network(**{name: size for name, size in sizes.items() if size is not None}),
+            drop_duplicates=drop_duplicates,
+            lab=lab,
+            root=out,
+            source=data,
+        )
     page = write_report(record.directory)
     best = record.directory / "best"
     if json:
@@ -77,3 +215,18 @@ def compare(
     show_claims(console, record.claims)
     console.print(f"Report: {page}", soft_wrap=True)
     console.print(f"Winner: {best} (use it: generality predict {best} NEW.csv)", soft_wrap=True)
+
+
+def _images(data: str) -> bool:
+    """Whether DATA is a folder that is no saved data set: one of images, then."""
+    folder = Path(data).expanduser()
+    return folder.is_dir() and not any((folder / name).is_file() for name in _SAVED)
+
+
+_SAVED = ("state.json", "dataset_info.json", "dataset_dict.json")
+
+
+def _refuse(why: str, given: dict[str, object]) -> None:
+    for name, value in given.items():
+        if value is not None:
+            raise UserError(f"{name} {why}.")

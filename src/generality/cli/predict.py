@@ -1,4 +1,4 @@
-"""`generality predict`: a saved winner on new texts."""
+"""`generality predict`: a saved winner on new rows."""
 
 from __future__ import annotations
 
@@ -15,8 +15,13 @@ def predict(
     model: Annotated[Path, typer.Argument(help="A winner: runs/…/best.")],
     data: Annotated[str, typer.Argument(help="CSV, TSV, JSONL, Parquet, Arrow or hf:org/name.")],
     text: Annotated[
-        str | None, typer.Option(help="Column of texts; by default the one compare used.")
+        str | None,
+        typer.Option(help="Column of texts or image paths; by default the one compare used."),
     ] = None,
+    adapt: Annotated[
+        bool,
+        typer.Option(help="Let a winner that adapts at test time learn from the rows, in order."),
+    ] = True,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="File to write: .csv, .jsonl or .parquet.")
     ] = None,
@@ -30,7 +35,9 @@ def predict(
     writers = {".csv": "to_csv", ".jsonl": "to_json", ".parquet": "to_parquet"}
     if output is not None and output.suffix not in writers:
         raise UserError(f"--output {output}: the name must end in {', '.join(writers)}.")
-    rows = predict_rows(model, read_rows(data), text=text, lab=options.make_lab(device))
+    rows = predict_rows(
+        model, read_rows(data), text=text, adapt=adapt, lab=options.make_lab(device)
+    )
     if output is not None:
         temporary = output.with_name(f".{output.stem}.tmp{output.suffix}")
         getattr(rows, writers[output.suffix])(str(temporary))

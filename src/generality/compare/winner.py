@@ -85,7 +85,7 @@ class SavedTuned:
 
 def save_probe(folder: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
     """Write a probe to `folder`, whole or not at all; an older one there is replaced."""
-    _refuse_other_files(folder)
+    refuse_other_files(folder)
     with atomic_folder(folder) as fresh:
         plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         save_file(plain, fresh / "head.safetensors")
@@ -94,7 +94,7 @@ def save_probe(folder: Path, tensors: dict[str, Tensor], about: dict[str, Any]) 
 
 def save_tuned(folder: Path, classifier: TextClassifier, about: dict[str, Any]) -> None:
     """Write a tuned classifier to `folder`, whole or not at all; an older one is replaced."""
-    _refuse_other_files(folder)
+    refuse_other_files(folder)
     with atomic_folder(folder) as fresh:
         classifier.save_pretrained(fresh, label_names=about["label_names"])
         _write_about(fresh, "tuned", about)
@@ -126,6 +126,10 @@ def load_classifier(
             )
         return SequenceClassifier(str(path), device=lab.device, max_length=max_length)
     about = _read_about(folder)
+    if about.get("kind") == "domains":
+        from generality.compare.domain_winner import SavedDomainClassifier
+
+        return SavedDomainClassifier(folder, lab)
     if about.get("kind") != "probe":
         return SavedTuned(about, TextClassifier.from_pretrained(folder, device=lab.device))
     try:
@@ -160,41 +164,53 @@ def classifier_identity(path: str | Path) -> str:
     return fingerprint([(file.name, file_fingerprint(file)) for file in files])
 
 
-def predict(path: str | Path, data: Dataset, *, text: str | None = None, lab: Lab) -> Dataset:
+def predict(
+    path: str | Path, data: Dataset, *, text: str | None = None, adapt: bool = True, lab: Lab
+) -> Dataset:
     """A table with a saved classifier's answers beside it.
 
     Args:
         path: what `load_classifier` takes.
         data: the table.
         text: its column of texts; None is the column the comparison was made with. Missing texts
-            count as empty ones.
+            count as empty ones. For a winner over domains also the column of image paths; its
+            numbers are found by name.
+        adapt: let a winner that adapts at test time learn from the rows, in their order.
         lab: where the work is done.
 
     Returns:
         The table with `prediction` (the most probable label), `probability` (its probability) and
-        a column `p_<label>` per label.
+        a column `p_<label>` per label. A row that cannot be read (a number is missing) has no
+        prediction, and NaN for its probabilities.
 
     Raises:
         UserError: no classifier, no rows, no such column, or a column that is in the way.
     """
-    classifier = load_classifier(path, lab=lab)
-    column = text or classifier.text or "text"
-    if column not in data.column_names:
-        raise unknown("column", column, data.column_names)
+    classifier: Any = load_classifier(path, lab=lab)
     if len(data) == 0:
         raise UserError("There are no rows to predict.")
     added = ["prediction", "probability", *(f"p_{name}" for name in classifier.label_names)]
     if taken := [name for name in added if name in data.column_names]:
         raise UserError(f"The table already has a column '{taken[0]}'; rename it first.")
-    texts = read_texts(data, column)
-    with lab.progress.task(f"Predicting {len(texts)} texts"):
-        probabilities = classifier.predict_proba(texts)
-    best = probabilities.argmax(1)
-    columns: list[Any] = [[classifier.label_names[index] for index in best], probabilities.max(1)]
-    columns += list(probabilities.T)
+    adapts = hasattr(classifier, "read_inputs")  # a winner over domains
+    inputs = classifier.read_inputs(data, text) if adapts else _texts(classifier, data, text)
+    with lab.progress.task(f"Predicting {len(data)} rows"):
+        options = {"adapt": adapt} if adapts else {}
+        probabilities = classifier.predict_proba(inputs, **options)
+    known = np.isfinite(probabilities).all(1)
+    best = np.where(known, np.nan_to_num(probabilities).argmax(1), -1)
+    columns: list[Any] = [[classifier.label_names[k] if k >= 0 else None for k in best]]
+    columns += [probabilities.max(1), *probabilities.T]
     for name, values in zip(added, columns, strict=True):
         data = data.add_column(name, list(values))
     return data
+
+
+def _texts(classifier: Classifier, data: Dataset, text: str | None) -> list[str]:
+    column = text or classifier.text or "text"
+    if column not in data.column_names:
+        raise unknown("column", column, data.column_names)
+    return read_texts(data, column)
 
 
 def read_texts(data: Dataset, column: str) -> list[str]:
@@ -233,6 +249,7 @@ def _read_about(folder: Path) -> dict[str, Any]:
     return dict(about)
 
 
-def _refuse_other_files(folder: Path) -> None:
+def refuse_other_files(folder: Path) -> None:
+    """Raise a `UserError` where a folder holds anything but an earlier winner."""
     if folder.exists() and any(folder.iterdir()) and saved_folder(folder) != folder:
         raise UserError(f"'{folder}' holds other files; move them away first.")

@@ -1,0 +1,103 @@
+"""The trainings of a leave-one-domain-out tournament, and what is measured on each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from generality.compare.domain_splits import DomainSplit, split_domain
+from generality.measures import ece
+
+FEWEST_IN_GROUP = 5
+"""Scored rows below which a group of the target is not looked at."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One training: on these domains, with this draw of the hyper-parameters and this seed.
+
+    Attributes:
+        rows: training rows of each domain, in the order of the domains.
+        without: the domain of the sources that is left out to choose by; −1 for none.
+        ceiling: whether it learns from labels of the target.
+    """
+
+    draw: int
+    seed: int
+    rows: tuple[Int[np.ndarray, " n"], ...]
+    without: int = -1
+    ceiling: bool = False
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One target and the domains that are trained on, with the splits of every seed.
+
+    Attributes:
+        target: the domain left out; −1 when none is, to refit on all.
+        sources: domains trained on.
+        splits: `splits[seed][domain]`.
+        classes: how many there are.
+    """
+
+    target: int
+    sources: tuple[int, ...]
+    splits: list[list[DomainSplit]]
+    classes: int
+
+    def arms(self, draws: int, *, inner: bool) -> list[Arm]:
+        """Every seed and draw; with `inner` each once more without each source in turn."""
+        left_out = self.sources if inner else (-1,)
+        return [
+            Arm(draw, seed, self._train(seed, without), without)
+            for without in left_out
+            for seed in range(len(self.splits))
+            for draw in range(draws)
+        ]
+
+    def ceiling_arms(self, labels: Int[np.ndarray, " n"], draws: int) -> list[list[Arm]]:
+        """The same training with labels of the target: on it alone, and beside the sources."""
+        seeds = range(len(self.splits))
+        own = [self.target_part(labels, seed).train for seed in seeds]
+        together = [(*self._train(seed, -1), own[seed]) for seed in seeds]
+        return [
+            [Arm(d, s, rows, ceiling=True) for s, rows in enumerate(each) for d in range(draws)]
+            for each in ([(part,) for part in own], together)
+        ]
+
+    def target_part(self, labels: Int[np.ndarray, " n"], seed: int) -> DomainSplit:
+        """The known half of the target: what the ceiling learns from, and is chosen by."""
+        return split_domain(labels, self.splits[seed][self.target].known, seed)
+
+    def _train(self, seed: int, without: int) -> tuple[np.ndarray, ...]:
+        return tuple(self.splits[seed][d].train for d in self.sources if d != without)
+
+
+def accuracy(probabilities: Float[np.ndarray, "n classes"], truth: Int[np.ndarray, " n"]) -> float:
+    """Share of rows whose most probable class is the true one; NaN for none."""
+    return float((probabilities.argmax(1) == truth).mean()) if len(truth) else math.nan
+
+
+def scores(
+    probabilities: Float[np.ndarray, "n classes"],
+    truth: Int[np.ndarray, " n"],
+    groups: Int[np.ndarray, " n"],
+) -> dict[str, float]:
+    """Accuracy, that of the worst group, and calibration error."""
+    right = probabilities.argmax(1) == truth
+    large = np.flatnonzero(np.bincount(groups) >= FEWEST_IN_GROUP)
+    return {
+        "score": float(right.mean()),
+        "worst_group": min((float(right[groups == g].mean()) for g in large), default=math.nan),
+        "ece": ece(probabilities, truth),
+    }
+
+
+def mean(values: Sequence[float]) -> float:
+    """Mean of what is known; NaN for nothing."""
+    known = [value for value in values if not np.isnan(value)]
+    return float(np.mean(known)) if known else math.nan

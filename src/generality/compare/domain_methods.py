@@ -1,0 +1,179 @@
+"""The methods that prepare for a domain nobody has seen, and which of them apply.
+
+Each is one line: the algorithm that trains it and, for a method that learns from the stream it is
+asked about, the adapter that sits on what was trained. To add one: a line in `DOMAIN_METHODS`, its
+loss in `objectives.domain_algorithms` or its adapter in `estimators`.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from generality.errors import UserError, unknown
+from generality.estimators import T3A, AdaNPCAdapter, FeatureMemory, PseudoLabel, Tent
+from generality.estimators.shot import SHOT
+from generality.objectives.domain_algorithms import ALGORITHMS, Range
+
+FLOOR = "erm"
+SHARED = {
+    "learning_rate": Range(1e-3, 10**-3.5, 1e-2),
+    "weight_decay": Range(0.0, 1e-6, 1e-2),
+}
+"""Of Adam, for a small network on standardised features. A draw has the same ones for every method,
+so that no method wins by a luckier learning rate."""
+
+
+@dataclass(frozen=True)
+class DomainMethod:
+    """How a method is trained and, perhaps, how it adapts.
+
+    Attributes:
+        algorithm: key of `ALGORITHMS`.
+        adapter: from (trained `Featurized` network, features and labels of its training rows or
+            None and None, hyper-parameters, classes) to a `TestTimeAdapter`; None for a method
+            that does not adapt.
+        ranges: of the adapter's own hyper-parameters.
+        on_inputs: the adapter is asked about the network's inputs, not about its features.
+    """
+
+    algorithm: str = FLOOR
+    adapter: Callable[..., Any] | None = None
+    ranges: Mapping[str, Range] = field(default_factory=dict)
+    on_inputs: bool = False
+
+    @property
+    def sources(self) -> int:
+        """Fewest training domains with which it is itself."""
+        return ALGORITHMS[self.algorithm].min_domains
+
+
+def t3a(model: Any, features: Any, labels: Any, hyper: Mapping[str, float], classes: int) -> T3A:
+    """Prototypes adjusted by confident rows of the stream."""
+    return T3A(model.head, supports=round(hyper["supports"]))
+
+
+def tent(model: Any, features: Any, labels: Any, hyper: Mapping[str, float], classes: int) -> Tent:
+    """Scale and shift before the head, tuned towards certain answers."""
+    return Tent(model.head, params="prebn", learning_rate=hyper["learning_rate"], source=features)
+
+
+def pseudo_label(
+    model: Any, features: Any, labels: Any, hyper: Mapping[str, float], classes: int
+) -> PseudoLabel:
+    """The head, trained on its own confident answers."""
+    return PseudoLabel(
+        model.head, threshold=hyper["threshold"], learning_rate=hyper["learning_rate"]
+    )
+
+
+def shot(model: Any, features: Any, labels: Any, hyper: Mapping[str, float], classes: int) -> SHOT:
+    """The layers under a fixed head, tuned towards certain and diverse answers."""
+    return SHOT(model, params="featurizer", learning_rate=hyper["learning_rate"])
+
+
+def adanpc(
+    model: Any, features: Any, labels: Any, hyper: Mapping[str, float], classes: int
+) -> AdaNPCAdapter:
+    """A memory of training rows that votes and grows by confident rows of the stream."""
+    memory = FeatureMemory(
+        model.head.in_features,
+        classes,
+        k=round(hyper["k"]),
+        temperature=hyper["temperature"],
+    )
+    if features is not None:
+        memory.add(features, labels)
+        memory.protect()
+    return AdaNPCAdapter(memory, threshold=hyper["threshold"])
+
+
+_RATE = Range(1e-3, 1e-4, 1e-2)
+
+DOMAIN_METHODS: dict[str, DomainMethod] = {
+    **{name.replace("_", "-"): DomainMethod(name) for name in ALGORITHMS},
+    "t3a": DomainMethod(adapter=t3a, ranges={"supports": Range(100, 1, 100)}),
+    "tent": DomainMethod(adapter=tent, ranges={"learning_rate": _RATE}),
+    "pseudo-label": DomainMethod(
+        adapter=pseudo_label,
+        ranges={"learning_rate": _RATE, "threshold": Range(0.9, 0.5, 0.99, log=False)},
+    ),
+    "shot": DomainMethod(adapter=shot, ranges={"learning_rate": _RATE}, on_inputs=True),
+    "adanpc": DomainMethod(
+        adapter=adanpc,
+        ranges={
+            "k": Range(100, 1, 200),
+            "temperature": Range(0.1, 0.01, 0.5),
+            "threshold": Range(0.0, 0.0, 1.0, log=False),
+        },
+    ),
+}
+"""By name. The floor comes first."""
+
+
+def applicable(
+    asked: Sequence[str] | None, *, sources: int, adapters: bool = True
+) -> tuple[list[str], list[str]]:
+    """The methods to run, the floor first, and sentences about those left out.
+
+    Args:
+        asked: names; None for all.
+        sources: domains that are trained on.
+        adapters: whether the model's features can be had at test time.
+
+    Raises:
+        UserError: a name that there is not.
+
+    >>> applicable(["erm", "coral"], sources=1)[1]
+    ['coral is left out: it compares training domains and needs at least 2; there is 1.']
+    """
+    names = list(dict.fromkeys([FLOOR, *(DOMAIN_METHODS if asked is None else asked)]))
+    kept, left_out = [], []
+    for name in names:
+        if name not in DOMAIN_METHODS:
+            raise unknown("method", name, DOMAIN_METHODS)
+        method = DOMAIN_METHODS[name]
+        if method.sources > sources:
+            there = "there is 1" if sources == 1 else f"there are {sources}"
+            left_out.append(
+                f"{name} is left out: it compares training domains and needs at least "
+                f"{method.sources}; {there}."
+            )
+        elif method.adapter is not None and not adapters:
+            left_out.append(
+                f"{name} is left out: it adapts on frozen features; use --tuning frozen."
+            )
+        else:
+            kept.append(name)
+    if asked is not None and not kept[1:] and left_out:
+        raise UserError(" ".join(left_out))
+    return kept, left_out
+
+
+def hypers_of(name: str, count: int) -> list[dict[str, dict[str, float]]]:
+    """A method's hyper-parameters in each draw: those it is trained with, and its adapter's own.
+
+    Draw 0 has the defaults. The others depend on the draw's number and on the name of what they are
+    drawn for (all methods, the algorithm, the adapter), so that adapters share their trainings.
+
+    >>> [draw["trained"]["learning_rate"] for draw in hypers_of("t3a", 2)][0]
+    0.001
+    """
+    method = DOMAIN_METHODS[name]
+    own = ALGORITHMS[method.algorithm].ranges
+    return [
+        {
+            "trained": {**_drawn("", SHARED, draw), **_drawn(method.algorithm, own, draw)},
+            "adapter": _drawn(name, method.ranges, draw),
+        }
+        for draw in range(count)
+    ]
+
+
+def _drawn(name: str, ranges: Mapping[str, Range], draw: int) -> dict[str, float]:
+    rng = np.random.default_rng((zlib.crc32(name.encode()), draw))
+    return {key: each.draw(rng) if draw else each.default for key, each in ranges.items()}

@@ -1,0 +1,278 @@
+"""A table of labelled examples from several domains, made ready for a comparison."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from datasets import Dataset
+from jaxtyping import Float, Int
+
+from generality.benchmarks import encode_labels, normalised, read_rows
+from generality.benchmarks.image_folders import read_images
+from generality.compare.winner import read_texts
+from generality.errors import UserError, unknown
+
+Kind = Literal["text", "image", "numeric"]
+FEWEST_IN_DOMAIN = 10
+"""Labelled rows below which a domain is trained on, but never left out to be tested on."""
+
+
+@dataclass(frozen=True)
+class DomainTable:
+    """Examples, their classes and where they come from.
+
+    Attributes:
+        kind: what an input is.
+        inputs: texts, paths of images, images (n, 3, h, w) in [0, 1], or numbers (n, columns).
+        labels: class of each row; −1 where it is not known.
+        domains: domain of each row.
+        label_names: of the classes.
+        domain_names: of the domains.
+        groups: group of each row, of which the worst is reported; the classes unless others are
+            named.
+        columns: what to read from a new table to have the same inputs.
+        notes: sentences about what was done with the table.
+    """
+
+    kind: Kind
+    inputs: Any
+    labels: Int[np.ndarray, " n"]
+    domains: Int[np.ndarray, " n"]
+    label_names: list[str]
+    domain_names: list[str]
+    groups: Int[np.ndarray, " n"]
+    columns: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def take(self, rows: Int[np.ndarray, " m"]) -> DomainTable:
+        """Some of the rows."""
+        inputs = (
+            self.inputs[rows]
+            if isinstance(self.inputs, np.ndarray)
+            else [self.inputs[row] for row in rows]
+        )
+        labels, domains, groups = (each[rows] for each in (self.labels, self.domains, self.groups))
+        return replace(self, inputs=inputs, labels=labels, domains=domains, groups=groups)
+
+    def labelled(self, domain: int) -> int:
+        """How many rows of a domain have a label."""
+        return int(((self.domains == domain) & (self.labels >= 0)).sum())
+
+
+def read_domain_table(
+    data: Dataset,
+    *,
+    domain: str,
+    label: str,
+    text: str | None = None,
+    image: str | None = None,
+    features: Sequence[str] | None = None,
+    group: str | None = None,
+) -> DomainTable:
+    """The columns of a table as inputs, classes and domains.
+
+    With none of `text`, `image` and `features`, a column called text is taken, or else one called
+    image, or else all columns of numbers. Rows of numbers of which one is missing are left out.
+
+    Raises:
+        UserError: a column that is not there or holds something else.
+    """
+    for name in (domain, label, *filter(None, (text, image, group)), *(features or ())):
+        if name not in data.column_names:
+            raise unknown("column", name, data.column_names)
+    if sum(each is not None for each in (text, image, features)) > 1:
+        raise UserError("Give one kind of input: --text, --image or --features.")
+    if text is None and image is None and features is None:
+        text = "text" if "text" in data.column_names else None
+        image = "image" if text is None and "image" in data.column_names else None
+    domains, domain_names = _domains(data, domain)
+    codes, label_names = encode_labels(data, label)
+    labels = np.array([-1 if code is None else code for code in codes], dtype=np.int64)
+    if len(label_names) < 2:
+        raise UserError(
+            f"Column '{label}' has one class only, '{label_names[0]}'; a classifier needs two."
+        )
+    groups = labels.copy()
+    if group is not None:
+        values = [str(value) for value in data[group][:]]
+        groups = np.unique(values, return_inverse=True)[1].astype(np.int64)
+    names = (labels, domains, label_names, domain_names, groups)
+    if text is not None:
+        return DomainTable("text", read_texts(data, text), *names, [text])
+    if image is not None:
+        return DomainTable("image", read_texts(data, image), *names, [image])
+    apart = [name for name in (domain, label, group) if name is not None]
+    columns = list(features or numeric_columns(data, leave_out=apart))
+    return _without_holes(DomainTable("numeric", read_numbers(data, columns), *names, columns))
+
+
+def open_domain_table(
+    source: str,
+    *,
+    domain: str | None,
+    label: str | None,
+    text: str | None = None,
+    image: str | None = None,
+    layout: str | None = None,
+    features: Sequence[str] | None = None,
+    group: str | None = None,
+    split: str | None = None,
+    skip_unreadable: bool = False,
+) -> DomainTable:
+    """What a person names on the command line: a table, or a folder of images.
+
+    A folder needs neither `domain` nor `label`: its folders say both. See `read_domain_table` and
+    `read_image_table`.
+
+    Raises:
+        UserError: for anything wrong with it.
+    """
+    folder = Path(source).expanduser().is_dir() and domain is None
+    if folder or image is not None or layout is not None:
+        columns = {"image": image, "label": label, "domain": domain}
+        named = {name: column for name, column in columns.items() if column is not None}
+        return read_image_table(source, layout=layout, skip_unreadable=skip_unreadable, **named)
+    if domain is None or label is None:
+        raise UserError(
+            "Say where rows come from and what they are: --domain COLUMN --label COLUMN."
+        )
+    words = [name for name in (domain, label, text, group) if name is not None]
+    data = read_rows(source, split=split, as_text=words)
+    return read_domain_table(
+        data, domain=domain, label=label, text=text, features=features, group=group
+    )
+
+
+def read_image_table(
+    source: str | Path,
+    *,
+    layout: str | None = None,
+    image: str = "path",
+    label: str = "label",
+    domain: str = "domain",
+    skip_unreadable: bool = False,
+) -> DomainTable:
+    """Images of a folder (domain/class/image), of a public set, or named in a table.
+
+    Args:
+        source: the folder or the table.
+        layout: name of a public set, see `benchmarks.image_folders.LAYOUTS`.
+        image: column of paths, from the table's folder.
+        label: column of classes.
+        domain: column of domains.
+        skip_unreadable: leave out images that cannot be read, rather than refuse.
+
+    Raises:
+        UserError: see `benchmarks.image_folders.read_images`.
+    """
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        rows = read_images(
+            source, layout=layout, image=image, label=label, domain=domain, check="decode",
+            on_unreadable="skip" if skip_unreadable else "refuse",
+        )  # fmt: skip
+    table = read_domain_table(rows, domain="domain", label="label", image="path")
+    named = "path" if Path(source).expanduser().is_dir() else image
+    return replace(table, columns=[named], notes=[str(each.message) for each in caught])
+
+
+def numeric_columns(data: Dataset, leave_out: Sequence[str]) -> list[str]:
+    """The columns of numbers.
+
+    Raises:
+        UserError: there is none.
+    """
+    numeric = [
+        name
+        for name, kind in data.features.items()
+        if name not in leave_out
+        and str(getattr(kind, "dtype", "")).startswith(("int", "uint", "float", "double"))
+    ]
+    if not numeric:
+        raise UserError(
+            "There is no column of numbers to learn from; name a column of texts with --text, of "
+            "image paths with --image, or columns with --features."
+        )
+    return numeric
+
+
+def read_numbers(data: Dataset, columns: Sequence[str]) -> Float[np.ndarray, "n columns"]:
+    """Columns as float32; NaN where a value is missing.
+
+    Raises:
+        UserError: an unknown column, or one that holds something else.
+    """
+    numbers = np.empty((len(data), len(columns)), dtype=np.float32)
+    for place, name in enumerate(columns):
+        if name not in data.column_names:
+            raise unknown("column", name, data.column_names)
+        try:
+            numbers[:, place] = np.array(data[name][:], dtype=np.float64)
+        except (TypeError, ValueError):
+            raise UserError(f"Column '{name}' holds something that is no number.") from None
+    return numbers
+
+
+def drop_copies(table: DomainTable) -> tuple[DomainTable, int]:
+    """The table without rows whose input also occurs in an earlier domain, and their number."""
+    copies = copies_across_domains(table)
+    return table.take(np.setdiff1d(np.arange(len(table.labels)), copies)), len(copies)
+
+
+def copies_across_domains(table: DomainTable) -> Int[np.ndarray, " copies"]:
+    """Rows whose input also occurs in another domain, further up in the table.
+
+    Texts are compared by their words (`benchmarks.normalised`), the others exactly; images named
+    by a path, by the file's bytes.
+    """
+    if table.kind == "text":
+        keys: list[Any] = [normalised(text) for text in table.inputs]
+    elif isinstance(table.inputs, np.ndarray):
+        keys = [row.tobytes() for row in np.ascontiguousarray(table.inputs)]
+    else:
+        from generality.lab.fingerprint import file_fingerprint
+
+        keys = [file_fingerprint(path) for path in table.inputs]
+    first: dict[Any, int] = {}
+    homes = [first.setdefault(key, int(table.domains[row])) for row, key in enumerate(keys)]
+    return np.flatnonzero(np.array(homes) != table.domains)
+
+
+def _domains(data: Dataset, column: str) -> tuple[np.ndarray, list[str]]:
+    values = [None if value is None else str(value).strip() for value in data[column][:]]
+    missing = [row for row, value in enumerate(values) if not value]
+    if missing:
+        raise UserError(
+            f"Column '{column}' names no domain in {len(missing)} rows, first in row "
+            f"{missing[0] + 1}; say where they come from, or drop them."
+        )
+    names = list(dict.fromkeys(str(value) for value in values))
+    if len(names) < 2:
+        raise UserError(
+            f"Column '{column}' has one domain only, '{names[0]}'; leaving one out takes two."
+        )
+    if len(names) > max(2, len(values) / 4):
+        raise UserError(
+            f"Column '{column}' has {len(names)} different values in {len(values)} rows; that "
+            "looks like an id. Name a column that says where a row comes from."
+        )
+    return np.array([names.index(str(value)) for value in values], dtype=np.int64), names
+
+
+def _without_holes(table: DomainTable) -> DomainTable:
+    whole = np.isfinite(table.inputs).all(1)
+    if whole.all():
+        return table
+    if not whole.any():
+        raise UserError("Every row lacks a number in some column; leave such columns out.")
+    holes = np.flatnonzero(~whole)
+    said = (
+        f"{len(holes)} of {len(whole)} rows lack a number in some column, first row "
+        f"{int(holes[0]) + 1}; they are left out."
+    )
+    return replace(table.take(np.flatnonzero(whole)), notes=[said])

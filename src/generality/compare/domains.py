@@ -1,0 +1,266 @@
+"""Which method survives a domain that it never saw?
+
+Protocol. Rows carry a class and a domain (a hospital, a country, a camera). Each domain in turn is
+the *target*: everything is trained on the others, the *sources*, and scored on it. For each seed,
+
+- each source keeps a fifth of its rows, classes in proportion, from training (*held*);
+- the target's labelled rows are split in half, *known* and *score*. Every number on the target
+  comes from `score`.
+- Floor: plain training on the sources pooled in equal parts (empirical risk minimisation, "erm").
+- Ceiling: the same training with labels of `known`, on it alone or beside the sources, with the
+  same draws; a fifth of `known` kept back chooses among these.
+- Every method trains the same network for the same number of steps, with the same number of draws
+  of its hyper-parameters: draw 0 its defaults, the others at random from its declared ranges. What
+  all methods have (learning rate, weight decay) is the same for all of them in a draw.
+- A candidate (a method with one draw) is chosen by `select`, a criterion that sees no label of the
+  target (`selection.CRITERIA`; "oracle" does, and is there to measure the others). The others are
+  computed too, and how well each would have chosen is reported.
+- Methods that adapt at test time read the rows they are asked about in a random order, in batches,
+  and answer each batch before they learn from it; they start anew for every set of rows.
+- Features are standardised by the sources' rows.
+
+The winner is the method with the best mean criterion over targets and seeds. It is trained once
+more on the rows of all domains, with its draw of the best mean criterion, and saved.
+
+Where `target` names a domain whose labels are not known, its rows are not scored: the winner is
+still chosen on the sources, and saved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from generality.claims import Row
+from generality.compare import domain_conclusions as conclusions
+from generality.compare.domain_arms import Fold
+from generality.compare.domain_checks import check_table
+from generality.compare.domain_features import FeatureRecipe, feature_views
+from generality.compare.domain_frozen import Network, ceiling, measure
+from generality.compare.domain_methods import DOMAIN_METHODS, FLOOR, applicable, hypers_of
+from generality.compare.domain_splits import split_domains
+from generality.compare.domain_table import DomainTable
+from generality.compare.domain_winner import refit
+from generality.compare.selection import CELL, CRITERIA, chosen, report_criteria
+from generality.errors import UserError, unknown
+from generality.gap import gap_recovered
+from generality.lab import Lab, RunRecord, open_run, read_run, run_directory, write_json
+from generality.lab.fingerprint import fingerprint
+from generality.lab.runs import write_atomically
+
+
+def compare_domains(
+    table: DomainTable,
+    *,
+    target: str | None = None,
+    recipe: FeatureRecipe | None = None,
+    methods: Sequence[str] | None = None,
+    select: str = "held-out-source",
+    seeds: int = 3,
+    draws: int = 4,
+    network: Network | None = None,
+    drop_duplicates: bool = False,
+    lab: Lab,
+    root: Path = Path("runs"),
+    source: str = "your data",
+    on_row: Callable[[Row], None] | None = None,
+) -> RunRecord:
+    """Run the tournament into a folder below `root`; see the module for the protocol.
+
+    Args:
+        table: what `read_domain_table` or `domain_table` gives.
+        target: the one domain to leave out; None leaves out each in turn.
+        recipe: the frozen backbone of texts and images.
+        methods: names from `DOMAIN_METHODS`; None for all that apply. "erm" always runs.
+        select: name from `selection.CRITERIA`.
+        seeds: how many splits.
+        draws: of each method's hyper-parameters, the defaults included.
+        network: what is trained on the features, and for how long.
+        drop_duplicates: leave out rows that also occur in another domain.
+        lab: where the work is done.
+        root: folder of all runs.
+        source: what the table is called in titles.
+        on_row: called with each row as it is known.
+
+    Returns:
+        The run, with the same files as a study's and `candidates.parquet`, everything that was
+        trained; `directory / "best"` is the saved winner.
+
+    Raises:
+        UserError: for anything the user can put right.
+    """
+    recipe, network = recipe or FeatureRecipe.of(table.kind), network or Network()
+    if select not in CRITERIA:
+        raise unknown("criterion", select, CRITERIA)
+    if seeds < 1 or draws < 1:
+        raise UserError(f"--seeds {seeds}, --draws {draws}: there must be at least one of each.")
+    table, targets, notes = check_table(table, target, drop_duplicates=drop_duplicates)
+    folds = _folds(table, targets, seeds)
+    fewest = min(len(fold.sources) for fold in folds)
+    names, left_out = applicable(methods, sources=fewest)
+    inner = fewest >= 3
+    if select == "leave-one-domain-out" and not inner:
+        raise UserError(
+            f"--select leave-one-domain-out leaves a second domain out of the {fewest} that are "
+            "trained on; it takes at least three (four domains). Choose another criterion."
+        )
+    asked = {
+        "study": "compare",
+        "title": f"Which method holds up on a domain it never saw, in {source}?",
+        "scale": "own",
+        "seeds": seeds,
+        "config": {
+            "source": source, "kind": table.kind, "columns": table.columns, "target": target,
+            **recipe.to_dict(), "methods": names, "select": select, "draws": draws,
+            "hidden": network.hidden, "steps": network.steps, "per_domain": network.per_domain,
+            "labels": table.label_names, "domains": table.domain_names,
+            "rows": len(table.labels), "drop_duplicates": drop_duplicates,
+            "content": fingerprint(table.inputs, table.labels, table.domains)[:16],
+        },
+        "factors": ["target"],
+        "floor_name": "plain training (erm)",
+        "ceiling_name": "labels of the target",
+    }  # fmt: skip
+    directory = run_directory(root, asked)
+    with open_run(directory, asked) as writer:
+        views = feature_views(table, recipe, lab)
+        candidates = []
+        for found, rows in _tournament(
+            table, folds, names, views, network, draws, inner, select, lab
+        ):
+            candidates += found
+            for row in rows:
+                writer.append(row)
+                if on_row:
+                    on_row(row)
+        frame, table_of_rows = pd.DataFrame(candidates), pd.DataFrame(writer.rows)
+        write_atomically(directory / "candidates.parquet", lambda path: frame.to_parquet(path))
+        criteria = report_criteria(frame)
+        winner, draw = best_method(frame, select)
+        refit(
+            table, views[""], winner, hypers_of(winner, draws)[draw], network, recipe,
+            directory / "best", lab,
+        )  # fmt: skip
+        verdicts = conclusions.significance(table_of_rows, names)
+        said = conclusions.sentences(
+            table_of_rows,
+            winner,
+            select=select,
+            criteria=criteria,
+            table=table,
+            targets=targets,
+        )
+        write_json(
+            directory / "config.json",
+            {
+                **asked,
+                "winner": winner,
+                "conclusions": [*said, *left_out, *notes],
+                "tables": conclusions.tables(table_of_rows, winner, verdicts, criteria, select),
+            },
+        )
+        write_json(directory / "claims.json", [verdict.to_dict() for verdict in verdicts])
+        write_json(directory / "environment.json", lab.environment())
+    return read_run(directory)
+
+
+def best_method(candidates: pd.DataFrame, select: str) -> tuple[str, int]:
+    """The method whose chosen candidates have the best mean criterion, and its best draw.
+
+    The first in the table wins a tie, and a method's first draw.
+    """
+    best = chosen(candidates, select, ["method", *CELL])
+    means = best.groupby("method", sort=False)[select].mean()
+    method = str(means.index[int(means.fillna(-1).to_numpy().argmax())])
+    own = candidates[candidates["method"] == method].groupby("draw")[select].mean()
+    return method, int(own.index[int(own.fillna(-1).to_numpy().argmax())])
+
+
+def _folds(table: DomainTable, targets: Sequence[int], seeds: int) -> list[Fold]:
+    count = len(table.domain_names)
+    splits = split_domains(table.labels, table.domains, count, range(seeds))
+    known = [domain for domain in range(count) if table.labelled(domain)]
+    return [
+        Fold(t, tuple(d for d in known if d != t), splits, len(table.label_names)) for t in targets
+    ]
+
+
+def _tournament(
+    table: DomainTable,
+    folds: Sequence[Fold],
+    names: Sequence[str],
+    views: dict[str, Any],
+    network: Network,
+    draws: int,
+    inner: bool,
+    select: str,
+    lab: Lab,
+) -> Iterator[tuple[list[dict[str, Any]], list[Row]]]:
+    """Candidates and rows, target by target and algorithm by algorithm, as they are known."""
+    by_algorithm: dict[str, list[str]] = {}
+    for name in names:
+        by_algorithm.setdefault(DOMAIN_METHODS[name].algorithm, []).append(name)
+    data = (views, table.labels)
+    items: list[tuple[Any, ...]] = []
+    for fold in folds:
+        plain = hypers_of(FLOOR, draws)
+        if len(fold.splits[0][fold.target].score):
+            items.append((ceiling, *data, fold, [each["trained"] for each in plain], network))
+        for group in by_algorithm.values():
+            drawn = {name: hypers_of(name, draws) for name in group}
+            own = {name: [each["adapter"] for each in hypers] for name, hypers in drawn.items()}
+            trained = [each["trained"] for each in drawn[group[0]]]
+            items.append((measure, *data, table.groups, fold, own, trained, network, inner))
+    answers = lab.map(_step, items, description="Training on all domains but one")
+    floors: dict[int, float | None] = {}
+    tops: list[float] = []
+    for item, answer in zip(items, answers, strict=True):
+        if item[0] is ceiling:
+            tops = answer
+            continue
+        fold = item[4]
+        place = table.domain_names[fold.target]
+        found = [
+            {"method": name, "target": place, **each}
+            for name, each_draw in answer.items()
+            for each in each_draw
+        ]
+        best = chosen(pd.DataFrame(found).reindex(columns=_COLUMNS), select, ["method", "seed"])
+        if FLOOR in answer:
+            erm = best[best["method"] == FLOOR]
+            floors = dict(zip(erm["seed"].astype(int), erm["score"], strict=True))
+        ceilings = dict(enumerate(tops)) if "score" in found[0] else {}
+        yield found, [_row(each, select, floors, ceilings) for each in best.to_dict("records")]
+
+
+_COLUMNS = [
+    "method", "target", "draw", "seed", *CRITERIA, "score", "worst_group", "ece",
+]  # fmt: skip
+
+
+def _step(lab: Lab, item: tuple[Any, ...]) -> Any:
+    return lab.step(*item)
+
+
+def _row(
+    each: dict[Any, Any], select: str, floors: dict[int, Any], ceilings: dict[int, float]
+) -> Row:
+    seed = int(each["seed"])
+    floor, top = floors.get(seed), ceilings.get(seed)
+    row = Row(
+        method=each["method"],
+        seed=seed,
+        score=each["score"],
+        floor=floor,
+        ceiling=top,
+        target=each["target"],
+        select=each[select],
+        worst_group=each["worst_group"],
+        ece=each["ece"],
+        draw=int(each["draw"]),
+    )
+    share = None if top is None else float(gap_recovered(floor, row["score"], top))
+    return {**row, "recovered": share}
