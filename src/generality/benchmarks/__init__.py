@@ -16,6 +16,7 @@ from generality.benchmarks.benchmark import BENCHMARKS, Benchmark, Shift, load_b
 from generality.benchmarks.colored_digits import colored_digits, inverse_colored_digits
 from generality.benchmarks.corruptions import CORRUPTIONS, corrupt_inputs
 from generality.benchmarks.digits import digit_domains, digits
+from generality.benchmarks.domain_checks import DomainFinding, DomainReport, check_domains
 from generality.benchmarks.image_folders import load_images, read_images
 from generality.benchmarks.multi_domain import MultiDomain
 from generality.benchmarks.paired_blocks import PairedBlocks, paired_blocks
@@ -41,6 +42,8 @@ __all__ = [
     "BENCHMARKS",
     "CORRUPTIONS",
     "Benchmark",
+    "DomainFinding",
+    "DomainReport",
     "Leaks",
     "MultiDomain",
     "PairedBlocks",
@@ -49,6 +52,7 @@ __all__ = [
     "SpuriousMixture",
     "TransferTask",
     "balance",
+    "check_domains",
     "colored_digits",
     "corrupt_inputs",
     "digit_domains",
