@@ -22,6 +22,7 @@ from generality.estimators.feature_memory import FeatureMemory
 from generality.estimators.federated_vote import federated_vote
 from generality.estimators.federation import Federation, Round, fedavg
 from generality.estimators.fedka import FederatedVoting, FedKAClient
+from generality.estimators.fine_tune_strategies import ClusterRoute, Global, Local, NearestAugment
 from generality.estimators.gradient_boosted_head import (
     GradientBoostedHead,
     GradientBoostedHeadRegressor,
@@ -48,6 +49,7 @@ __all__ = [
     "AdaNPC",
     "AdaNPCAdapter",
     "AdaNPCBatchNorm",
+    "ClusterRoute",
     "Disambiguation",
     "DiscriminatorSelector",
     "DomainHeads",
@@ -57,9 +59,12 @@ __all__ = [
     "FedKAClient",
     "FederatedVoting",
     "Federation",
+    "Global",
     "GradientBoostedHead",
     "GradientBoostedHeadRegressor",
     "Hypotheses",
+    "Local",
+    "NearestAugment",
     "OnlineScore",
     "ProbeLadder",
     "PrototypeSelector",
