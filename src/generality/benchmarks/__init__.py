@@ -17,6 +17,7 @@ from generality.benchmarks.colored_digits import colored_digits, inverse_colored
 from generality.benchmarks.corruptions import CORRUPTIONS, corrupt_inputs
 from generality.benchmarks.digits import digit_domains, digits
 from generality.benchmarks.domain_checks import DomainFinding, DomainReport, check_domains
+from generality.benchmarks.hospital_notes import hospital_notes
 from generality.benchmarks.image_folders import load_images, read_images
 from generality.benchmarks.multi_domain import MultiDomain
 from generality.benchmarks.paired_blocks import PairedBlocks, paired_blocks
@@ -61,6 +62,7 @@ __all__ = [
     "halves",
     "hash_split",
     "holdout",
+    "hospital_notes",
     "inverse_colored_digits",
     "leaks",
     "load_benchmark",

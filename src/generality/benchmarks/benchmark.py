@@ -18,6 +18,7 @@ BENCHMARKS: dict[str, str] = {
     "boolq": "generality.benchmarks.binary_tasks:load_boolq",
     "cosmos_qa": "generality.benchmarks.binary_tasks:load_cosmos_qa",
     "digits": "generality.benchmarks.digits:load_digits",
+    "drug_reviews": "generality.benchmarks.drug_reviews:load_drug_reviews",
     "hh_rlhf": "generality.benchmarks.binary_tasks:load_hh_rlhf",
     "sciq": "generality.benchmarks.binary_tasks:load_sciq",
     "sentiment": "generality.benchmarks.sentiment:load_sentiment",

