@@ -42,13 +42,13 @@ def test_a_photographs_digit_is_the_difference_of_both() -> None:
 
 
 def test_printed_digits_can_be_read_and_every_typeface_can_be_drawn() -> None:
-    images, labels = digits("fonts", count=2000)
+    images, labels = digits("fonts", count=1000)
     assert images.max(axis=(1, 2, 3)).min() > 0.3, "no stroke vanishes"
     border = images[:, 0, [0, -1]].max(axis=(1, 2))
     assert (border > 0.5).mean() < 0.01, "digits lie inside the image"
-    pooled = images[:, 0].reshape(2000, 14, 2, 14, 2).mean(axis=(2, 4)).reshape(2000, -1)
-    probe = SVC(C=10).fit(pooled[:1500], labels[:1500])
-    assert probe.score(pooled[1500:], labels[1500:]) > 0.8
+    pooled = images[:, 0].reshape(1000, 14, 2, 14, 2).mean(axis=(2, 4)).reshape(1000, -1)
+    probe = SVC(C=10).fit(pooled[:750], labels[:750])
+    assert probe.score(pooled[750:], labels[750:]) > 0.7
 
 
 def test_no_handwriting_is_in_two_domains() -> None:
@@ -61,7 +61,9 @@ def test_no_handwriting_is_in_two_domains() -> None:
 
 
 def test_the_benchmark_holds_out_typefaces_and_originals() -> None:
-    bench = load_benchmark("digits", source=("fonts", "mnist"), target="mnist_over_photos")
+    bench = load_benchmark(
+        "digits", source=("fonts", "mnist"), target="mnist_over_photos", per_domain=400
+    )
     assert bench.shift.trained_on == ("fonts", "mnist")
     assert set(bench.splits) == {"train", "test", "source_test", "target_train"}
     seen, unseen = (set(bench.splits[s]["source_id"]) for s in ("train", "source_test"))
@@ -71,7 +73,7 @@ def test_the_benchmark_holds_out_typefaces_and_originals() -> None:
     assert (row["image"].size, row["image"].mode) == ((28, 28), "RGB")
     assert row["domain"] == "mnist_over_photos"
     ids = [i for split in bench.splits.values() for i in split["id"]]
-    assert len(ids) == len(set(ids)) == 7500
+    assert len(ids) == len(set(ids)) == 1200
 
 
 def test_requests_that_make_no_sense_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
