@@ -1,93 +1,60 @@
-"""What is wrong with a table of domains, said before anything is trained."""
+"""The rows of a table that take part in a comparison over domains, and the domains to leave out."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
-from generality.compare.domain_table import (
-    FEWEST_IN_DOMAIN,
-    DomainTable,
-    copies_across_domains,
-    drop_copies,
-)
-from generality.errors import UserError, unknown
+from generality.benchmarks.domain_checks import check_domains
+from generality.compare.domain_table import FEWEST_IN_DOMAIN, DomainTable
 
 
 def check_table(
     table: DomainTable, target: str | None, *, drop_duplicates: bool = False
 ) -> tuple[DomainTable, list[int], list[str]]:
-    """The rows that take part, the domains to leave out, and notes on what was found.
+    """The table without rows that take no part, the domains to leave out, and what was found.
 
-    Rows without a label take no part, unless they are the target's. A domain of few labelled rows
-    or of one class is trained on but not left out.
+    A domain with fewer than `FEWEST_IN_DOMAIN` labelled rows, or of one class, is trained on and
+    not left out. Rows without a label take no part; a `target` with too few labels keeps its rows
+    and is not scored on.
 
     Raises:
-        UserError: nothing is left to train on, or to leave out.
+        UserError: see `benchmarks.domain_checks.check_domains`.
     """
     notes = list(table.notes)
-    names = table.domain_names
-    if target is not None and target not in names:
-        raise unknown("domain", target, names)
-    if drop_duplicates:
-        table, dropped = drop_copies(table)
-        notes.append(f"{dropped} rows that also occur in an earlier domain are dropped.")
-    elif copies := len(copies_across_domains(table)):
-        notes.append(
-            f"{copies} rows also occur in another domain: what is trained on the one has seen the "
-            "other, and scores may flatter. --drop-duplicates leaves them out."
-        )
-    named = None if target is None else names.index(target)
-    unlabelled = (table.labels < 0) & (table.domains != (-1 if named is None else named))
-    if unlabelled.any():
-        notes.append(f"{int(unlabelled.sum())} rows have no label; they take no part.")
-        table = table.take(np.flatnonzero(~unlabelled))
-    good, few = _testable(table)
-    for domain, why in few.items():
-        notes.append(f"Domain '{names[domain]}' {why}: it is trained on, but not left out.")
-    if named is not None:
-        if named in few and table.labelled(named) >= FEWEST_IN_DOMAIN:
-            raise UserError(f"Domain '{target}' {few[named]}, so nothing can be said about it.")
-        notes = [note for note in notes if not note.startswith(f"Domain '{target}'")]
-        targets: Sequence[int] = [named]
-    else:
-        targets = good
-    if not targets:
-        raise UserError(
-            "No domain can be left out: each has one class only, or fewer than "
-            f"{FEWEST_IN_DOMAIN} labelled rows. Merge small domains in the file."
-        )
-    for domain in targets:
-        sources = (table.domains != domain) & (table.labels >= 0)
-        present = np.unique(table.labels[sources])
-        if len(present) < 2:
-            raise UserError(
-                f"Without domain '{names[domain]}' "
-                f"{'one class is' if len(present) else 'no labelled rows are'} left to train on."
-            )
-        own = table.labels[(table.domains == domain) & (table.labels >= 0)]
-        unseen = ~np.isin(own, present)
-        if unseen.any():
-            words = ", ".join(f"'{table.label_names[k]}'" for k in np.unique(own[unseen]))
+    if target in table.domain_names:
+        domain = table.domain_names.index(str(target))
+        own = table.domains == domain
+        if 0 < table.labelled(domain) < min(FEWEST_IN_DOMAIN, int(own.sum())):
             notes.append(
-                f"Domain '{names[domain]}' has {int(unseen.sum())} rows of classes that no other "
-                f"domain has ({words}): trained without it, every method gets them wrong."
+                f"'{target}' has {table.labelled(domain)} labelled rows, too few to be scored on: "
+                "they are taken as unlabelled."
             )
-    return replace(table, notes=[]), list(targets), notes
-
-
-def _testable(table: DomainTable) -> tuple[list[int], dict[int, str]]:
-    """Domains that can be left out, and why each of the others cannot."""
-    good, few = [], {}
-    for domain in range(len(table.domain_names)):
-        labels = table.labels[(table.domains == domain) & (table.labels >= 0)]
-        classes = np.unique(labels)
-        if len(labels) < FEWEST_IN_DOMAIN:
-            few[domain] = f"has {len(labels)} labelled rows, fewer than {FEWEST_IN_DOMAIN}"
-        elif len(classes) == 1:
-            few[domain] = f"has one class only ('{table.label_names[int(classes[0])]}')"
-        else:
-            good.append(domain)
-    return good, few
+            table = replace(table, labels=np.where(own, -1, table.labels))
+    named = [None if code < 0 else table.label_names[code] for code in table.labels]
+    content = (
+        [Path(path) for path in table.inputs]
+        if table.kind == "image" and not isinstance(table.inputs, np.ndarray)
+        else table.inputs
+    )
+    report = check_domains(
+        named,
+        [table.domain_names[code] for code in table.domains],
+        content,
+        target=target,
+        folds=FEWEST_IN_DOMAIN,
+        on_duplicates="drop" if drop_duplicates else "report",
+    )
+    for finding in report.findings:
+        more = " (--drop-duplicates drops them.)" if finding.kind == "duplicates" else ""
+        notes.append(finding.message + ("" if drop_duplicates else more))
+    table = replace(table.take(report.kept), notes=[])
+    chosen = report.testable if target is None else (target,)
+    targets = [table.domain_names.index(name) for name in chosen]
+    silent = (table.labels < 0) & ~np.isin(table.domains, targets if target else [])
+    if silent.any():
+        notes.append(f"{int(silent.sum())} rows have no label; they take no part.")
+        table = table.take(np.flatnonzero(~silent))
+    return table, targets, notes

@@ -12,14 +12,13 @@ from jaxtyping import Float, Int
 from torch import nn
 
 from generality.compare.domain_arms import Arm, Fold, accuracy, mean, scores
-from generality.compare.domain_methods import DOMAIN_METHODS, SHARED, DomainMethod
+from generality.compare.domain_methods import ALGORITHMS, DOMAIN_METHODS, SHARED, DomainMethod
 from generality.estimators import evaluate_online
 from generality.estimators.soft_probe import moments, standardised
 from generality.lab.replicate import Replicas
 from generality.lab.replicate_domains import replicate_domains
 from generality.lab.threads import threads
 from generality.models.featurized import Featurized, mlp
-from generality.objectives.domain_algorithms import ALGORITHMS
 
 Views = Mapping[str, Float[np.ndarray, "n dim"]]
 """Features of the same rows: "" as they are, and one entry per kind of crafted shift."""
@@ -42,10 +41,10 @@ class Network:
     per_domain: int = 32
     stream: int = 32
 
-    def module(self, dim: int, classes: int) -> Featurized:
+    def module(self, dim: int, outputs: int) -> Featurized:
         """The network before training; torch's generator decides its weights."""
         body = nn.Sequential(mlp(dim, self.hidden), nn.ReLU())
-        return Featurized(body, nn.Linear(self.hidden, classes))
+        return Featurized(body, nn.Linear(self.hidden, outputs))
 
 
 def train_arms(
@@ -60,9 +59,10 @@ def train_arms(
     """One trained network per arm, all at once; arms train on as many domains each."""
     mine = [hypers[arm.draw] for arm in arms]
     own = {name for name in hypers[0] if name not in SHARED}
+    outputs = classes * (len(arms[0].rows) + 1 if algorithm == "drm" else 1)
     with threads(1):
         return replicate_domains(
-            lambda _seed: network.module(inputs.shape[1], classes),
+            lambda _seed: network.module(inputs.shape[1], outputs),
             inputs,
             np.maximum(labels, 0),  # rows without a label are in no arm
             [arm.rows for arm in arms],
@@ -117,13 +117,15 @@ def measure(
     )
     for name, own in methods.items():
         method = DOMAIN_METHODS[name]
-        answer = _answers(method, own, main, arms, inputs, labels, network)
+        answer = _answers(method, own, main, arms, inputs, labels, fold.classes, network)
         candidates = [
             _candidate(answer, place, arm, fold, labels, groups, list(inputs))
             for place, arm in enumerate(arms)
         ]
         if nested is not None:
-            answer = _answers(method, own, nested, inner_arms, inputs, labels, network)
+            answer = _answers(
+                method, own, nested, inner_arms, inputs, labels, fold.classes, network
+            )
             left_out: dict[tuple[int, int], list[float]] = {}
             for place, arm in enumerate(inner_arms):
                 rows = fold.splits[arm.seed][arm.without].held
@@ -173,6 +175,7 @@ def _answers(
     arms: Sequence[Arm],
     inputs: Views,
     labels: np.ndarray,
+    classes: int,
     network: Network,
 ) -> Answer:
     if method.adapter is None:
@@ -188,7 +191,7 @@ def _answers(
             features = module.featurizer(torch.from_numpy(inputs[""][seen]))
             truth, hyper = torch.from_numpy(labels[seen]), own[arms[place].draw]
             assert method.adapter is not None
-            adapter = method.adapter(module, features, truth, hyper, module.head.out_features)
+            adapter = method.adapter(module, features, truth, hyper, classes)
             modules[place] = module, adapter
         return modules[place]
 

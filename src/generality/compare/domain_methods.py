@@ -13,13 +13,26 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from generality.errors import UserError, unknown
-from generality.estimators import T3A, AdaNPCAdapter, FeatureMemory, PseudoLabel, Tent
-from generality.estimators.shot import SHOT
-from generality.objectives.domain_algorithms import ALGORITHMS, Range
+from generality.estimators import (
+    SHOT,
+    T3A,
+    AdaNPCAdapter,
+    FeatureMemory,
+    PseudoLabel,
+    PseudoLabelRefit,
+    Tent,
+)
+from generality.models.multi_head import MultiHead
+from generality.objectives.domain_algorithms import ALGORITHMS as PLAIN
+from generality.objectives.domain_algorithms import DomainAlgorithm, Range
+from generality.objectives.drm_algorithm import DRMAlgorithm
 
 FLOOR = "erm"
+ALGORITHMS: dict[str, DomainAlgorithm] = {**PLAIN, "drm": DRMAlgorithm(name="DRM")}
+"""What is trained, by name."""
 SHARED = {
     "learning_rate": Range(1e-3, 10**-3.5, 1e-2),
     "weight_decay": Range(0.0, 1e-6, 1e-2),
@@ -35,8 +48,8 @@ class DomainMethod:
     Attributes:
         algorithm: key of `ALGORITHMS`.
         adapter: from (trained `Featurized` network, features and labels of its training rows or
-            None and None, hyper-parameters, classes) to a `TestTimeAdapter`; None for a method
-            that does not adapt.
+            None and None, hyper-parameters, classes) to a `TestTimeAdapter`; None where the
+            network answers as it is.
         ranges: of the adapter's own hyper-parameters.
         on_inputs: the adapter is asked about the network's inputs, not about its features.
     """
@@ -92,15 +105,40 @@ def adanpc(
     return AdaNPCAdapter(memory, threshold=hyper["threshold"])
 
 
+def heads(
+    model: Any, features: Any, labels: Any, hyper: Mapping[str, float], classes: int
+) -> PseudoLabelRefit:
+    """Heads of the training domains, weighted by how certain each is, refitted where asked."""
+    weight, bias = model.head.weight.detach(), model.head.bias.detach()
+    linear = [nn.Linear(weight.shape[1], classes) for _ in range(len(weight) // classes)]
+    for place, head in enumerate(linear):
+        rows = slice(place * classes, (place + 1) * classes)
+        head.load_state_dict({"weight": weight[rows], "bias": bias[rows]})
+    return PseudoLabelRefit(
+        MultiHead(None, linear),
+        gamma=hyper["gamma"],
+        threshold=hyper.get("threshold", 2.0),  # never reached: nothing is learned
+        learning_rate=hyper.get("learning_rate", 1e-3),
+    )
+
+
 _RATE = Range(1e-3, 1e-4, 1e-2)
+_SURE = Range(0.9, 0.5, 0.99, log=False)
+_GAMMA = Range(1.0, 0.1, 5.0)
 
 DOMAIN_METHODS: dict[str, DomainMethod] = {
-    **{name.replace("_", "-"): DomainMethod(name) for name in ALGORITHMS},
+    **{name.replace("_", "-"): DomainMethod(name) for name in PLAIN},
+    "drm": DomainMethod("drm", heads, ranges={"gamma": _GAMMA}),
+    "drm-t": DomainMethod(
+        "drm",
+        heads,
+        ranges={"gamma": _GAMMA, "learning_rate": _RATE, "threshold": _SURE},
+    ),
     "t3a": DomainMethod(adapter=t3a, ranges={"supports": Range(100, 1, 100)}),
     "tent": DomainMethod(adapter=tent, ranges={"learning_rate": _RATE}),
     "pseudo-label": DomainMethod(
         adapter=pseudo_label,
-        ranges={"learning_rate": _RATE, "threshold": Range(0.9, 0.5, 0.99, log=False)},
+        ranges={"learning_rate": _RATE, "threshold": _SURE},
     ),
     "shot": DomainMethod(adapter=shot, ranges={"learning_rate": _RATE}, on_inputs=True),
     "adanpc": DomainMethod(

@@ -12,7 +12,7 @@ import numpy as np
 from datasets import Dataset
 from jaxtyping import Float, Int
 
-from generality.benchmarks import encode_labels, normalised, read_rows
+from generality.benchmarks import encode_labels, read_rows
 from generality.benchmarks.image_folders import read_images
 from generality.compare.winner import read_texts
 from generality.errors import UserError, unknown
@@ -216,31 +216,6 @@ def read_numbers(data: Dataset, columns: Sequence[str]) -> Float[np.ndarray, "n 
         except (TypeError, ValueError):
             raise UserError(f"Column '{name}' holds something that is no number.") from None
     return numbers
-
-
-def drop_copies(table: DomainTable) -> tuple[DomainTable, int]:
-    """The table without rows whose input also occurs in an earlier domain, and their number."""
-    copies = copies_across_domains(table)
-    return table.take(np.setdiff1d(np.arange(len(table.labels)), copies)), len(copies)
-
-
-def copies_across_domains(table: DomainTable) -> Int[np.ndarray, " copies"]:
-    """Rows whose input also occurs in another domain, further up in the table.
-
-    Texts are compared by their words (`benchmarks.normalised`), the others exactly; images named
-    by a path, by the file's bytes.
-    """
-    if table.kind == "text":
-        keys: list[Any] = [normalised(text) for text in table.inputs]
-    elif isinstance(table.inputs, np.ndarray):
-        keys = [row.tobytes() for row in np.ascontiguousarray(table.inputs)]
-    else:
-        from generality.lab.fingerprint import file_fingerprint
-
-        keys = [file_fingerprint(path) for path in table.inputs]
-    first: dict[Any, int] = {}
-    homes = [first.setdefault(key, int(table.domains[row])) for row, key in enumerate(keys)]
-    return np.flatnonzero(np.array(homes) != table.domains)
 
 
 def _domains(data: Dataset, column: str) -> tuple[np.ndarray, list[str]]:

@@ -133,7 +133,9 @@ class SavedDomainClassifier:
         tensors = load_file(folder / "network.safetensors")
         self.mean, self.scale = (tensors.pop(name).numpy() for name in ("mean", "scale"))
         classes = len(self.label_names)
-        self.module: Any = Network(hidden=about["hidden"]).module(about["dim"], classes)
+        self.module: Any = Network(hidden=about["hidden"]).module(
+            about["dim"], len(tensors["head.weight"])
+        )
         self.module.load_state_dict(tensors)
         self.module.eval().requires_grad_(False)
         method = DOMAIN_METHODS[about["method"]]
