@@ -37,6 +37,9 @@ def fit_style_ascent(
 
     Source: Zhang et al. 2023 (arXiv 2301.12643), released code.
 
+    Raises:
+        ValueError: the network has no learnt style.
+
     Returns:
         "probabilities" of each group of `predict`, and "weights", the network's `state_dict`.
     """
@@ -45,6 +48,8 @@ def fit_style_ascent(
         model = network(seed).to(device).train()
         torch.manual_seed(seed)
         styles = style_parameters(model)
+        if not styles:
+            raise ValueError("the network has no learnt style: insert FeatureStatPerturb modules")
         others = [p for name, p in model.named_parameters() if name not in styles]
         ascent = torch.optim.SGD(styles.values(), lr=config.learning_rate)
         descent = torch.optim.SGD(
