@@ -65,7 +65,7 @@ class Config:
     size: int = 14  # pixels a side of the digits
     widths: tuple[int, ...] = (128, 64)  # of the digits' network; the last are the features
     per_domain: int = 700  # most digits, or images, of each domain
-    texts_per_domain: int = 400
+    texts_per_domain: int = 250
     encoder: str = "minilm-l6"
     data_path: str | None = None  # of panel "images": a folder as `read_images` takes it
     layout: str | None = None
@@ -107,7 +107,7 @@ class Config:
 
 SCALES = {
     "smoke": Config(
-        seeds=2, panels=("rotated",), source_angles=(0, 30), target_angles=(45, 60), per_domain=64,
+        seeds=2, panels=("rotated",), source_angles=(0, 30), target_angles=(45, 60), per_domain=90,
         epochs=2, k=(5,), temperatures=(0.1,), thresholds=(0.0,), supports=(5,), rates=(1e-3,),
     ),
     "small": Config(),
