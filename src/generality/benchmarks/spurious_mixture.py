@@ -103,6 +103,10 @@ class SpuriousMixture:
         """They are independent."""
         return self._draw("test", n, 1 / self.classes, seed)
 
+    def aligned_test(self, n: int, *, seed: int = 0) -> CueSample:
+        """Test examples in which they agree as they do in training."""
+        return self._draw("test", n, 1.0, seed)
+
     def decoupled(self, n: int, *, seed: int = 0) -> CueSample:
         """Training examples in which they are independent: what a ceiling is trained on."""
         return self._draw("training", n, 1 / self.classes, seed)

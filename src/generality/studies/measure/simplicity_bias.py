@@ -1,0 +1,469 @@
+"""How exclusively do networks rely on the simplest feature, and what does that cost them?
+
+Protocol (Shah et al. 2020, arXiv 2006.07710). Every feature of the data predicts the label; one of
+them, S, is simpler: a linear coordinate among 5-slab ones (lms5, d = 10 and 50), a 5-slab one among
+7-slab ones (ms57), a linear one that is right on 95 % of the examples among 7-slab ones that always
+are (noisy-lms7), a handwritten 0 or 1 above a printed 4 or 9 (dominoes). The score is the AUC with
+S shuffled across the test examples: .5 means that nothing else is used. Floor: plain SGD. Ceiling:
+the same network trained with S shuffled. Beside it: the AUC as it is and with all but S shuffled,
+the share of skill that hangs on S (`index`), accuracy under one universal perturbation, and what
+ensembles, adversarial training and three attempts at mitigation change.
+
+Differences from the paper, each with its effect: fewer coordinates and examples (10 to 50 and
+10,000 to 20,000 instead of 50 and 40,000 to 100,000: slabs are easier to find where there are few,
+which works against the claims); batches of 128, not 256 (noisier steps); a fixed number of steps
+instead of a loss to reach (slabs may need longer, which works for them); dominoes of two digits
+with perceptrons instead of MNIST-CIFAR with ResNets (the harder block is easier than CIFAR's).
+Adversarial training on slabs uses L2 balls of half the margin, within which every feature stays
+predictive; the paper has L-inf 0.3 on images, as the dominoes here. The theorem is not tested.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from generality.benchmarks import SpuriousMixture, digits, slab_dataset
+from generality.claims import Claim, Row, equivalent, greater, less
+from generality.errors import unknown
+from generality.lab import Lab
+from generality.lab.threads import available_cores, threads
+from generality.studies.study import Paper
+
+PAPER = Paper("The Pitfalls of Simplicity Bias in Neural Networks", arxiv="2006.07710", year=2020)
+
+# what is simple, what is not, and the arms beside plain SGD ("without": the ceiling)
+PANELS: dict[str, tuple[str, dict[int, int], int, tuple[str, ...]]] = {
+    "lms5": ("linear", {5: 9}, 1, ("ensemble", "adversarial", "dbat", "feature-dropout")),
+    "lms5-wide": ("linear", {5: 49}, 1, ()),
+    "ms57": ("slab5", {5: 1, 7: 5}, 0, ()),
+    "ms57-wide": ("slab5", {5: 1, 7: 49}, 0, ()),
+    "noisy-lms7": ("linear", {7: 19}, 1, ("discovery",)),
+    "noisy-lms7-wide": ("linear", {7: 49}, 1, ("discovery", "feature-dropout")),
+    "dominoes": ("first", {}, 0, ("ensemble", "adversarial", "dbat", "feature-dropout")),
+    "mnist-cifar": ("first", {}, 0, ("ensemble", "adversarial", "dbat", "feature-dropout")),
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every knob of the study."""
+
+    panels: tuple[str, ...] = ("lms5", "lms5-wide", "ms57", "noisy-lms7", "dominoes")
+    examples: int = 20_000  # to train on, slabs
+    noisy_examples: int = 10_000  # of noisy-lms7
+    image_examples: int = 1000
+    test: int = 4000
+    image_test: int = 1000
+    seeds: int = 3
+    members: int = 3  # networks of an ensemble
+    width: int = 100  # of two hidden layers
+    image_network: str = "mlp"  # or a name for VisionBackbone ("scratch:microsoft/resnet-50")
+    batch: int = 128  # examples a step; the paper's 256 at full
+    printed: int = 2500  # digits drawn, of which a fifth is a 4 or a 9
+    steps: int = 2000  # SGD at 0.1, weight decay 5e-5
+    ms57_steps: int = 8000  # it sits at chance for long
+    noisy_steps: int = 4000  # momentum 0.9, weight decay 5e-4
+    image_steps: int = 300  # SGD at 0.05
+    first_steps: int = 500  # of the network whose errors the discovery round starts from
+    noise: float = 0.1  # share of noisy-lms7 whose linear feature says nothing
+    without_learning_rate: float = 0.3  # of the noisy panel's ceiling: 7-slabs alone
+    adversarial_steps: int = 600  # of slabs; each costs eight plain ones
+    eps: float = 0.05  # L2 ball of adversarial training on slabs: half the margin
+    image_eps: float = 0.3  # L-inf, on pixels in [0, 1]
+    attack_eps: float = 1.0  # L2 length of the universal perturbation of slabs
+    image_attack_eps: float = 6.0
+    alpha: float = 1.0  # of D-BAT
+
+    def __post_init__(self) -> None:
+        for panel in self.panels:
+            if panel not in PANELS:
+                raise unknown("panel", panel, PANELS)
+
+
+SCALES = {
+    "smoke": Config(
+        panels=("lms5", "noisy-lms7", "dominoes"), examples=400, noisy_examples=400, test=200,
+        image_examples=60, image_test=60, seeds=2, members=2, width=16, batch=32, steps=30,
+        noisy_steps=30, image_steps=10, first_steps=10, adversarial_steps=5, printed=200,
+    ),
+    "small": Config(),
+    "full": Config(
+        panels=("lms5-wide", "ms57-wide", "noisy-lms7-wide", "mnist-cifar"), examples=100_000,
+        noisy_examples=40_000, image_examples=10_000, test=10_000, image_test=2000, seeds=5,
+        batch=256,
+        steps=10_000, ms57_steps=30_000, noisy_steps=40_000, image_steps=1000,
+        image_network="scratch:microsoft/resnet-50",
+    ),
+}  # fmt: skip
+
+CLEAN = {"data": ["lms5", "lms5-wide"]}
+MS = {"data": ["ms57", "ms57-wide"]}
+NOISY = {"data": ["noisy-lms7", "noisy-lms7-wide"]}
+IMAGES = {"data": ["dominoes", "mnist-cifar"]}
+CLAIMS = (
+    Claim(
+        "With the linear feature shuffled, networks on linear-and-slab data are at chance",
+        equivalent("sgd", 0.5, margin=0.05, where=CLEAN),
+    ),
+    Claim(
+        "With every slab shuffled they lose nothing",
+        equivalent("sgd", 0.0, margin=0.02, on="lost_without_complex", where=CLEAN),
+    ),
+    Claim(
+        "Among 7-slab features the 5-slab one alone is used",
+        equivalent("sgd", 0.5, margin=0.05, where=MS),
+    ),
+    Claim(
+        "Of two blocks of an image the simpler one alone is used",
+        equivalent("sgd", 0.5, margin=0.05, where=IMAGES),
+    ),
+    Claim(
+        "One universal perturbation leaves fewer than 10 % right on linear-and-slab data",
+        less("sgd", 0.1, on="perturbed_accuracy", where=CLEAN),
+    ),
+    Claim(
+        "And on data of 5- and 7-slab features",
+        less("sgd", 0.1, on="perturbed_accuracy", where=MS),
+    ),
+    Claim(
+        "More than 90 % of each example's perturbation lies in the simple coordinate",
+        greater("sgd", 0.9, on="simple_share", where={"data": [*CLEAN["data"], *MS["data"]]}),
+    ),
+    Claim(
+        "A linear feature that is right on 95 % is used although 7-slab ones are always right",
+        equivalent("sgd", 0.5, margin=0.05, where=NOISY),
+    ),
+    Claim(
+        "Without the linear feature the same network classifies better",
+        greater("sgd", 0.0, on="accuracy_lost_to_simplicity", where=NOISY),
+    ),
+    Claim(
+        "Ensembles do not help (AUC without the simple feature within 5 points)",
+        equivalent("ensemble", "sgd", margin=0.05),
+    ),
+    Claim(
+        "Adversarial training does not help on linear-and-slab data (within 5 points)",
+        equivalent("adversarial", "sgd", margin=0.05, where=CLEAN),
+    ),
+    Claim(
+        "Adversarial training does not help on images (within 5 points)",
+        equivalent("adversarial", "sgd", margin=0.05, where=IMAGES),
+    ),
+    Claim(
+        "Disagreement on data whose simple feature is shuffled (D-BAT) finds the other features",
+        greater("dbat", "sgd"),
+    ),
+    Claim(
+        "A round of discovery on a first network's errors finds the other features",
+        greater("discovery", "sgd", where=NOISY),
+    ),
+    Claim(
+        "Shuffling the simple feature in half of the examples finds the other features",
+        greater("feature-dropout", "sgd"),
+    ),
+)  # fmt: skip
+
+
+def run(config: Config, lab: Lab) -> Iterator[Row]:
+    """Rows of every panel, arm and seed."""
+    for data in config.panels:
+        seeds = list(lab.seeds(config.seeds))
+        panel, others = draw(config, data, seeds), PANELS[data][3]
+        arms = ("sgd", *others, "without") if others else ("sgd",)
+        found = {
+            method: lab.step(arm, method, panel, seeds, options(config, data, method))
+            for method in arms
+        }
+        for method, (i, seed) in itertools.product(("sgd", *others), enumerate(seeds)):
+            own = {name: values[i] for name, values in found[method].items()}
+            best = {name: values[i] for name, values in found.get("without", {}).items()}
+            skill = best.get("accuracy_without_simple")
+            yield Row(
+                method=method, seed=seed, data=data, floor=found["sgd"]["score"][i],
+                ceiling=best.get("score"), lost_without_complex=own["standard"] - own["complement"],
+                accuracy_lost_to_simplicity=None if skill is None else skill - own["accuracy"],
+                **own,
+            )  # fmt: skip
+
+
+def draw(config: Config, data: str, seeds: list[int]) -> dict[str, Any]:
+    """Training and test data of every seed, where the simple block is, and the rotation if any."""
+    simple, slabs, linear, _ = PANELS[data]
+    stacked: Any
+    if not slabs:
+        parts = [blocks(config, data, seed) for seed in seeds]
+        shape: Any = parts[0][0].shape[1:]
+        mask: Any = np.zeros(shape, bool)
+        mask[:, : shape[1] // 2] = True
+        names = "inputs", "labels", "test_inputs", "test_labels"
+        stacked = zip(names, map(np.stack, zip(*parts, strict=True)), strict=True)
+        return {**dict(stacked), "mask": mask, "rotations": None}
+    noisy = data.startswith("noisy")
+    kind: Any = {"linear": linear, "slabs": slabs, "noise": config.noise if noisy else 0.0}
+    n = config.noisy_examples if noisy else config.examples
+    train = [slab_dataset(n, seed=2 * seed, **kind) for seed in seeds]
+    test = [
+        slab_dataset(config.test, seed=2 * seed + 1, rotation_seed=2 * seed, **kind)
+        for seed in seeds
+    ]  # fmt: skip
+    mask = np.zeros(train[0].inputs.shape[1], bool)
+    mask[train[0].groups[simple]] = True
+    return {
+        "inputs": np.stack([part.inputs for part in train]),
+        "labels": np.stack([part.labels for part in train]),
+        "test_inputs": np.stack([part.inputs for part in test]),
+        "test_labels": np.stack([part.labels for part in test]),
+        "mask": mask,
+        "rotations": np.stack([part.rotation for part in train]),
+    }
+
+
+def blocks(config: Config, data: str, seed: int) -> tuple[np.ndarray, ...]:
+    """Images of two blocks that show the same class, the simpler one on top."""
+    if data == "dominoes":
+        printed = two_digits("fonts", 4, 9, config.printed)
+        mixture = SpuriousMixture(printed, two_digits("mnist", 0, 1), 1.0, below)
+    else:
+        mixture = SpuriousMixture(from_hub("uoft-cs/cifar10", "img", 1, 9),
+                                  from_hub("ylecun/mnist", "image", 0, 1), 1.0, below)  # fmt: skip
+    train = mixture.training(config.image_examples, seed=seed)
+    test = mixture.aligned_test(config.image_test, seed=seed)
+    return train.inputs, train.labels, test.inputs, test.labels
+
+
+@functools.cache
+def two_digits(
+    style: str, zero: int, one: int, count: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Grey images of two digits, as classes 0 and 1."""
+    images, shown = digits(style, size=14, count=count)
+    kept = (shown == zero) | (shown == one)
+    return images[kept].mean(1, keepdims=True), (shown[kept] == one).astype(np.int64)
+
+
+@functools.cache
+def from_hub(name: str, column: str, zero: int, one: int) -> tuple[np.ndarray, np.ndarray]:
+    """Two classes of a hub image set, 32×32 in three channels, in [0, 1]."""
+    import datasets
+
+    split = datasets.load_dataset(name, split="train")
+    label = np.asarray(split["label"])
+    rows = np.flatnonzero((label == zero) | (label == one))
+    images = [np.asarray(split[int(i)][column].convert("RGB"), np.float32) / 255 for i in rows]
+    pad = (32 - images[0].shape[0]) // 2
+    padded = np.stack([np.pad(image, ((pad, pad), (pad, pad), (0, 0))) for image in images])
+    return padded.transpose(0, 3, 1, 2), (label[rows] == one).astype(np.int64)
+
+
+def below(core: np.ndarray, spur: np.ndarray) -> np.ndarray:
+    """The two images as one, the core cue below."""
+    return np.concatenate([spur, core], axis=2)
+
+
+def options(config: Config, data: str, method: str) -> dict[str, Any]:
+    """How one arm of one panel is trained and attacked."""
+    images, noisy = not PANELS[data][1], data.startswith("noisy")
+    steps = config.image_steps if images else config.noisy_steps if noisy else config.steps
+    steps = config.ms57_steps if data.startswith("ms57") else steps
+    if method == "adversarial" and not images:
+        steps = config.adversarial_steps
+    rate = 0.05 if images else 0.1
+    return {
+        "network": config.image_network if images else "mlp",
+        "width": config.width,
+        "members": config.members if method == "ensemble" else 1,
+        "first_steps": config.first_steps,
+        "alpha": config.alpha,
+        "ball": {"eps": config.image_eps, "norm": "linf", "low": 0.0, "high": 1.0}
+        if images
+        else {"eps": config.eps, "norm": "l2"},
+        "attack_eps": config.image_attack_eps if images else config.attack_eps,
+        "training": {
+            "steps": steps,
+            "learning_rate": config.without_learning_rate
+            if noisy and method == "without"
+            else rate,
+            "optimizer": "sgd",
+            "momentum": 0.9 if noisy and method != "without" else 0.0,
+            "weight_decay": 5e-4 if noisy else 5e-5,
+            "batch_size": {"labelled": config.batch, "unlabelled": config.batch},
+        },
+    }
+
+
+def arm(
+    method: str, panel: dict[str, Any], seeds: list[int], options: dict[str, Any]
+) -> dict[str, list[float]]:
+    """Train one arm for every seed and measure it: name -> one number a seed."""
+    together = options["network"] == "mlp"  # batch statistics cannot be kept per replica
+    groups = [list(range(len(seeds)))] if together else [[i] for i in range(len(seeds))]
+    found: dict[str, list[float]] = {}
+    with threads(1 if together else available_cores()):
+        for group in groups:
+            own = {
+                name: value if name == "mask" or value is None else value[group]
+                for name, value in panel.items()
+            }
+            nets = trained(method, own, [seeds[i] for i in group], options)
+            for i in range(len(group)):
+                modules = [net.module(i).eval() for net in nets]
+                numbers = measured(modules, own, i, options, attack=method == "sgd")
+                for name, value in numbers.items():
+                    found.setdefault(name, []).append(value)
+    return found
+
+
+def trained(
+    method: str, panel: dict[str, Any], seeds: list[int], options: dict[str, Any]
+) -> list[Any]:
+    """The networks of an arm (several for an ensemble), every seed's together."""
+    import torch
+
+    from generality.estimators import fit_dbat
+    from generality.lab.train_streams import train_streams
+    from generality.objectives import DBATLoss
+
+    x, y = panel["inputs"], panel["labels"]
+    shuffled = np.stack([without_simple(panel, i, seed) for i, seed in enumerate(seeds)])
+    make = functools.partial(build, options["network"], x.shape[2:], options["width"])
+    training = options["training"]
+    if method == "dbat":
+        found = fit_dbat(
+            make, x, y, shuffled, loss=DBATLoss(options["alpha"]), seeds=seeds, **training
+        )
+        return [found.members[1]]
+    loss: Any = functools.partial(batch_loss, options["ball"] if method == "adversarial" else None)
+    if method == "without":
+        x = shuffled
+    elif method == "feature-dropout":
+        x, y = np.concatenate([x, shuffled], 1), np.concatenate([y, y], 1)
+    streams = {"labelled": (torch.as_tensor(x), torch.as_tensor(y))}
+    if method == "discovery":
+        first = train_streams(
+            make, streams, loss, seeds=seeds, **{**training, "steps": options["first_steps"]}
+        )
+        streams, loss = by_correctness(first, x, y, seeds), worst_group_loss
+        training = {
+            **training,
+            "batch_size": dict.fromkeys(streams, training["batch_size"]["labelled"]),
+        }
+    return [
+        train_streams(make, streams, loss, seeds=[seed + k * 2**20 for seed in seeds], **training)
+        for k in range(options["members"])
+    ]
+
+
+def build(network: str, shape: tuple[int, ...], width: int, seed: int) -> Any:
+    """Two hidden layers of ReLU, or an image network with a new head."""
+    from torch import nn
+
+    from generality.models import Featurized, mlp
+    from generality.models.vision_backbone import VisionBackbone
+
+    if network == "mlp":
+        return mlp(int(np.prod(shape)), width, width, 2)
+    body = VisionBackbone(network)
+    return Featurized(body, nn.Linear(body.width, 2))
+
+
+def batch_loss(ball: dict[str, Any] | None, model: Any, batch: Any, progress: float) -> Any:
+    """Cross-entropy, on inputs attacked in 7 steps where there is a ball."""
+    from torch import nn
+
+    from generality.measures import pgd_attack
+
+    inputs, labels = batch["labelled"]
+    if ball:
+        switches = isinstance(model, nn.Module) and model.eval() is model
+        inputs = pgd_attack(model, inputs, labels, step=ball["eps"] / 3, steps=7, **ball)
+        if switches:
+            model.train()
+    return nn.functional.cross_entropy(model(inputs), labels)
+
+
+def by_correctness(first: Any, x: np.ndarray, y: np.ndarray, seeds: list[int]) -> Any:
+    """Two streams: what a first network gets right and what it gets wrong, drawn anew to one size.
+
+    A network without errors gives no second group; its examples then stand for both.
+    """
+    import torch
+
+    streams: dict[str, list[Any]] = {"right": [], "wrong": []}
+    for i, seed in enumerate(seeds):
+        with torch.inference_mode():
+            right = (first.module(i).eval()(torch.as_tensor(x[i])).argmax(1).numpy()) == y[i]
+        rng = np.random.default_rng(seed)
+        for name, members in (("right", right), ("wrong", ~right)):
+            rows = np.flatnonzero(members) if members.any() else np.arange(len(right))
+            streams[name].append(np.resize(rng.permutation(rows), len(right)))
+    return {
+        name: tuple(
+            torch.as_tensor(np.stack([array[i][rows[i]] for i in range(len(seeds))]))
+            for array in (x, y)
+        )
+        for name, rows in streams.items()
+    }
+
+
+def worst_group_loss(model: Any, batch: Any, progress: float) -> Any:
+    """The larger of the two groups' mean cross-entropies: a discovery round of rich features."""
+    import torch
+
+    losses = [torch.nn.functional.cross_entropy(model(x), y) for x, y in batch.values()]
+    return torch.stack(losses).amax()
+
+
+def without_simple(panel: dict[str, Any], i: int, seed: int) -> np.ndarray:
+    """Training inputs with the simple block shuffled across examples."""
+    x, rotation = panel["inputs"][i], None
+    if panel["rotations"] is not None:
+        rotation = panel["rotations"][i]
+        x = x @ rotation.T
+    order = np.random.default_rng(seed).permutation(len(x))
+    mixed = np.where(panel["mask"], x[order], x)
+    return (mixed if rotation is None else mixed @ rotation).astype(np.float32)
+
+
+def measured(
+    modules: list[Any], panel: dict[str, Any], i: int, options: dict[str, Any], *, attack: bool
+) -> dict[str, float]:
+    """Scores of the mean logits on the test data, as it is, shuffled and perturbed."""
+    import torch
+
+    from generality.measures import accuracy, randomized_score, universal_perturbation
+
+    def model(inputs: torch.Tensor) -> torch.Tensor:
+        return torch.stack([module(inputs) for module in modules]).mean(0)
+
+    @torch.no_grad()
+    def logits(inputs: np.ndarray) -> np.ndarray:
+        return model(torch.as_tensor(inputs)).numpy()
+
+    x, y = panel["test_inputs"][i], panel["test_labels"][i]
+    rotation = None if panel["rotations"] is None else panel["rotations"][i]
+    groups = {"simple": panel["mask"]}
+    scores = randomized_score(logits, x, y, groups, rotation=rotation)
+    right = randomized_score(logits, x, y, groups, rotation=rotation, metric="accuracy")
+    found = {
+        "score": scores.randomized["simple"],
+        "standard": scores.standard,
+        "complement": scores.complement["simple"],
+        "index": scores.index("simple"),
+        "accuracy": right.standard,
+        "accuracy_without_simple": right.randomized["simple"],
+        "train_accuracy": accuracy(logits(panel["inputs"][i]), panel["labels"][i]),
+    }
+    if attack:
+        inputs, labels = torch.as_tensor(x), torch.as_tensor(y)
+        basis = np.eye(panel["mask"].size) if rotation is None else rotation.T
+        simple = torch.as_tensor(basis[:, panel["mask"].ravel()], dtype=torch.float32)
+        hit = universal_perturbation(model, inputs, labels, eps=options["attack_eps"])
+        found["perturbed_accuracy"] = accuracy(logits(hit.apply(inputs, labels).numpy()), y)
+        found["simple_share"] = hit.share_in(simple)
+    return found
