@@ -191,6 +191,7 @@ class FeatureMemory:
         k = min(k, self._size)
         if self.index == "approximate" and self._size >= _INDEX_FROM:
             if self._inverted is None or self._inverted.outdated:
+                self._inverted = None  # first: two indices at once would exceed what was stated
                 self._inverted = InvertedFile(self.features.cpu().numpy(), k, self.recall)
             similar, slots = self._inverted.search(unit.cpu().numpy(), k)
             return torch.from_numpy(similar).to(self.device), torch.from_numpy(slots).to(
