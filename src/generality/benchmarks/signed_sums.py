@@ -37,4 +37,4 @@ def signed_sums(
         digits = _WORDS if words else "0123456789"
         texts.append(" ".join(f"{signs[int(v > 0)]} {digits[abs(v)]}" for v in values))
         labels.append(int(total > 0))
-    return texts, np.array(labels)
+    return texts, np.array(labels, dtype=np.int64)
