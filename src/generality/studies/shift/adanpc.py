@@ -159,18 +159,31 @@ CLAIMS = (
 def run(config: Config, lab: Lab) -> Iterator[Row]:
     """Rows of every panel, seed, choice of targets, order, method and way of choosing settings."""
     for panel in config.panels:
-        for seed in lab.seeds(config.seeds):
-            domains = load(config, lab, panel, seed)
-            for sources, targets in splits(config, panel, tuple(domains)):
-                held_out = [
-                    measure(config, lab, panel, seed, domains, rest, (held,), "reset")
-                    for held in sources
-                    if (rest := tuple(name for name in sources if name != held))
-                ]
-                for order in ("reset", "chain") if len(targets) > 1 else ("reset",):
-                    found = measure(config, lab, panel, seed, domains, sources, targets, order)
-                    for row in chosen(config, held_out, found, targets):
-                        yield Row(seed=seed, panel=panel, order=order, **row)
+        data = [load(config, lab, panel, seed) for seed in lab.seeds(config.seeds)]
+        cuts = splits(config, panel, tuple(data[0]))
+        inner = [(without(held, sources), held) for sources, _ in cuts for held in sources]
+        models = {
+            **trained(config, lab, panel, data, [sources for sources, _ in cuts]),
+            **trained(config, lab, panel, data, list(dict.fromkeys(rest for rest, _ in inner))),
+        }
+        for seed, (sources, targets) in itertools.product(lab.seeds(config.seeds), cuts):
+            tried = {m: s for m, s in config.grid.items() if m not in NEIGHBOURS[1:]}
+            held_out = [
+                measure(config, lab, models, data, seed, rest, (held,), "reset", tried)
+                for rest, held in inner
+                if {*rest, held} == {*sources}
+            ]
+            for order in ("reset", "chain") if len(targets) > 1 else ("reset",):
+                found = measure(
+                    config, lab, models, data, seed, sources, targets, order, config.grid
+                )
+                for row in chosen(config, held_out, found, targets):
+                    yield Row(seed=seed, panel=panel, order=order, **row)
+
+
+def without(held: str, sources: tuple[str, ...]) -> tuple[str, ...]:
+    """The other sources."""
+    return tuple(name for name in sources if name != held)
 
 
 def splits(
@@ -226,33 +239,48 @@ def images(config: Config, lab: Lab) -> tuple[Any, np.ndarray, np.ndarray, tuple
     return features, np.asarray(listed["label"]), of, names
 
 
-def measure(
-    config: Config, lab: Lab, panel: str, seed: int, domains: Domains,
-    sources: tuple[str, ...], targets: tuple[str, ...], order: str,
-) -> dict[str, Any]:  # fmt: skip
-    """Every method with every setting on the targets' streams, after training on the sources."""
-    X = np.concatenate([domains[name][0] for name in sources])
-    y = np.concatenate([domains[name][1] for name in sources])
-    classes = 1 + max(int(labels.max()) for _, labels in domains.values())
-    widths = config.widths if panel == "rotated" else ()
+def trained(
+    config: Config, lab: Lab, panel: str, data: list[Domains], choices: list[tuple[str, ...]]
+) -> dict[tuple[int, tuple[str, ...]], Any]:
+    """A network for every seed and choice of sources (as many in each), all trained together."""
+    X = np.concatenate([X for domains in data for X, _ in domains.values()])
+    y = np.concatenate([y for domains in data for _, y in domains.values()])
+    starts = np.cumsum([0, *(len(labels) for domains in data for _, labels in domains.values())])
+    places = [(seed, name) for seed, domains in enumerate(data) for name in domains]
+    rows = {at: np.arange(*starts[i : i + 2]) for i, at in enumerate(places)}
+    jobs = list(itertools.product(range(len(data)), choices))
+    chosen = np.stack([np.concatenate([rows[seed, s] for s in sources]) for seed, sources in jobs])
+    classes, widths = int(y.max()) + 1, config.widths if panel == "rotated" else ()
 
     def network(_seed: int) -> Featurized:
         body = nn.Sequential(mlp(X.shape[1], *widths), nn.ReLU()) if widths else nn.Identity()
         return Featurized(body, nn.Linear((X.shape[1], *widths)[-1], classes))
 
-    trained: Any = lab.replicate(
-        network, X, np.eye(classes, dtype=np.float32)[y], seeds=[seed], epochs=config.epochs,
-        learning_rate=config.learning_rate, optimizer="adam",
-    ).module(0)  # fmt: skip
+    replicas = lab.replicate(
+        network, X, np.eye(classes, dtype=np.float32)[y[chosen]], rows=chosen,
+        seeds=[seed for seed, _ in jobs], epochs=config.epochs, optimizer="adam",
+        learning_rate=config.learning_rate,
+    )  # fmt: skip
+    return {job: replicas.module(i) for i, job in enumerate(jobs)}
 
-    def features(inputs: np.ndarray) -> np.ndarray:
+
+def measure(
+    config: Config, lab: Lab, models: dict[tuple[int, tuple[str, ...]], Any], data: list[Domains],
+    seed: int, sources: tuple[str, ...], targets: tuple[str, ...], order: str, grid: dict[str, Any],
+) -> dict[str, Any]:  # fmt: skip
+    """Every method with every setting on the targets' streams, after training on the sources."""
+    model, domains = models[seed, sources], data[seed]
+
+    def features(name: str) -> tuple[np.ndarray, np.ndarray]:
         with torch.inference_mode():
-            return np.asarray(trained.featurizer(torch.as_tensor(inputs)).numpy())
+            return model.featurizer(torch.as_tensor(domains[name][0])).numpy(), domains[name][1]
 
-    head = [trained.head.weight.detach().numpy(), trained.head.bias.detach().numpy()]
-    streams = {name: (features(domains[name][0]), domains[name][1]) for name in targets}
+    parts = [features(name) for name in sources]
+    source = np.concatenate([z for z, _ in parts]), np.concatenate([y for _, y in parts])
+    head = [model.head.weight.detach().numpy(), model.head.bias.detach().numpy()]
+    streams = {name: features(name) for name in targets}
     result: dict[str, Any] = lab.step(
-        follow, (features(X), y), head, streams, config.grid, order, config.batch, seed
+        follow, source, head, streams, grid, order, config.batch, seed
     )
     return result
 
@@ -262,13 +290,16 @@ def follow(
     grid: dict[str, list[dict[str, Any]]], order: str, batch: int, seed: int,
 ) -> dict[str, Any]:  # fmt: skip
     """Accuracy (all, first and last quarter) by method, setting and target; floors and ceilings."""
-    curves = {
-        method: [
-            along(method, setting, source, head, streams, order == "reset", batch, seed)
-            for setting in settings
-        ]
-        for method, settings in grid.items()
-    }
+    known: dict[Any, dict[str, list[float]]] = {}
+    curves: dict[str, list[dict[str, list[float]]]] = {}
+    for method, settings in grid.items():
+        for setting in settings:
+            matters = {k: v for k, v in setting.items() if k != "threshold" or method == "adanpc"}
+            key = method, *matters.items()
+            if key not in known:
+                reset = order == "reset"
+                known[key] = along(method, setting, source, head, streams, reset, batch, seed)
+            curves.setdefault(method, []).append(known[key])
     right = {n: (z @ head[0].T + head[1]).argmax(1) == y for n, (z, y) in streams.items()}
     floors = {name: float(hits.mean()) for name, hits in right.items()}
     return {"curves": curves, "floors": floors, "ceilings": refitted(streams)}

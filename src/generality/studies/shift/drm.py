@@ -19,6 +19,8 @@ checkpoint chosen on sources.
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -150,11 +152,14 @@ class DomainHeadsAlgorithm(DomainAlgorithm):
 def run(config: Config, lab: Lab) -> Iterator[Row]:
     """Rows of every panel, seed, target and method."""
     for panel in config.panels:
-        for seed in lab.seeds(config.seeds):
-            domains = load(config, lab, panel, seed)
-            for sources, targets in splits(config, panel, tuple(domains)):
-                for row in scores(config, lab, seed, domains, sources, targets):
-                    yield Row(seed=seed, panel=panel, **row)
+        data = [load(config, lab, panel, seed) for seed in lab.seeds(config.seeds)]
+        cuts = splits(config, panel, tuple(data[0]))
+        jobs = list(itertools.product(lab.seeds(config.seeds), [sources for sources, _ in cuts]))
+        networks = trained(config, lab, data, jobs)
+        for seed, (sources, targets) in itertools.product(lab.seeds(config.seeds), cuts):
+            states = {arm: networks[arm][jobs.index((seed, sources))] for arm in networks}
+            for row in scores(config, lab, seed, data[seed], sources, targets, states):
+                yield Row(seed=seed, panel=panel, **row)
 
 
 def splits(
@@ -191,44 +196,62 @@ def colored(
     return {name: (pixels[own], data.labels[own]) for name, own in rows.items()}
 
 
-def scores(
-    config: Config, lab: Lab, seed: int, domains: Domains,
-    sources: tuple[str, ...], targets: tuple[str, ...],
-) -> Iterator[Row]:  # fmt: skip
-    """Train with one head and with many, with and without CORAL, and combine."""
-    X = np.concatenate([domains[name][0] for name in sources])
-    y = np.concatenate([domains[name][1] for name in sources])
-    of = np.repeat(np.arange(len(sources)), [len(domains[name][1]) for name in sources])
-    classes = 1 + max(int(labels.max()) for _, labels in domains.values())
-    held = np.random.default_rng(seed).random(len(y)) < 0.2
-    rows = [np.flatnonzero((of == d) & ~held) for d in range(len(sources))]
-    dim, count = config.widths[-1], len(sources) + 1
-
-    def trained(algorithm: DomainAlgorithm, outputs: int, **hyper: float) -> Any:
-        def network(_seed: int) -> Featurized:
-            body = nn.Sequential(mlp(X.shape[1], *config.widths), nn.ReLU())
-            return Featurized(body, nn.Linear(dim, outputs))
-
-        return lab.replicate_domains(
-            network, X, np.eye(outputs, dtype=np.float32)[y], [rows], algorithm=algorithm,
-            seeds=[seed], steps=config.steps, per_domain=config.batch, hyper=hyper,
-            learning_rate=config.learning_rate,
-        ).module(0)  # fmt: skip
-
+def trained(
+    config: Config, lab: Lab, data: list[Domains], jobs: list[tuple[int, tuple[str, ...]]]
+) -> dict[str, list[dict[str, Tensor]]]:
+    """Weights with one head and with many, with and without CORAL, for every seed and sources."""
+    X = np.concatenate([X for domains in data for X, _ in domains.values()])
+    y = np.concatenate([y for domains in data for _, y in domains.values()])
+    starts = np.cumsum([0, *(len(labels) for domains in data for _, labels in domains.values())])
+    places = [(seed, name) for seed, domains in enumerate(data) for name in domains]
+    rows = {
+        (seed, name): starts[i] + np.flatnonzero(~held(data[seed][name], seed))
+        for i, (seed, name) in enumerate(places)
+    }
+    classes, heads = int(y.max()) + 1, len(jobs[0][1]) + 1
     plain = DomainHeadsAlgorithm(name="DRM", classes=classes)
     both = DomainHeadsAlgorithm(name="DRM", classes=classes, coral_weight=config.coral_weight)
-    networks = {
-        "erm": trained(ALGORITHMS["erm"], classes),
-        "coral": trained(ALGORITHMS["coral"], classes, weight=config.coral_weight),
-        "drm": trained(plain, count * classes),
-        "coral+drm": trained(both, count * classes),
+    arms: dict[str, tuple[DomainAlgorithm, int, dict[str, float]]] = {
+        "erm": (ALGORITHMS["erm"], classes, {}),
+        "coral": (ALGORITHMS["coral"], classes, {"weight": config.coral_weight}),
+        "drm": (plain, heads * classes, {}),
+        "coral+drm": (both, heads * classes, {}),
     }
-    streams = {name: domains[name] for name in targets}
-    source = (X[~held], of[~held])
-    checks = {name: (X[held & (of == d)], y[held & (of == d)]) for d, name in enumerate(sources)}
+
+    def network(outputs: int, _seed: int) -> Featurized:
+        body = nn.Sequential(mlp(X.shape[1], *config.widths), nn.ReLU())
+        return Featurized(body, nn.Linear(config.widths[-1], outputs))
+
+    states: dict[str, list[dict[str, Tensor]]] = {}
+    for arm, (algorithm, outputs, hyper) in arms.items():
+        replicas = lab.replicate_domains(
+            functools.partial(network, outputs), X, np.eye(outputs, dtype=np.float32)[y],
+            [[rows[seed, name] for name in sources] for seed, sources in jobs],
+            algorithm=algorithm, seeds=[seed for seed, _ in jobs], steps=config.steps,
+            per_domain=config.batch, hyper=hyper, learning_rate=config.learning_rate,
+        )  # fmt: skip
+        states[arm] = [replicas.module(i).state_dict() for i in range(len(jobs))]
+    return states
+
+
+def held(domain: tuple[np.ndarray, np.ndarray], seed: int) -> np.ndarray:
+    """A fifth of a domain that nothing trains on."""
+    return np.asarray(np.random.default_rng(seed).random(len(domain[1])) < 0.2)
+
+
+def scores(
+    config: Config, lab: Lab, seed: int, domains: Domains, sources: tuple[str, ...],
+    targets: tuple[str, ...], states: dict[str, dict[str, Tensor]],
+) -> Iterator[Row]:  # fmt: skip
+    """A row for each target and method."""
+    classes = 1 + max(int(labels.max()) for _, labels in domains.values())
+    out = {name: held(domains[name], seed) for name in sources}
+    kept = [domains[name][0][~out[name]] for name in sources]
+    source = np.concatenate(kept), np.repeat(np.arange(len(sources)), [len(X) for X in kept])
+    checks = {n: (domains[n][0][out[n]], domains[n][1][out[n]]) for n in sources}
     found = lab.step(
-        combined, {name: n.state_dict() for name, n in networks.items()}, X.shape[1],
-        config.widths, classes, source, checks, streams,
+        combined, states, source[0].shape[1], config.widths, classes, source, checks,
+        {name: domains[name] for name in targets},
         [{"learning_rate": r, "threshold": t} for r in config.rates for t in config.thresholds],
         config.stream, seed,
     )  # fmt: skip
