@@ -70,7 +70,9 @@ def domain_risks(logits: Logits, labels: Labels) -> Float[Tensor, " domains"]:
     if logits.shape[-1] == 1:
         loss = torch.nn.functional.softplus(logits) - targets * logits
         return loss.squeeze(-1).mean(-1)
-    return -(targets * logits.log_softmax(-1)).sum(-1).mean(-1)
+    # Classes first: few numbers side by side would be too few for a vector instruction.
+    beliefs = logits.movedim(-1, 0).log_softmax(0)
+    return -(targets.movedim(-1, 0) * beliefs).sum(0).mean(-1)
 
 
 def penalised(
@@ -229,8 +231,8 @@ def coral_penalty(
     means = features.mean(1)
     centred = features - means[:, None]
     covariances = centred.mT @ centred / (features.shape[1] - 1)
-    # The mean squared difference of pairs is twice the unbiased variance.
-    return 2 * (means.var(0).mean() + covariances.var(0).mean())
+    # The mean squared difference of pairs is twice the unbiased variance over domains.
+    return 2 * (_spread(means) + _spread(covariances)) / (len(features) - 1)
 
 
 def coral(x: Float[Tensor, "n features"], y: Float[Tensor, "m features"]) -> Float[Tensor, ""]:
@@ -256,10 +258,15 @@ def mmd_penalty(
     _at_least_two(features)
     domains, batch = features.shape[:2]
     squared = squared_distances(features.flatten(0, 1))
-    kernel = torch.stack([(-gamma * squared).exp() for gamma in _MMD_GAMMAS]).sum(0)
-    blocks = kernel.view(domains, batch, domains, batch).mean((1, 3))
-    own = blocks.diagonal(dim1=0, dim2=1).sum()
-    return (domains * own - blocks.sum()) / (domains * (domains - 1) / 2)
+    i, j = torch.triu_indices(domains * batch, domains * batch, 1, device=features.device)
+    gammas = squared.new_tensor(_MMD_GAMMAS)[:, None]
+    # Beyond e^-60 a kernel is nothing, but numbers that underflow are a hundred times slower.
+    kernels = (-gammas * squared[i, j]).clamp(min=-60).exp().sum(0)
+    same = (i // batch == j // batch).to(kernels.dtype)
+    # All pairs of domains: own means less mean between them. A point with itself is 1 per kernel.
+    pairs = domains * (domains - 1) / 2 * batch**2
+    own = len(_MMD_GAMMAS) * domains * batch * (domains - 1)
+    return (2 * ((domains * same - 1) * kernels).sum() + own) / pairs
 
 
 def group_dro(
@@ -306,6 +313,11 @@ def mixup(
         return share * values[order] + (1 - share) * values[partner]
 
     return mix(inputs), mix(targets)
+
+
+def _spread(values: Float[Tensor, "domains ..."]) -> Float[Tensor, ""]:
+    """Squared distance to the mean over domains, summed over them, averaged over entries."""
+    return (values - values.mean(0)).square().sum(0).mean()
 
 
 def _residuals(logits: Tensor, labels: Tensor) -> Float[Tensor, "domains batch classes"]:
