@@ -281,3 +281,27 @@ def probabilities(weights, inputs) -> torch.Tensor:
 
 def same(one, other) -> bool:
     return all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_every_arm_of_the_method_runs_from_arrays() -> None:
+    """The whole, its parts, and what is watched."""
+    arrays = [data(domain) for domain in range(2)]
+    target, truth = data(5)[0], data(5)[1]
+    asked = {
+        "network": model, "clients": [(x, y) for x, y, _ in arrays], "target": target,
+        "test": (target, truth), "seed": 0, "rounds": 4, "batches": 2, "votes": 3,
+        "learning_rate": 0.01,
+    }  # fmt: skip
+    whole = room.fit_fedka(**asked, watch_every=3)
+    assert whole["clients"].shape == (2, 2)
+    assert whole["global"].shape == whole["vote"].shape == (2,)
+    assert whole["score"] == whole["global"][-1]
+    assert same_numbers(whole, room.fit_fedka(**asked, watch_every=3))
+    options = [{"server": None}, {"server": "self"}, {"broadcast": "aggregate"}]
+    options += [{"server": "truth", "labels": truth}, {"adversarial": False}, {"matching": False}]
+    finals = [room.fit_fedka(**asked, **option)["clients"][-1].tolist() for option in options]
+    assert len({str(final) for final in [whole["clients"][-1].tolist(), *finals]}) > 2
+
+
+def same_numbers(one, other) -> bool:
+    return all(np.array_equal(one[name], other[name]) for name in one)

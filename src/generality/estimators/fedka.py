@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -13,7 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from generality.estimators.federated_vote import IGNORED, federated_vote
-from generality.estimators.federation import Round, Weights
+from generality.estimators.federation import Federation, Round, Weights
+from generality.lab.threads import threads
 from generality.models import DomainAdversarial
 from generality.objectives import ReverseGrad, dann_alpha, mk_mmd
 
@@ -195,6 +197,95 @@ class FederatedVoting:
             probabilities.append(probabilities_of(self.model, self.target[asked], self.device))
         labels, _ = federated_vote(torch.stack(probabilities), min_agree=self.min_agree)
         return labels[place]
+
+
+def fit_fedka(
+    *,
+    network: Callable[[int], DomainAdversarial],
+    clients: Sequence[tuple[np.ndarray, np.ndarray]],
+    target: Float[np.ndarray, "n ..."],
+    test: tuple[np.ndarray, np.ndarray],
+    seed: int,
+    rounds: int,
+    adversarial: bool = True,
+    matching: bool = True,
+    server: Literal["vote", "self", "truth"] | None = "vote",
+    labels: Int[np.ndarray, " n"] | None = None,
+    broadcast: str = "updated",
+    batches: int = 32,
+    votes: int = 128,
+    batch_size: int = 16,
+    learning_rate: float = 3e-4,
+    watch_every: int = 1,
+    processes: bool = False,
+    device: str = "cpu",
+) -> dict[str, Any]:
+    """FedKA, or a part of it, from the first round to the last, watched on test data.
+
+    A federation of arrays in memory, for experiments; with data that must not leave their places,
+    make a `Federation` of `FedKAClient`s whose `load` reads them there.
+
+    Args:
+        network: called with the seed.
+        clients: inputs and class numbers of each.
+        target: unlabelled inputs of the target.
+        test: inputs and class numbers of the target that nothing is trained on.
+        adversarial, matching: of `FedKAClient`.
+        server: tune the global model on the clients' votes, on its own labels, on `labels`, or
+            (None) not at all.
+        broadcast, processes: of `Federation`.
+        batches, votes: of each part of a client's round, and of the server's tuning.
+        watch_every: rounds from one measurement to the next; the last one is always measured.
+
+    Returns:
+        Accuracies on `test`: "score" of the last global model; for every measured round those of
+        the "global" model (rounds,), the "clients" (rounds, clients) and their "vote" (rounds,).
+    """
+    make = functools.partial(network, seed)
+    own: dict[str, Any] = {
+        "batch_size": batch_size, "learning_rate": learning_rate, "device": device,
+    }  # fmt: skip
+    members = [
+        functools.partial(
+            FedKAClient, make, functools.partial(_same, (*data, target)), seed=1000 * seed + number,
+            adversarial=adversarial, matching=matching, batches=batches, **own,
+        )
+        for number, data in enumerate(clients)
+    ]  # fmt: skip
+    with threads(1), torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = make()
+        start, seen = _weights(model), []
+        inputs, truth = torch.as_tensor(test[0]), torch.as_tensor(test[1])
+
+        def watch(current: Round, together: Weights, apart: list[Weights]) -> None:
+            if (current.of - 1 - current.number) % watch_every:
+                return
+            said = []
+            for weights in (together, *apart):
+                model.load_state_dict(weights)
+                said.append(probabilities_of(model, inputs))
+            chosen = [each.argmax(1) for each in said] + [federated_vote(torch.stack(said[1:]))[0]]
+            seen.append([float((each == truth).double().mean()) for each in chosen])
+
+        tune = server and FederatedVoting(
+            make, target, seed=1000 * seed + 999, batches=votes,
+            labels=labels if server == "truth" else None,
+            voters="aggregate" if server == "self" else "clients", **own,
+        )  # fmt: skip
+        with Federation(
+            members, server_update=tune or None, broadcast=broadcast, processes=processes
+        ) as federation:
+            federation.run(start, rounds, on_round=watch)
+    table = np.array(seen)
+    return {
+        "score": float(table[-1, 0]), "global": table[:, 0], "clients": table[:, 1:-1],
+        "vote": table[:, -1],
+    }  # fmt: skip
+
+
+def _same(data: Any) -> Any:
+    return data
 
 
 @torch.no_grad()
