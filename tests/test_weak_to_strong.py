@@ -27,6 +27,14 @@ def test_too_small_a_task_says_so() -> None:
         load_transfer_task("movies", supervised=1, transfer=1, test=1)
 
 
+def test_a_task_that_cannot_be_had_is_known_before_work_on_another(tmp_path) -> None:
+    config = configure(STUDY, "smoke", ["tasks=movie,tweets", "transfer=6000"])
+    lab = Lab(device="cpu", progress=False, home=tmp_path)
+    with pytest.raises(UserError, match="'tweets' has 2318 training texts"):
+        next(STUDY.run(config, lab))
+    assert lab.steps.computed == 0
+
+
 def test_rows_measure_against_the_truth() -> None:
     truth = np.array([0, 0, 1, 1])
     supervisor, student, ceiling = (

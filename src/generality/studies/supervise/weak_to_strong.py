@@ -164,11 +164,12 @@ CLAIMS = (
 
 def run(config: Config, lab: Lab) -> Iterator[Row]:
     """Rows of every task: probes of every pair, then tuned students."""
-    for name in config.tasks:
-        task = load_transfer_task(
-            name, supervised=config.supervised, transfer=config.transfer, test=config.test,
-            words=config.max_length // 2, path=config.data_path,
-        )  # fmt: skip
+    cut = {"supervised": config.supervised, "transfer": config.transfer, "test": config.test}
+    tasks = {  # all of them first: one that is too small is known before any work is done
+        name: load_transfer_task(name, words=config.max_length // 2, path=config.data_path, **cut)
+        for name in config.tasks
+    }
+    for name, task in tasks.items():
         probes = ProbeLadder(
             task, lab, dict(zip(config.ladder, config.layers, strict=True)), seeds=config.seeds,
             learning_rate=config.probe_learning_rate, max_length=config.max_length,
