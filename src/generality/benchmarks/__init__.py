@@ -12,12 +12,14 @@ on its place in a file or on options. Images and feature vectors that fit into m
 `MultiDomain`: arrays, labels and domains.
 """
 
+from generality.benchmarks.augmentation_bank import AugmentationBank, table_bank, text_bank
 from generality.benchmarks.benchmark import BENCHMARKS, Benchmark, Shift, load_benchmark
 from generality.benchmarks.colored_digits import colored_digits, inverse_colored_digits
 from generality.benchmarks.corruptions import CORRUPTIONS, corrupt_inputs
 from generality.benchmarks.digits import digit_domains, digits
 from generality.benchmarks.domain_checks import DomainFinding, DomainReport, check_domains
 from generality.benchmarks.hospital_notes import hospital_notes
+from generality.benchmarks.image_bank import image_bank
 from generality.benchmarks.image_folders import load_images, read_images
 from generality.benchmarks.multi_domain import MultiDomain
 from generality.benchmarks.paired_blocks import PairedBlocks, paired_blocks
@@ -42,6 +44,7 @@ from generality.benchmarks.waterbirds_cc import waterbirds_cc
 __all__ = [
     "BENCHMARKS",
     "CORRUPTIONS",
+    "AugmentationBank",
     "Benchmark",
     "DomainFinding",
     "DomainReport",
@@ -63,6 +66,7 @@ __all__ = [
     "hash_split",
     "holdout",
     "hospital_notes",
+    "image_bank",
     "inverse_colored_digits",
     "leaks",
     "load_benchmark",
@@ -79,5 +83,7 @@ __all__ = [
     "slab_dataset",
     "spurious_2d",
     "stratified",
+    "table_bank",
+    "text_bank",
     "waterbirds_cc",
 ]
