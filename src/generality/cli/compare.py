@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -182,12 +183,14 @@ def compare(
         from generality.compare.domain_features import FeatureRecipe
         from generality.compare.domain_frozen import Network
         from generality.compare.domain_table import open_domain_table
+        from generality.compare.domain_tuned import TUNED_NETWORK
 
         table = open_domain_table(
             data, domain=domain, label=label, text=text, image=image, layout=layout,
             features=features.split(",") if features else None, group=group, split=split,
             skip_unreadable=skip_unreadable,
         )  # fmt: skip
+        usual = Network() if tuning == "probe" else TUNED_NETWORK
         sizes = {"hidden": hidden, "steps": steps}
         record = compare_domains(
             table,
@@ -195,11 +198,12 @@ def compare(
             recipe=FeatureRecipe.of(
                 table.kind, model, layer=layer, pooling=pooling, max_length=max_length
             ),
+            tuning=tuning,
             methods=names,
             select=select,
             seeds=seeds,
             draws=draws,
-            network=Network(**{name: size for name, size in sizes.items() if size is not None}),
+            network=replace(usual, **{name: size for name, size in sizes.items() if size}),
             drop_duplicates=drop_duplicates,
             lab=lab,
             root=out,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,6 +82,10 @@ def accuracy(probabilities: Float[np.ndarray, "n classes"], truth: Int[np.ndarra
     return float((probabilities.argmax(1) == truth).mean()) if len(truth) else math.nan
 
 
+Answer = Callable[[int, np.ndarray, str], np.ndarray]
+"""Class probabilities from (place of the arm, rows, view)."""
+
+
 def scores(
     probabilities: Float[np.ndarray, "n classes"],
     truth: Int[np.ndarray, " n"],
@@ -101,3 +105,34 @@ def mean(values: Sequence[float]) -> float:
     """Mean of what is known; NaN for nothing."""
     known = [value for value in values if not np.isnan(value)]
     return float(np.mean(known)) if known else math.nan
+
+
+def candidate(
+    answer: Answer,
+    place: int,
+    arm: Arm,
+    fold: Fold,
+    labels: np.ndarray,
+    groups: np.ndarray,
+    views: Sequence[str],
+) -> dict[str, float]:
+    """Criteria and scores of one arm."""
+    split = fold.splits[arm.seed]
+    held = [split[domain].held for domain in fold.sources]
+    together = np.concatenate(held)
+    found: dict[str, float] = {
+        "draw": arm.draw,
+        "seed": arm.seed,
+        "held-out-source": mean(
+            [accuracy(answer(place, rows, ""), labels[rows]) for rows in held if len(rows)]
+        ),
+    }
+    if crafted := [view for view in views if view]:
+        found["crafted-shift"] = mean(
+            [accuracy(answer(place, together, view), labels[together]) for view in crafted]
+        )
+    if fold.target >= 0 and len(split[fold.target].score):
+        known, scored = split[fold.target].known, split[fold.target].score
+        found["oracle"] = accuracy(answer(place, known, ""), labels[known])
+        found |= scores(answer(place, scored, ""), labels[scored], groups[scored])
+    return found

@@ -146,15 +146,16 @@ def tables(
     p_values = {verdict.statement.split(" beats ")[0]: verdict for verdict in verdicts}
     standings = []
     means = rows.groupby("method", sort=False)
-    for name, part in sorted(means, key=lambda each: -each[1]["score"].mean()):
+    for called, part in sorted(means, key=lambda each: -each[1]["score"].mean()):
+        name = str(called)
         by_domain = part.groupby("target", sort=False)["score"].mean()
-        verdict = p_values.get(str(name))
+        verdict, worst = p_values.get(name), str(by_domain.idxmin())
         standings.append(
             [
-                f"{name} (saved)" if name == winner else str(name),
+                f"{name} (saved)" if name == winner else name,
                 _number(part["score"].mean()),
                 recovered(part),
-                f"{_number(by_domain.min())} {by_domain.idxmin()!s}",
+                f"{_number(by_domain.min())} {worst}",
                 _number(part["worst_group"].mean()),
                 _number(part["ece"].mean()),
                 _number(part["select"].mean()),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import nn
 
-from generality.compare.domain_arms import Arm, Fold, accuracy, mean, scores
+from generality.compare.domain_arms import Answer, Arm, Fold, accuracy, candidate, mean
 from generality.compare.domain_methods import ALGORITHMS, DOMAIN_METHODS, SHARED, DomainMethod
 from generality.estimators import evaluate_online
 from generality.estimators.soft_probe import moments, standardised
@@ -119,7 +119,7 @@ def measure(
         method = DOMAIN_METHODS[name]
         answer = _answers(method, own, main, arms, inputs, labels, fold.classes, network)
         candidates = [
-            _candidate(answer, place, arm, fold, labels, groups, list(inputs))
+            candidate(answer, place, arm, fold, labels, groups, list(inputs))
             for place, arm in enumerate(arms)
         ]
         if nested is not None:
@@ -162,10 +162,6 @@ def ceiling(
             if arm.seed not in best or value > best[arm.seed][0]:
                 best[arm.seed] = value, accuracy(said[place][score], labels[score])
     return [best[seed][1] for seed in sorted(best)]
-
-
-Answer = Callable[[int, np.ndarray, str], np.ndarray]
-"""Class probabilities from (place of the arm, rows, view)."""
 
 
 def _answers(
@@ -215,37 +211,6 @@ def stream(
     said = np.empty_like(went.probabilities)
     said[went.order] = went.probabilities
     return said
-
-
-def _candidate(
-    answer: Answer,
-    place: int,
-    arm: Arm,
-    fold: Fold,
-    labels: np.ndarray,
-    groups: np.ndarray,
-    views: Sequence[str],
-) -> dict[str, float]:
-    """Criteria and scores of one arm."""
-    split = fold.splits[arm.seed]
-    held = [split[domain].held for domain in fold.sources]
-    together = np.concatenate(held)
-    found: dict[str, float] = {
-        "draw": arm.draw,
-        "seed": arm.seed,
-        "held-out-source": mean(
-            [accuracy(answer(place, rows, ""), labels[rows]) for rows in held if len(rows)]
-        ),
-    }
-    if crafted := [view for view in views if view]:
-        found["crafted-shift"] = mean(
-            [accuracy(answer(place, together, view), labels[together]) for view in crafted]
-        )
-    if fold.target >= 0 and len(split[fold.target].score):
-        known, scored = split[fold.target].known, split[fold.target].score
-        found["oracle"] = accuracy(answer(place, known, ""), labels[known])
-        found |= scores(answer(place, scored, ""), labels[scored], groups[scored])
-    return found
 
 
 def _rows_of(fold: Fold) -> np.ndarray:

@@ -64,6 +64,18 @@ class DomainMethod:
         """Fewest training domains with which it is itself."""
         return ALGORITHMS[self.algorithm].min_domains
 
+    @property
+    def tunable(self) -> bool:
+        """Whether it is a loss over one batch: no adapter, memory, averaging or mixed inputs."""
+        algorithm = ALGORITHMS[self.algorithm]
+        kind = type(algorithm)
+        plain = (
+            kind.initial_state is DomainAlgorithm.initial_state
+            and kind.transform is DomainAlgorithm.transform
+            and self.algorithm != "drm"
+        )
+        return plain and self.adapter is None and algorithm.average_from is None
+
 
 def t3a(model: Any, features: Any, labels: Any, hyper: Mapping[str, float], classes: int) -> T3A:
     """Prototypes adjusted by confident rows of the stream."""
@@ -154,14 +166,14 @@ DOMAIN_METHODS: dict[str, DomainMethod] = {
 
 
 def applicable(
-    asked: Sequence[str] | None, *, sources: int, adapters: bool = True
+    asked: Sequence[str] | None, *, sources: int, tuned: bool = False
 ) -> tuple[list[str], list[str]]:
     """The methods to run, the floor first, and sentences about those left out.
 
     Args:
         asked: names; None for all.
         sources: domains that are trained on.
-        adapters: whether the model's features can be had at test time.
+        tuned: whether the backbone learns, rather than a small network on its frozen features.
 
     Raises:
         UserError: a name that there is not.
@@ -181,9 +193,10 @@ def applicable(
                 f"{name} is left out: it compares training domains and needs at least "
                 f"{method.sources}; {there}."
             )
-        elif method.adapter is not None and not adapters:
+        elif tuned and not method.tunable:
             left_out.append(
-                f"{name} is left out: it adapts on frozen features; use --tuning frozen."
+                f"{name} is left out: it is more than a loss over one batch, and runs on frozen "
+                "features only (--tuning probe)."
             )
         else:
             kept.append(name)

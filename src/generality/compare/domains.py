@@ -36,6 +36,7 @@ import pandas as pd
 
 from generality.claims import Row
 from generality.compare import domain_conclusions as conclusions
+from generality.compare.crafted_shifts import craft_texts
 from generality.compare.domain_arms import Fold
 from generality.compare.domain_checks import check_table
 from generality.compare.domain_features import FeatureRecipe, feature_views
@@ -43,6 +44,14 @@ from generality.compare.domain_frozen import Network, ceiling, measure
 from generality.compare.domain_methods import DOMAIN_METHODS, FLOOR, applicable, hypers_of
 from generality.compare.domain_splits import split_domains
 from generality.compare.domain_table import DomainTable
+from generality.compare.domain_tuned import (
+    RATES,
+    TUNED_NETWORK,
+    Tuned,
+    ceiling_tuned,
+    measure_tuned,
+    refit_tuned,
+)
 from generality.compare.domain_winner import refit
 from generality.compare.selection import CELL, CRITERIA, chosen, report_criteria
 from generality.errors import UserError, unknown
@@ -57,6 +66,7 @@ def compare_domains(
     *,
     target: str | None = None,
     recipe: FeatureRecipe | None = None,
+    tuning: str = "probe",
     methods: Sequence[str] | None = None,
     select: str = "held-out-source",
     seeds: int = 3,
@@ -73,7 +83,8 @@ def compare_domains(
     Args:
         table: what `read_domain_table` or `domain_table` gives.
         target: the one domain to leave out; None leaves out each in turn.
-        recipe: the frozen backbone of texts and images.
+        recipe: the backbone of texts and images.
+        tuning: "probe" (a small network on frozen features), or for texts "lora" or "full".
         methods: names from `DOMAIN_METHODS`; None for all that apply. "erm" always runs.
         select: name from `selection.CRITERIA`.
         seeds: how many splits.
@@ -92,7 +103,9 @@ def compare_domains(
     Raises:
         UserError: for anything the user can put right.
     """
-    recipe, network = recipe or FeatureRecipe.of(table.kind), network or Network()
+    recipe = recipe or FeatureRecipe.of(table.kind)
+    tuned = _tuned(table, recipe, tuning, network)
+    network = tuned.network if tuned else network or Network()
     if select not in CRITERIA:
         raise unknown("criterion", select, CRITERIA)
     if seeds < 1 or draws < 1:
@@ -100,13 +113,14 @@ def compare_domains(
     table, targets, notes = check_table(table, target, drop_duplicates=drop_duplicates)
     folds = _folds(table, targets, seeds)
     fewest = min(len(fold.sources) for fold in folds)
-    names, left_out = applicable(methods, sources=fewest)
+    names, left_out = applicable(methods, sources=fewest, tuned=tuned is not None)
     inner = fewest >= 3
     if select == "leave-one-domain-out" and not inner:
         raise UserError(
             f"--select leave-one-domain-out leaves a second domain out of the {fewest} that are "
             "trained on; it takes at least three (four domains). Choose another criterion."
         )
+    inner = inner and (tuned is None or select == "leave-one-domain-out")
     asked = {
         "study": "compare",
         "title": f"Which method holds up on a domain it never saw, in {source}?",
@@ -114,7 +128,8 @@ def compare_domains(
         "seeds": seeds,
         "config": {
             "source": source, "kind": table.kind, "columns": table.columns, "target": target,
-            **recipe.to_dict(), "methods": names, "select": select, "draws": draws,
+            **recipe.to_dict(), "tuning": tuning, "methods": names, "select": select,
+            "draws": draws,
             "hidden": network.hidden, "steps": network.steps, "per_domain": network.per_domain,
             "labels": table.label_names, "domains": table.domain_names,
             "rows": len(table.labels), "drop_duplicates": drop_duplicates,
@@ -126,24 +141,29 @@ def compare_domains(
     }  # fmt: skip
     directory = run_directory(root, asked)
     with open_run(directory, asked) as writer:
-        views = feature_views(table, recipe, lab)
+        views: dict[str, Any] = (
+            dict(text_views(table)) if tuned else dict(feature_views(table, recipe, lab))
+        )
         candidates = []
-        for found, rows in _tournament(
-            table, folds, names, views, network, draws, inner, select, lab
-        ):
+        results = _tournament(
+            table, folds, names, views, tuned or network, draws, inner, select, lab
+        )
+        for found, rows in results:
             candidates += found
             for row in rows:
                 writer.append(row)
                 if on_row:
                     on_row(row)
-        frame, table_of_rows = pd.DataFrame(candidates), pd.DataFrame(writer.rows)
+        frame = pd.DataFrame(candidates).reindex(columns=_COLUMNS)
+        table_of_rows = pd.DataFrame(writer.rows)
         write_atomically(directory / "candidates.parquet", lambda path: frame.to_parquet(path))
         criteria = report_criteria(frame)
         winner, draw = best_method(frame, select)
-        refit(
-            table, views[""], winner, hypers_of(winner, draws)[draw], network, recipe,
-            directory / "best", lab,
-        )  # fmt: skip
+        hyper, best = hypers_of(winner, draws)[draw], directory / "best"
+        if tuned:
+            refit_tuned(table, winner, hyper, tuned, best, lab)
+        else:
+            refit(table, views[""], winner, hyper, network, recipe, best, lab)
         verdicts = conclusions.significance(table_of_rows, names)
         said = conclusions.sentences(
             table_of_rows,
@@ -193,35 +213,24 @@ def _tournament(
     folds: Sequence[Fold],
     names: Sequence[str],
     views: dict[str, Any],
-    network: Network,
+    network: Network | Tuned,
     draws: int,
     inner: bool,
     select: str,
     lab: Lab,
 ) -> Iterator[tuple[list[dict[str, Any]], list[Row]]]:
     """Candidates and rows, target by target and algorithm by algorithm, as they are known."""
-    by_algorithm: dict[str, list[str]] = {}
-    for name in names:
-        by_algorithm.setdefault(DOMAIN_METHODS[name].algorithm, []).append(name)
-    data = (views, table.labels)
-    items: list[tuple[Any, ...]] = []
-    for fold in folds:
-        plain = hypers_of(FLOOR, draws)
-        if len(fold.splits[0][fold.target].score):
-            items.append((ceiling, *data, fold, [each["trained"] for each in plain], network))
-        for group in by_algorithm.values():
-            drawn = {name: hypers_of(name, draws) for name in group}
-            own = {name: [each["adapter"] for each in hypers] for name, hypers in drawn.items()}
-            trained = [each["trained"] for each in drawn[group[0]]]
-            items.append((measure, *data, table.groups, fold, own, trained, network, inner))
+    items = [
+        item for fold in folds for item in _items(table, fold, names, views, network, draws, inner)
+    ]
     answers = lab.map(_step, items, description="Training on all domains but one")
     floors: dict[int, float | None] = {}
     tops: list[float] = []
     for item, answer in zip(items, answers, strict=True):
-        if item[0] is ceiling:
+        fold = next(each for each in item if isinstance(each, Fold))
+        if item[0] in (ceiling, ceiling_tuned):
             tops = answer
             continue
-        fold = item[4]
         place = table.domain_names[fold.target]
         found = [
             {"method": name, "target": place, **each}
@@ -242,7 +251,57 @@ _COLUMNS = [
 
 
 def _step(lab: Lab, item: tuple[Any, ...]) -> Any:
+    if item[0] in (measure_tuned, ceiling_tuned):  # of which every training is a step
+        return item[0](lab, *item[1:])
     return lab.step(*item)
+
+
+def _items(
+    table: DomainTable,
+    fold: Fold,
+    names: Sequence[str],
+    views: dict[str, Any],
+    network: Network | Tuned,
+    draws: int,
+    inner: bool,
+) -> list[tuple[Any, ...]]:
+    """What is to be computed for one target: the ceiling, then methods by algorithm."""
+    data, drawn = (views, table.labels), {name: hypers_of(name, draws) for name in names}
+    trained = {name: [each["trained"] for each in hypers] for name, hypers in drawn.items()}
+    frozen = isinstance(network, Network)
+    items: list[tuple[Any, ...]] = []
+    if len(fold.splits[0][fold.target].score):
+        top = ceiling if frozen else ceiling_tuned
+        items.append((top, *data, fold, trained[FLOOR], network))
+    if not frozen:
+        rest = [(fold, name, trained[name], network, inner) for name in names]
+        return items + [(measure_tuned, *data, table.groups, *each) for each in rest]
+    by_algorithm: dict[str, list[str]] = {}
+    for name in names:
+        by_algorithm.setdefault(DOMAIN_METHODS[name].algorithm, []).append(name)
+    for group in by_algorithm.values():
+        own = {name: [each["adapter"] for each in drawn[name]] for name in group}
+        items.append((measure, *data, table.groups, fold, own, trained[group[0]], network, inner))
+    return items
+
+
+def _tuned(
+    table: DomainTable, recipe: FeatureRecipe, tuning: str, network: Network | None
+) -> Tuned | None:
+    """How the backbone is tuned; None where it is frozen."""
+    if tuning == "probe":
+        return None
+    if tuning not in RATES:
+        raise unknown("tuning", tuning, ("probe", *RATES))
+    if table.kind != "text" or recipe.model == "bag-of-words":
+        what = recipe.model if table.kind == "text" else f"{table.kind} inputs"
+        raise UserError(f"--tuning {tuning} tunes text backbones, not {what}; use probe.")
+    return Tuned(recipe, tuning, network or TUNED_NETWORK)
+
+
+def text_views(table: DomainTable) -> dict[str, list[str]]:
+    """The texts as they are, under "", and changed, under the name of each crafted shift."""
+    return {"": list(table.inputs), **craft_texts(table.inputs)}
 
 
 def _row(

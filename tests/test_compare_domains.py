@@ -1,0 +1,410 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from datasets import Dataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import tiny_models
+from generality.compare import DOMAIN_METHODS, compare_domains, load_classifier, predict
+from generality.compare.crafted_shifts import craft_columns, craft_texts
+from generality.compare.domain_features import FeatureRecipe
+from generality.compare.domain_frozen import Network
+from generality.compare.domain_methods import ALGORITHMS, applicable, hypers_of
+from generality.compare.domain_splits import split_domain
+from generality.compare.domain_table import open_domain_table, read_domain_table
+from generality.compare.domain_tuned import BundledLoss
+from generality.compare.domain_winner import refit
+from generality.compare.domains import best_method
+from generality.compare.selection import chosen, report_criteria
+from generality.errors import UserError
+from generality.lab import Lab
+from generality.report import summarise_run, write_report
+
+SITES = {"north": (0.0, 0.9), "south": (1.0, 0.8), "east": (-0.5, 0.7), "west": (2.0, 0.1)}
+
+
+def hospitals(n: int = 60, seed: int = 0, sites: dict | None = None) -> pd.DataFrame:
+    """Numbers: one tells the class everywhere, another tells it the wrong way in the west."""
+    rng = np.random.default_rng(seed)
+    parts = []
+    for name, (moved, agrees) in (sites or SITES).items():
+        y = rng.integers(2, size=n)
+        x = rng.normal(size=(n, 3)).astype(np.float32)
+        x[:, 0] += 2 * y - 1
+        x[:, 1] += 3 * np.where(rng.random(n) < agrees, 2 * y - 1, 1 - 2 * y)
+        x[:, 2] += moved
+        part = pd.DataFrame(x, columns=["pulse", "lactate", "age"])
+        parts.append(part.assign(outcome=np.array(["well", "ill"])[y], site=name))
+    return pd.concat(parts, ignore_index=True)
+
+
+def table(frame: pd.DataFrame, **columns):
+    data = Dataset.from_pandas(frame, preserve_index=False)
+    return read_domain_table(data, **{"domain": "site", "label": "outcome", **columns})
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    return Lab(home=tmp_path_factory.mktemp("steps"), device="cpu", progress=False)
+
+
+@pytest.fixture
+def compare(lab: Lab, tmp_path: Path):
+    def run(frame: pd.DataFrame, **options):
+        network = Network(hidden=8, steps=10, per_domain=16)
+        options = {"network": network, "methods": ["erm"], "seeds": 1, "draws": 1, **options}
+        return compare_domains(table(frame), lab=lab, root=tmp_path, **options)
+
+    return run
+
+
+def test_from_hospitals_to_predictions_at_a_new_one(compare, lab: Lab) -> None:
+    names = ["erm", "vrex", "t3a"]
+    seen: list[dict] = []
+    network = Network(hidden=8, steps=40, per_domain=16)
+    record = compare(
+        hospitals(), methods=names, seeds=2, draws=2, network=network, on_row=seen.append
+    )
+
+    rows = record.rows
+    assert set(rows["method"]) == set(names)
+    assert len(rows) == len(seen) == len(names) * 4 * 2
+    erm = rows[rows["method"] == "erm"]
+    assert (erm["score"] == erm["floor"]).all()
+    west = rows[rows["target"] == "west"]
+    assert west["ceiling"].mean() > west["floor"].mean() + 0.1
+    assert rows[["ece", "worst_group", "select"]].notna().all().all()
+    assert (rows["worst_group"] <= rows["score"] + 1e-9).all()
+
+    candidates = pd.read_parquet(record.directory / "candidates.parquet")
+    assert len(candidates) == len(rows) * 2
+    criteria = ["held-out-source", "leave-one-domain-out", "crafted-shift", "oracle"]
+    assert candidates[criteria].notna().all().all()
+
+    assert summarise_run(record).groups == tuple(f"target {site}" for site in SITES)
+    assert len(record.claims) == len(names) - 1
+    assert {claim["seeds"] for claim in record.claims} == {8}
+    titles = [each["title"] for each in record.config["tables"]]
+    assert titles == ["Beyond the mean", "How well each criterion chooses"]
+    page = write_report(record.directory).read_text()
+    assert "How well each criterion chooses" in page
+    assert record.config["conclusions"][0].startswith(f"Saved: {record.config['winner']}, chosen")
+
+    new = hospitals(80, seed=1, sites={"harbour": (1.0, 0.8)})
+    answered = predict(record.directory, Dataset.from_pandas(new), lab=lab)
+    right = np.mean(np.array(answered["prediction"]) == new["outcome"].to_numpy())
+    assert right > 0.7
+    np.testing.assert_allclose(np.add(answered["p_ill"], answered["p_well"]), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["t3a", "tent", "pseudo-label", "shot", "adanpc", "drm-t"])
+def test_a_winner_that_adapts_is_saved_with_its_state(
+    method: str, lab: Lab, tmp_path: Path
+) -> None:
+    made = table(hospitals(40))
+    network = Network(hidden=8, steps=20)
+    hyper = hypers_of(method, 1)[0]
+    hyper["adapter"] |= {name: 0.5 for name in hyper["adapter"] if name == "threshold"}
+    refit(made, made.inputs, method, hyper, network, FeatureRecipe(""), tmp_path / "best", lab)
+    assert (tmp_path / "best" / "adapter.safetensors").exists()
+
+    rows = made.inputs[:100]
+    once = load_classifier(tmp_path, lab=lab)
+    still = load_classifier(tmp_path, lab=lab).predict_proba(rows, adapt=False)
+    np.testing.assert_array_equal(still, once.predict_proba(rows, adapt=False))
+    before = {name: each.clone() for name, each in once.adapter.state_dict().items()}
+    adapted = once.predict_proba(rows)
+    assert adapted.shape == (100, 2)
+    after = once.adapter.state_dict()
+    assert any(
+        before[name].shape != after[name].shape or not torch.equal(before[name], after[name])
+        for name in before
+    )
+    # each batch is answered by what came before it: a stream in two parts is the same stream
+    parts = load_classifier(tmp_path, lab=lab)
+    halves = np.concatenate([parts.predict_proba(rows[:64]), parts.predict_proba(rows[64:])])
+    np.testing.assert_allclose(halves, adapted, atol=1e-6)
+
+
+def test_a_stream_with_missing_numbers_loses_nothing(compare, lab: Lab) -> None:
+    record = compare(hospitals(40), methods=["adanpc"], target="west")
+    new = hospitals(40, seed=1)
+    whole = predict(record.directory, Dataset.from_pandas(new), lab=lab)
+    holes = pd.concat([new, new[:3].assign(pulse=[np.nan, np.inf, 1.0])], ignore_index=True)
+    with pytest.warns(UserWarning, match="2 of 163 rows lack a number .* first row 161"):
+        answered = predict(record.directory, Dataset.from_pandas(holes), lab=lab)
+    assert answered["prediction"][160:162] == [None, None]
+    assert answered["prediction"][162] is not None
+    assert answered["prediction"][:160] == whole["prediction"]
+
+
+def test_a_second_call_computes_nothing(tmp_path: Path) -> None:
+    def run() -> tuple[Lab, object]:
+        lab = Lab(home=tmp_path / "steps", device="cpu", progress=False)
+        record = compare_domains(
+            table(hospitals(30)), methods=["erm", "t3a"], seeds=1, draws=1, lab=lab,
+            network=Network(hidden=4, steps=5), root=tmp_path / "runs",
+        )  # fmt: skip
+        return lab, record
+
+    first_lab, first = run()
+    rows = (first.directory / "rows.parquet").read_bytes()
+    second_lab, second = run()
+    assert first_lab.steps.computed > 0
+    assert second_lab.steps.computed == 0
+    assert second.directory == first.directory
+    assert (second.directory / "rows.parquet").read_bytes() == rows
+
+
+def test_floor_and_methods_never_see_labels_of_the_target(compare) -> None:
+    frame = hospitals(40)
+    honest = compare(frame, target="west", draws=2)
+    flipped = frame.copy()
+    west = flipped["site"] == "west"
+    flipped.loc[west, "outcome"] = np.where(flipped.loc[west, "outcome"] == "ill", "well", "ill")
+    mirrored = compare(flipped, target="west", draws=2)
+    own = honest.rows.merge(mirrored.rows, on=["method", "seed"])
+    # the same answers against the opposite truth (splits are by row, classes in equal numbers)
+    assert own["select_x"].tolist() == own["select_y"].tolist()
+    assert own["draw_x"].tolist() == own["draw_y"].tolist()
+
+
+def test_one_target_without_labels_is_predicted_and_not_scored(compare) -> None:
+    frame = hospitals(40)
+    frame.loc[frame["site"] == "west", "outcome"] = None
+    record = compare(frame, target="west")
+    assert record.rows[["score", "floor", "ceiling"]].isna().all().all()
+    assert record.rows["select"].notna().all()
+    assert record.claims == []
+    assert (record.directory / "best" / "winner.json").exists()
+    assert any(
+        "too few labelled rows to be scored" in said for said in record.config["conclusions"]
+    )
+    assert summarise_run(record).kind == "no truth"
+
+
+def test_what_bad_input_gets(compare) -> None:
+    frame = hospitals(40)
+    with pytest.raises(UserError, match="There is no domain 'wset'. Did you mean 'west'"):
+        compare(frame, target="wset")
+    with pytest.raises(UserError, match="There is no criterion"):
+        compare(frame, select="luck")
+    two = {name: SITES[name] for name in ("north", "south", "east")}
+    with pytest.raises(UserError, match="it takes at least three"):
+        compare(hospitals(40, sites=two), select="leave-one-domain-out")
+
+    one_class = frame[(frame["site"] != "east") | (frame["outcome"] == "ill")]
+    record = compare(one_class)
+    assert "east" not in set(record.rows["target"])
+    assert any("'east' has one class only" in said for said in record.config["conclusions"])
+    with pytest.raises(UserError, match="'east' has one class only"):
+        compare(one_class, target="east")
+
+    few = pd.concat([frame, hospitals(4, seed=3, sites={"chapel": (0.0, 0.5)})])
+    record = compare(few)
+    assert "chapel" not in set(record.rows["target"])
+    assert any("'chapel' has 4 rows to split" in said for said in record.config["conclusions"])
+
+    new_class = frame.copy()
+    new_class.loc[frame.index[frame["site"] == "west"][:10], "outcome"] = "unknown"
+    record = compare(new_class, target="west")
+    assert any("every method gets them wrong" in said for said in record.config["conclusions"])
+
+
+def test_copies_across_domains_are_counted_and_dropped(compare) -> None:
+    frame = hospitals(40)
+    leaked = pd.concat([frame, frame[:5].assign(site="south")], ignore_index=True)
+    warned = compare(leaked, target="west")
+    assert any(
+        said.startswith("5 rows are also in another") for said in warned.config["conclusions"]
+    )
+    clean = compare(leaked, target="west", drop_duplicates=True)
+    plain = compare(frame, target="west")
+    assert clean.rows["score"].tolist() == plain.rows["score"].tolist()
+
+
+def test_what_a_table_is_taken_for() -> None:
+    frame = hospitals(20)
+    assert table(frame).columns == ["pulse", "lactate", "age"]
+    assert table(frame, features=["age"]).inputs.shape == (80, 1)
+    holes = frame.assign(age=frame["age"].where(frame.index != 7))
+    read = table(holes)
+    assert len(read.labels) == 79
+    assert "first row 8" in read.notes[0]
+    words = frame.assign(text="a note")
+    assert table(words).kind == "text"
+    assert table(frame, group="site").groups.max() == 3
+    with pytest.raises(UserError, match="one kind of input"):
+        table(words, text="text", features=["age"])
+    with pytest.raises(UserError, match="looks like an id"):
+        table(frame.assign(site=[str(row) for row in range(80)]))
+    with pytest.raises(UserError, match="one domain only"):
+        table(frame.assign(site="here"))
+    with pytest.raises(UserError, match="names no domain in 1 rows"):
+        table(frame.assign(site=[None, *frame["site"][1:]]))
+
+
+def test_folders_of_images_are_read_as_domains(tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    for place in ("photo", "sketch"):
+        for kind in ("cat", "dog"):
+            (tmp_path / place / kind).mkdir(parents=True)
+            for number in range(2):
+                shade = 40 * number + (100 if kind == "cat" else 0)
+                picture = image.new("RGB", (8, 8), (shade, 10, 200 if place == "photo" else 0))
+                picture.save(tmp_path / place / kind / f"{number}.png")
+    read = open_domain_table(str(tmp_path), domain=None, label=None)
+    assert (read.kind, read.domain_names, read.label_names) == (
+        "image", ["photo", "sketch"], ["cat", "dog"],
+    )  # fmt: skip
+    (tmp_path / "photo" / "cat" / "9.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match="9.png"):
+        open_domain_table(str(tmp_path), domain=None, label=None)
+    skipped = open_domain_table(str(tmp_path), domain=None, label=None, skip_unreadable=True)
+    assert len(skipped.labels) == 8
+    assert "9.png" in skipped.notes[0]
+
+
+def test_methods_that_do_not_apply_are_left_out_with_the_reason() -> None:
+    kept, left_out = applicable(None, sources=1)
+    assert {"erm", "sd", "swad", "t3a", "adanpc"} <= set(kept)
+    assert not {"irm", "vrex", "coral", "drm"} & set(kept)
+    assert all("needs at least 2; there is 1" in said for said in left_out)
+    assert applicable(None, sources=3)[0] == list(DOMAIN_METHODS)
+    assert applicable(["coral"], sources=3)[0] == ["erm", "coral"]
+    with pytest.raises(UserError, match="coral is left out"):
+        applicable(["coral"], sources=1)
+    with pytest.raises(UserError, match="There is no method 'corral'. Did you mean 'coral'"):
+        applicable(["corral"], sources=3)
+
+
+@pytest.mark.parametrize("name", DOMAIN_METHODS)
+def test_hyper_parameters_are_as_many_for_all_and_inside_their_ranges(name: str) -> None:
+    draws = hypers_of(name, 4)
+    assert draws == hypers_of(name, 4)
+    assert len(draws) == 4
+    shared = [each["trained"]["learning_rate"] for each in draws]
+    assert shared == [each["trained"]["learning_rate"] for each in hypers_of("erm", 4)]
+    for draw in draws[1:]:
+        for key, among in DOMAIN_METHODS[name].ranges.items():
+            assert among.low <= draw["adapter"][key] <= among.high
+
+
+@given(st.integers(10, 60), st.integers(0, 5))
+@settings(max_examples=25, deadline=None)
+def test_splits_cover_a_domain_once(n: int, seed: int) -> None:
+    labels = np.random.default_rng(n).integers(-1, 3, size=2 * n)
+    rows = np.arange(0, 2 * n, 2)
+    split = split_domain(labels, rows, seed)
+    labelled = rows[labels[rows] >= 0]
+    for parts in ((split.train, split.held), (split.known, split.score)):
+        np.testing.assert_array_equal(np.sort(np.concatenate(parts)), labelled)
+    again = split_domain(labels, rows, seed)
+    np.testing.assert_array_equal(split.train, again.train)
+
+
+def test_a_criterion_is_judged_by_what_it_chose() -> None:
+    """The sheet's numbers: choosing by plain validation takes .35, by crafted shifts .60."""
+    candidates = pd.DataFrame(
+        {
+            "method": ["a", "b", "c"], "draw": 0, "target": "t", "seed": 0,
+            "score": [0.55, 0.35, 0.6], "held-out-source": [0.97, 0.98, 0.97],
+            "crafted-shift": [0.5, 0.4, 0.6], "oracle": [0.55, 0.35, 0.6],
+        }
+    )  # fmt: skip
+    found = {each.criterion: each for each in report_criteria(candidates)}
+    assert found["held-out-source"].score == 0.35
+    assert found["held-out-source"].regret == pytest.approx(0.25)
+    assert found["crafted-shift"].regret == 0
+    assert found["crafted-shift"].rank_correlation == pytest.approx(1)
+    assert "leave-one-domain-out" not in found
+    assert best_method(candidates, "held-out-source") == ("b", 0)
+    assert chosen(candidates.assign(v=np.nan), "v", ["target"])["method"].tolist() == ["a"]
+
+
+def test_crafted_inputs_are_other_inputs_of_the_same_shape() -> None:
+    texts = ["the plot was thin but the cast was good", "", "fine"]
+    for changed in craft_texts(texts).values():
+        assert len(changed) == 3
+        assert changed[1] == ""
+        assert changed[2]
+        assert changed[0] != texts[0]
+    assert craft_texts(texts) == craft_texts(texts)
+    numbers = np.random.default_rng(0).normal(size=(50, 3))
+    moved = craft_columns(numbers)["moved columns"] - numbers
+    np.testing.assert_allclose(moved, np.broadcast_to(moved[0], moved.shape))
+
+
+@pytest.fixture
+def tiny_backbone(tmp_path: Path) -> str:
+    tiny_models.bert().save_pretrained(tmp_path / "bert")
+    tiny_models.tokenizer().save_pretrained(tmp_path / "bert")
+    return str(tmp_path / "bert")
+
+
+def notes(n: int = 12) -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    words = {"well": ("calm", "strong", "rested"), "ill": ("feverish", "weak", "pale")}
+    parts = []
+    for site, end in (("north", "today."), ("south", "at noon."), ("east", "again.")):
+        truth = ["well", "ill"] * n
+        said = [f"The patient seems {rng.choice(words[y])} {end}" for y in truth]
+        parts.append(pd.DataFrame({"note": said, "outcome": truth, "site": site}))
+    return pd.concat(parts, ignore_index=True)
+
+
+def test_a_text_backbone_is_tuned_by_a_loss_over_domains(
+    lab: Lab, tmp_path: Path, tiny_backbone: str
+) -> None:
+    frame = notes()
+    record = compare_domains(
+        table(frame, text="note"), recipe=FeatureRecipe(tiny_backbone, max_length=16),
+        tuning="lora", methods=["vrex", "coral", "swad"], seeds=1, draws=1, target="east",
+        network=Network(steps=3, per_domain=2), lab=lab, root=tmp_path,
+    )  # fmt: skip
+    assert record.rows["method"].tolist() == ["erm", "vrex", "coral"]
+    assert record.rows[["score", "ceiling", "select", "ece"]].notna().all().all()
+    assert any("swad is left out" in said for said in record.config["conclusions"])
+    answered = predict(record.directory, Dataset.from_pandas(frame[["note"]]), lab=lab)
+    assert set(answered["prediction"]) <= {"well", "ill"}
+
+
+def test_a_bundled_loss_is_the_loss_over_domains() -> None:
+    rng = torch.Generator().manual_seed(0)
+    domains, batch, classes, dim = 3, 4, 2, 5
+    logits = torch.randn(domains, batch, classes, generator=rng)
+    features = torch.randn(domains, batch, dim, generator=rng)
+    targets = torch.eye(classes)[torch.randint(classes, (domains, batch), generator=rng)]
+    algorithm = ALGORITHMS["coral"]
+    hyper = {"weight": torch.tensor(2.0)}
+    expected = algorithm.loss(logits, targets, features, {}, hyper, torch.tensor(0.5))[0]
+    rows = torch.cat([logits, features], -1).movedim(1, 0).flatten(1)
+    loss = BundledLoss(algorithm, {"weight": 2.0}, domains, classes)
+    torch.testing.assert_close(loss(rows, targets.movedim(1, 0).flatten(1), 0.5), expected)
+
+
+def test_the_command_line_end_to_end(generality, tmp_path: Path) -> None:
+    hospitals(30).to_csv(tmp_path / "train.csv", index=False)
+    hospitals(10, seed=2).drop(columns=["outcome", "site"]).to_csv(tmp_path / "new.csv")
+    asked = "compare train.csv --domain site --label outcome --methods erm,t3a --seeds 1 --draws 1"
+    answer = generality(*asked.split(), "--steps", 5, "--hidden", 4, "--json")
+    assert answer.code == 0, answer.err
+    found = json.loads(answer.out)
+    assert found["tables"][0]["columns"][0] == "Method"
+    assert {row["target"] for row in found["rows"]} == set(SITES)
+    shown = generality("predict", found["best"], "new.csv", "--no-adapt")
+    assert shown.code == 0, shown.err
+    assert shown.out.splitlines()[0].endswith("prediction,probability,p_ill,p_well")
+    for wrong, said in (
+        (("compare", "train.csv", "--domain", "site"), "--label COLUMN"),
+        (("compare", "train.csv", "--target", "west"), "goes with --domain"),
+        (("compare", "train.csv", "--domain", "site", "--weak-label", "age"), "does not go with"),
+    ):
+        refused = generality(*wrong)
+        assert refused.code == 2
+        assert said in refused.err
