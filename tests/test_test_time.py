@@ -64,7 +64,7 @@ def adaptive_memory() -> FeatureMemory:
 ADAPTERS: dict[str, Callable[[], test_time.TestTimeAdapter]] = {
     "adanpc": lambda: AdaNPCAdapter(adaptive_memory()),
     "adanpc-bn": lambda: AdaNPCBatchNorm(
-        adaptive_memory(), *clusters(40, seed=1), learning_rate=0.1, steps=3
+        FeatureMemory(3, 2, k=5), *clusters(40, seed=1), learning_rate=0.1, steps=3
     ),
     "t3a": lambda: T3A(HEAD, supports=5),
     "tent": lambda: Tent(HEAD, learning_rate=0.1),
@@ -375,6 +375,8 @@ def test_what_does_not_fit_a_memory_is_refused() -> None:
         memory.add(QUERY, [0])
     with pytest.raises(ValueError, match="does not fit"):
         FeatureMemory(3, 2).load_state_dict(memory.state_dict())
+    with pytest.raises(ValueError, match="must be empty"):
+        AdaNPCBatchNorm(adaptive_memory(), *clusters(40))
     with pytest.raises(ValueError, match="exact search"):
         FeatureMemory(2, 2, index="approximate", radius=0.5)
 

@@ -86,16 +86,16 @@ class AdaNPCBatchNorm(AdaNPCAdapter):
 
     For every batch, `steps` times: normalise by the batch's own statistics, vote, and take a step
     of Adam on the affine parameters towards less entropy of the votes. The batch is then stored as
-    last normalised. `memory` is emptied and filled anew with the source's features standardised by
-    their own statistics, so that queries and entries share a space.
+    last normalised. The source's features are standardised by their own statistics before they are
+    stored, so that queries and entries share a space.
 
     Source: Zhang et al. 2023 (arXiv 2304.12566). Two departures, both undone by
     `released_behaviour`: the entropy is of the votes and not of their softmax, and a batch is
     stored after its last step and not in each, where it would vote with itself.
 
     Args:
-        memory: the source's features and labels; k of 1 or 5 in the paper.
-        features: (n, dim) the source's features, in the memory's scale before normalisation.
+        memory: empty, with its k (1 or 5 in the paper) and temperature.
+        features: (n, dim) of the source.
         labels: (n,) their classes.
         steps: per batch; 1 or 3 in the paper.
         learning_rate: of Adam.
@@ -118,17 +118,13 @@ class AdaNPCBatchNorm(AdaNPCAdapter):
         rows = checked_batch(features, dim=memory.dim, device=memory.device)
         if len(rows) < 2 or steps < 1:
             raise ValueError("batch statistics need two source rows, and a batch at least a step")
+        if len(memory):
+            raise ValueError("the memory must be empty: features are normalised before they enter")
         self.norm = nn.BatchNorm1d(memory.dim, track_running_stats=False).to(memory.device)
         self.steps, self.learning_rate = steps, learning_rate
-        fresh = FeatureMemory(
-            memory.dim, memory.classes, k=memory.k, temperature=memory.temperature,
-            capacity=memory.capacity, index=memory.index, recall=memory.recall,
-            device=memory.device,
-        )  # fmt: skip
         with torch.no_grad():
-            fresh.add(self.norm(rows), labels)
-        fresh.protect()
-        self.memory = fresh
+            memory.add(self.norm(rows), labels)
+        memory.protect()
         self._start = copy.deepcopy(self.norm.state_dict())
         self._optimizer = torch.optim.Adam(self.norm.parameters(), learning_rate)
 
