@@ -10,17 +10,20 @@ computed by hand, a line in `__all__`.
 from generality.measures.accuracy import accuracy, harden
 from generality.measures.agreement import Agreement, student_supervisor_agreement
 from generality.measures.agreement_score import agreement_score, hypothesis_similarity
+from generality.measures.augmented_validation import augmented_validation
 from generality.measures.calibration import ece
 from generality.measures.failure_drivers import failure_drivers
 from generality.measures.flips import FlipReport, flip_report
 from generality.measures.group_effect import group_effect, negative_transfer
 from generality.measures.group_table import GroupAudit, auc_interval, delong
+from generality.measures.kfold_by_category import kfold_by_category
 from generality.measures.randomized_score import (
     RandomizedScores,
     randomized_score,
     roc_auc,
     simplicity_bias_index,
 )
+from generality.measures.selection_report import CriterionReport, selection_report
 from generality.measures.single_source_matrix import single_source_matrix
 from generality.measures.subspace_overlap import subspace_overlap
 from generality.measures.truncation_curve import TruncationPoint, truncation_curve
@@ -33,6 +36,7 @@ from generality.measures.view_contributions import ViewContributions, view_contr
 
 __all__ = [
     "Agreement",
+    "CriterionReport",
     "FlipReport",
     "GroupAudit",
     "RandomizedScores",
@@ -42,6 +46,7 @@ __all__ = [
     "accuracy",
     "agreement_score",
     "auc_interval",
+    "augmented_validation",
     "delong",
     "ece",
     "failure_drivers",
@@ -49,10 +54,12 @@ __all__ = [
     "group_effect",
     "harden",
     "hypothesis_similarity",
+    "kfold_by_category",
     "negative_transfer",
     "pgd_attack",
     "randomized_score",
     "roc_auc",
+    "selection_report",
     "simplicity_bias_index",
     "single_source_matrix",
     "student_supervisor_agreement",
