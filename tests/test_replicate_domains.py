@@ -191,6 +191,16 @@ def test_convolutions_with_batch_statistics_train_as_alone(norm):
             torch.testing.assert_close(found, tensor, atol=1e-4, rtol=0)
 
 
+def test_half_precision_stays_close_and_leaves_the_weights_whole():
+    inputs, labels, rows = problem()
+    options = {"algorithm": ALGORITHMS["coral"], "seeds": [0], "steps": 30, "learning_rate": 0.01}
+    full = replicate_domains(network, inputs, labels, rows[:1], **options)
+    half = replicate_domains(network, inputs, labels, rows[:1], precision="bfloat16", **options)
+    assert half.parameters["head.weight"].dtype == torch.float32
+    apart = (full.predict_proba(inputs) - half.predict_proba(inputs)).abs().max()
+    assert 1e-6 < apart < 0.05
+
+
 def test_binary_logits_and_soft_targets():
     inputs, labels, rows = problem()
     binary = (labels == 0).long()
@@ -226,6 +236,7 @@ def test_mistakes_are_named():
         "average_from": {"average_from": 1.0},
         "checkpoints are": {"checkpoints": [3]},
         "optimizer is": {"optimizer": "rmsprop"},
+        "precision is": {"precision": "float16"},
         "weight is one number": {"hyper": {"weight": -1.0}},
     }.items():
         with pytest.raises(ValueError, match=message):

@@ -7,7 +7,7 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -138,6 +138,7 @@ def replicate_domains(
     optimizer: Optimizer = "adam",
     average_from: float | None = None,
     checkpoints: Sequence[int] = (),
+    precision: Literal["float32", "bfloat16"] = "float32",
     together: int | None = None,
     device: str | torch.device | None = None,
     progress: Callable[[int, int, dict[str, float]], None] | None = None,
@@ -179,7 +180,11 @@ def replicate_domains(
             says.
         checkpoints: numbers of steps after which to keep a snapshot (of the average, once there is
             one).
-        together: replicas trained at a time. None: as many as keep batches, streams of rows,
+        precision: "bfloat16" runs the network under `torch.autocast`: about three times faster for
+            convolutions on processors and devices that have it, with weights, losses and the
+            optimiser as before; not equal to float32 within 1e-4 any more.
+        together: replicas trained at a time; 1 for convolutions on a CPU, which gain nothing from
+            company. None: as many as keep batches, streams of rows,
             parameters and optimiser state under 1 GiB (activations not counted).
         device: where to train; None: where the inputs are.
         progress: called after each step with (steps done, steps in all, {"loss": mean}).
@@ -205,6 +210,8 @@ def replicate_domains(
         raise ValueError(f"optimizer is 'adamw', 'adam' or 'sgd', not '{optimizer}'")
     if steps < 1 or per_domain < 1:
         raise ValueError(f"steps and per_domain are at least 1, not {steps} and {per_domain}")
+    if precision not in ("float32", "bfloat16"):
+        raise ValueError(f"precision is 'float32' or 'bfloat16', not '{precision}'")
     if any(not 1 <= step <= steps for step in checkpoints):
         raise ValueError(f"checkpoints are from 1 to {steps} steps, not {list(checkpoints)}")
     shared, truth = as_tensor(inputs), as_tensor(labels)
@@ -219,7 +226,7 @@ def replicate_domains(
     rates = per_replica("learning_rate", learning_rate, count)
     decays = per_replica("weight_decay", weight_decay, count)
     place = torch.device(device) if device is not None else shared.device
-    plan = _Plan(algorithm, steps, per_domain, optimizer, averaging, tuple(sorted(checkpoints)))
+    plan = _Plan(algorithm, steps, per_domain, optimizer, averaging, tuple(checkpoints), precision)
 
     skeleton = start(module, seeds[0])
     if together is None:
@@ -270,6 +277,7 @@ class _Plan:
     optimizer: Optimizer
     averaging: float | None
     checkpoints: tuple[int, ...]
+    precision: str
 
 
 class _WithFeatures(nn.Module):
@@ -323,11 +331,14 @@ def _train(
         progress: Tensor,
     ) -> tuple[Tensor, State]:
         batch, targets = algorithm.transform(batch, targets, draw)
-        features, logits = functional_call(skeleton, state, (batch.flatten(0, 1),))
-        features, logits = (x.unflatten(0, (domains, -1)) for x in (features, logits))
+        with torch.autocast(place.type, torch.bfloat16, enabled=plan.precision == "bfloat16"):
+            both = functional_call(skeleton, state, (batch.flatten(0, 1),))
+        features, logits = (x.to(flat.dtype).unflatten(0, (domains, -1)) for x in both)
         return algorithm.loss(logits, targets, features, memory, hyper, progress)
 
     every = vmap(one, in_dims=(0, 0, 0, 0, 0, 0, None), randomness="different")
+    if count == 1:
+        every = _unbatched(one)
     optimizer = StackedOptimizer(plan.optimizer, flat, rates, decays)
     tenths = min(10, plan.steps)
     losses = torch.zeros(count, tenths, device=place)
@@ -374,6 +385,21 @@ def _train(
             if report is not None:
                 report(done, each.mean().item())
     return DomainReplicas(modules[0], trained(), buffers(), losses, snapshots)
+
+
+def _unbatched(one: Callable[..., tuple[Tensor, State]]) -> Callable[..., tuple[Tensor, State]]:
+    """What `vmap` would return for a single replica, by a plain call."""
+
+    def first(value: Any) -> Any:
+        return (
+            {n: tensor[0] for n, tensor in value.items()} if isinstance(value, dict) else value[0]
+        )
+
+    def every(*batched: Any) -> tuple[Tensor, State]:
+        loss, memory = one(*(first(value) for value in batched[:-1]), batched[-1])
+        return loss[None], {name: tensor[None] for name, tensor in memory.items()}
+
+    return every
 
 
 def _stream(rows: list[Tensor], seed: int, plan: _Plan) -> Int[Tensor, "steps domains batch"]:
