@@ -13,6 +13,12 @@ from typing import TYPE_CHECKING
 from generality.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from generality.modules.edge_view import (
+        DualViewClassifier,
+        EdgeView,
+        dual_view_loss,
+        view_outputs,
+    )
     from generality.modules.feature_stat_perturb import (
         FeatureStatPerturb,
         insert_after,
@@ -26,21 +32,29 @@ if TYPE_CHECKING:
     from generality.modules.truncatable_mlp import TruncatableMLP
 
 __all__ = [
+    "DualViewClassifier",
+    "EdgeView",
     "FeatureStatPerturb",
     "LayerwiseEnsemble",
     "LoRAGroup",
     "TinyTextEncoder",
     "TruncatableMLP",
+    "dual_view_loss",
     "insert_after",
     "layerwise_loss",
     "probe_head",
     "split_qkv",
     "style_parameters",
+    "view_outputs",
 ]
 
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
+        "DualViewClassifier": "edge_view",
+        "EdgeView": "edge_view",
+        "dual_view_loss": "edge_view",
+        "view_outputs": "edge_view",
         "FeatureStatPerturb": "feature_stat_perturb",
         "LayerwiseEnsemble": "layerwise_ensemble",
         "LoRAGroup": "lora_group",
