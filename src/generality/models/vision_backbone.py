@@ -33,14 +33,10 @@ class VisionBackbone(nn.Module):
 
     def __init__(self, name: str) -> None:
         super().__init__()
-        scratch = name.startswith("scratch:")
-        name = name.removeprefix("scratch:")
-        # "scratch:org/name" means the hub's, as there is no pinned model with a slash
-        source = f"hf:{name}" if scratch and "/" in name and ":" not in name else name
-        if scratch:
-            self.model = _untrained(source)
+        if name.startswith("scratch:"):
+            self.model = _untrained(name.removeprefix("scratch:"))
         else:
-            self.model = load_model(source, device="cpu")
+            self.model = load_model(name, device="cpu")
         self.register_buffer("mean", torch.tensor(_MEAN).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(_STD).view(3, 1, 1))
         size = int(getattr(getattr(self.model, "config", None), "image_size", 0) or 224)

@@ -102,7 +102,7 @@ SCALES = {
     "full": Config(
         data=("waterbirds",), data_path="waterbirds_v1.0",
         networks=(
-            "scratch:microsoft/resnet-50", "hf:microsoft/resnet-50", "hf:facebook/dino-vitb16",
+            "scratch:hf:microsoft/resnet-50", "hf:microsoft/resnet-50", "hf:facebook/dino-vitb16",
             "hf:google/vit-base-patch16-224-in21k",
         ),
         image_ratios=(0.0, 0.25, 0.5, 0.75, 1.0), image_hypotheses=(2, 3), seeds=3, alpha=0.1,
@@ -280,7 +280,8 @@ def read_images(paths: Any, size: int = 224) -> np.ndarray:
     """Pictures as uint8 (n, 3, size, size)."""
     image = import_extra("PIL.Image", "vision")
     pictures = [image.open(path).convert("RGB").resize((size, size)) for path in paths]
-    return np.stack([np.asarray(picture).transpose(2, 0, 1) for picture in pictures])
+    channels_last = np.stack([np.asarray(picture) for picture in pictures])
+    return np.ascontiguousarray(channels_last.transpose(0, 3, 1, 2))
 
 
 def training_options(config: Config, image: bool) -> dict[str, Any]:

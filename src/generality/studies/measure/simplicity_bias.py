@@ -63,7 +63,7 @@ class Config:
     seeds: int = 3
     members: int = 3  # networks of an ensemble
     width: int = 100  # of two hidden layers
-    image_network: str = "mlp"  # or a name for VisionBackbone ("scratch:microsoft/resnet-50")
+    image_network: str = "mlp"  # or a name for VisionBackbone ("scratch:hf:microsoft/resnet-50")
     batch: int = 128  # examples a step; the paper's 256 at full
     printed: int = 2500  # digits drawn, of which a fifth is a 4 or a 9
     steps: int = 2000  # SGD at 0.1, weight decay 5e-5
@@ -98,7 +98,7 @@ SCALES = {
         noisy_examples=40_000, image_examples=10_000, test=10_000, image_test=2000, seeds=5,
         batch=256,
         steps=10_000, ms57_steps=30_000, noisy_steps=40_000, image_steps=1000,
-        image_network="scratch:microsoft/resnet-50",
+        image_network="scratch:hf:microsoft/resnet-50",
     ),
 }  # fmt: skip
 
