@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from generality.benchmarks import image_bank, table_bank, text_bank
+from generality.lab.schedules import learning_rate_factor
 from generality.measures import augmented_validation, kfold_by_category, selection_report
 
 SPACE = [{"lr": rate} for rate in (1e-4, 1e-3, 1e-2, 1e-1)]
@@ -96,3 +97,8 @@ def test_cells_choose_apart_and_regret_has_an_interval_over_seeds() -> None:
     assert pooled.rank_correlation < 0.9  # between networks, not within
     with pytest.raises(ValueError, match="lacks u"):
         selection_report(table, ["u"])
+
+
+def test_the_papers_learning_rate_falls_to_a_hundredth() -> None:
+    assert learning_rate_factor("exponential", 1, 300) == pytest.approx(0.984767, abs=1e-6)
+    assert learning_rate_factor("exponential", 300, 300) == pytest.approx(0.01)
