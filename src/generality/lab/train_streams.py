@@ -9,19 +9,11 @@ from typing import Any
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
-from torch.func import functional_call, stack_module_state, vmap
+from torch.func import functional_call, vmap
 
-from generality.lab.replicate import (
-    Optimizer,
-    Replicas,
-    _optimizer,
-    _per_replica,
-    _Plan,
-    _prepared,
-    _start,
-    soft_targets_loss,
-)
+from generality.lab.replicate import Replicas, _optimizer, _Plan, soft_targets_loss
 from generality.lab.schedules import Schedule, learning_rate_factor
+from generality.lab.stacked import Optimizer, StackedModules, per_replica, prepared, start
 
 Batch = dict[str, tuple[Tensor, ...]]
 StreamLoss = Callable[[Callable[[Tensor], Any], Batch, float], Tensor]
@@ -101,11 +93,11 @@ def train_streams(
     if optimizer not in ("adamw", "adam", "sgd"):
         raise ValueError(f"optimizer is 'adamw', 'adam' or 'sgd', not '{optimizer}'")
     place = torch.device(device) if device is not None else next(iter(streams.values()))[0].device
-    modules = [_start(module, seed) for seed in seeds]
+    modules = [start(module, seed) for seed in seeds]
     batches = _batches(streams, batch_size, seeds, place)
     plan = _Plan(soft_targets_loss, steps, 1, optimizer, momentum, schedule, warmup, n=1)
-    rates = _per_replica("learning_rate", learning_rate, count)
-    decays = _per_replica("weight_decay", weight_decay, count)
+    rates = per_replica("learning_rate", learning_rate, count)
+    decays = per_replica("weight_decay", weight_decay, count)
     train = _train_one if count == 1 else _train_all
     with torch.random.fork_rng():
         torch.manual_seed(seeds[0])  # only dropout draws from it
@@ -160,39 +152,24 @@ def _train_all(
     place: torch.device,
     progress: Callable[[int, int, dict[str, float]], None] | None,
 ) -> Replicas:
-    skeleton, count = modules[0], len(modules)
-    learns = {name for name, p in skeleton.named_parameters() if p.requires_grad}
-    everything, buffers = stack_module_state(modules)
-    everything = {name: tensor.detach().to(place) for name, tensor in everything.items()}
-    buffers = {name: tensor.detach().to(place) for name, tensor in buffers.items()}
-    fixed = {name: tensor for name, tensor in everything.items() if name not in learns}
-    stacked = {name: tensor for name, tensor in everything.items() if name in learns}
-    flat = torch.cat([tensor.reshape(count, -1) for tensor in stacked.values()], 1)
-    flat.requires_grad_()
-    sizes = [tensor[0].numel() for tensor in stacked.values()]
-
-    def parameters() -> dict[str, Tensor]:
-        parts = flat.split_with_sizes(sizes, 1)
-        return {
-            name: part.view(tensor.shape)
-            for (name, tensor), part in zip(stacked.items(), parts, strict=True)
-        }
+    stacked = StackedModules(modules, place)
+    flat = stacked.flat
 
     def one(state: dict[str, Tensor], batch: Batch, progress: float) -> Tensor:
-        return loss(lambda inputs: functional_call(skeleton, state, (inputs,)), batch, progress)
+        return loss(lambda inputs: functional_call(modules[0], state, (inputs,)), batch, progress)
 
     every = vmap(one, in_dims=(0, 0, None), randomness="different")
     update = _optimizer(plan, flat, rates, decays)
-    losses = torch.zeros(count, plan.steps)
+    losses = torch.zeros(len(modules), plan.steps)
     for step in range(plan.steps):
-        each = every({**parameters(), **fixed, **buffers}, next(batches), step / plan.steps)
+        each = every(stacked.state(), next(batches), step / plan.steps)
         (gradient,) = torch.autograd.grad(each.sum(), flat)
         update(gradient, step)
         losses[:, step] = each.detach().cpu()
         if progress is not None:
             progress(step + 1, plan.steps, {"loss": each.mean().item()})
-    final = {name: tensor.detach() for name, tensor in parameters().items()}
-    return Replicas(skeleton, {**final, **fixed}, buffers, losses)
+    final = {name: tensor.detach() for name, tensor in stacked.parameters().items()}
+    return Replicas(modules[0], {**final, **stacked.fixed}, stacked.buffers, losses)
 
 
 def _batches(
@@ -214,7 +191,7 @@ def _batches(
         for name, tensors in streams.items():
             rows = torch.stack([next(order) for order in orders[name]])
             index = replicas.to(tensors[0].device), rows.to(tensors[0].device)
-            batch[name] = tuple(_prepared(tensor[index], like) for tensor in tensors)
+            batch[name] = tuple(prepared(tensor[index], like) for tensor in tensors)
         yield batch
 
 
