@@ -12,7 +12,8 @@ from jaxtyping import Float, Int, Real
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from generality.lab.replicate import Replicas, _as_tensor, _prepared
+from generality.lab.replicate import Replicas
+from generality.lab.stacked import as_tensor, prepared
 from generality.lab.train_streams import Batch, train_streams
 from generality.objectives.dbat import DBATLoss
 from generality.objectives.divdis import DivDisLoss
@@ -41,7 +42,7 @@ class Hypotheses:
             inputs: (n, ...), the same for all replicas.
             own: inputs are (replicas, n, ...), each replica's own.
         """
-        given = _as_tensor(inputs)
+        given = as_tensor(inputs)
         each = given if own else given.expand(len(self.members[0]), *given.shape)
         return torch.cat([_beliefs(member, each) for member in self.members], 1).cpu().numpy()
 
@@ -64,7 +65,7 @@ def _beliefs(
         return logits.softmax(-1) if logits.ndim == 3 else logits.softmax(-1)[None]
 
     every = torch.func.vmap(call)
-    parts = [every(state, _prepared(part, like)) for part in inputs.split(chunk, 1)]
+    parts = [every(state, prepared(part, like)) for part in inputs.split(chunk, 1)]
     return torch.cat(parts, 2)
 
 
@@ -191,7 +192,7 @@ def _streams(
     inputs: Any, labels: Any, unlabelled: Any, replicas: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """All three with a leading dimension of replicas, which takes no memory where they share."""
-    x, y, u = _as_tensor(inputs), _as_tensor(labels).long(), _as_tensor(unlabelled)
+    x, y, u = as_tensor(inputs), as_tensor(labels).long(), as_tensor(unlabelled)
     if y.ndim not in (1, 2) or x.shape[: y.ndim] != y.shape or u.ndim != x.ndim:
         raise ValueError(
             f"inputs {tuple(x.shape)}, labels {tuple(y.shape)} and unlabelled {tuple(u.shape)} do "

@@ -15,11 +15,15 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from generality.lab.schedules import Schedule, learning_rate_factor
-from generality.lab.stacked import Optimizer, StackedModules, StackedOptimizer
-from generality.lab.stacked import as_tensor as _as_tensor
-from generality.lab.stacked import per_replica as _per_replica
-from generality.lab.stacked import prepared as _prepared
-from generality.lab.stacked import start as _start
+from generality.lab.stacked import (
+    Optimizer,
+    StackedModules,
+    StackedOptimizer,
+    as_tensor,
+    per_replica,
+    prepared,
+    start,
+)
 
 Loss = Callable[[Tensor, Tensor, float], Tensor]
 
@@ -58,9 +62,9 @@ class Replicas:
             return functional_call(skeleton, state, (batch,))
 
         call_all = vmap(call, in_dims=(0, None))
-        shared = _as_tensor(inputs)
+        shared = as_tensor(inputs)
         batches = (shared[start : start + chunk] for start in range(0, len(shared), chunk))
-        return torch.cat([call_all(state, _prepared(x, first)).cpu() for x in batches], dim=1)
+        return torch.cat([call_all(state, prepared(x, first)).cpu() for x in batches], dim=1)
 
     def predict_proba(
         self, inputs: Tensor | np.ndarray, *, chunk: int = 4096
@@ -181,9 +185,9 @@ def replicate(
         raise ValueError(f"optimizer is 'adamw', 'adam' or 'sgd', not '{optimizer}'")
     if epochs < 1 or batch_size < 1:
         raise ValueError(f"epochs and batch_size are at least 1, not {epochs} and {batch_size}")
-    shared = _as_tensor(inputs)
-    soft = _as_tensor(targets).float()
-    chosen = torch.arange(len(shared)) if rows is None else _as_tensor(rows).long()
+    shared = as_tensor(inputs)
+    soft = as_tensor(targets).float()
+    chosen = torch.arange(len(shared)) if rows is None else as_tensor(rows).long()
     if soft.ndim not in (2, 3) or (soft.ndim == 3 and len(soft) != count):
         raise ValueError(
             f"targets of shape {tuple(soft.shape)} are neither (n, classes) nor "
@@ -198,14 +202,14 @@ def replicate(
     if n == 0 or int(chosen.min()) < 0 or int(chosen.max()) >= len(shared):
         raise ValueError(f"rows must name at least one of the {len(shared)} inputs, from 0 on")
     plan = _Plan(loss, epochs, batch_size, optimizer, momentum, schedule, warmup, n)
-    rates = _per_replica("learning_rate", learning_rate, count)
-    decays = _per_replica("weight_decay", weight_decay, count)
+    rates = per_replica("learning_rate", learning_rate, count)
+    decays = per_replica("weight_decay", weight_decay, count)
     place = torch.device(device) if device is not None else shared.device
     if place.type == "cuda" and shared.device.type != "cuda":
         free_bytes = torch.cuda.mem_get_info(place)[0]
         shared = shared.to(place) if shared.nbytes < free_bytes / 2 else shared
 
-    skeleton = _start(module, seeds[0])
+    skeleton = start(module, seeds[0])
     if together is None:
         batch_bytes = min(batch_size, n) * math.prod(shared.shape[1:]) * 4
         state_bytes = sum(p.nbytes for p in skeleton.parameters()) * 5
@@ -222,7 +226,7 @@ def replicate(
 
         parts.append(
             _train(
-                [_start(module, seed) for seed in seeds[part]],
+                [start(module, seed) for seed in seeds[part]],
                 shared,
                 (soft[part] if soft.ndim == 3 else soft).to(place),
                 chosen[part] if chosen.ndim == 2 else chosen,
@@ -292,7 +296,7 @@ def _train(
                 positions = order[:, start : start + plan.batch_size].to(shared.device)
                 picked = gathered[: positions.numel()]
                 torch.index_select(shared, 0, positions.flatten(), out=picked)
-                batch = _prepared(picked, flat).view(*positions.shape, *shared.shape[1:])
+                batch = prepared(picked, flat).view(*positions.shape, *shared.shape[1:])
                 wanted = soft[:, start : start + plan.batch_size]
                 each = every(stacked.state(), batch, wanted, step / plan.steps)
                 (gradient,) = torch.autograd.grad(each.sum(), flat)

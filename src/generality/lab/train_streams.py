@@ -191,7 +191,8 @@ def _batches(
         for name, tensors in streams.items():
             rows = torch.stack([next(order) for order in orders[name]])
             index = replicas.to(tensors[0].device), rows.to(tensors[0].device)
-            batch[name] = tuple(prepared(tensor[index], like) for tensor in tensors)
+            # contiguous: torch's CPU convolutions can crash on other layouts in the backward pass
+            batch[name] = tuple(prepared(t[index], like).contiguous() for t in tensors)
         yield batch
 
 
