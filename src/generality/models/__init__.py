@@ -18,6 +18,7 @@ from generality.lazy import lazy_names
 if TYPE_CHECKING:
     from generality.models.artifacts import ARTIFACTS, Artifact, fetch
     from generality.models.bag_of_words import BagOfWords
+    from generality.models.chat import Chat, EndpointChat, LocalChat, Message, RecordedChat, ask
     from generality.models.conv_nets import MnistCNN, TinyConvNet
     from generality.models.device import resolve_device
     from generality.models.domain_adversarial import DomainAdversarial, fedka_digits
@@ -32,14 +33,20 @@ __all__ = [
     "ARTIFACTS",
     "Artifact",
     "BagOfWords",
+    "Chat",
     "DomainAdversarial",
     "EfficientNetLite",
+    "EndpointChat",
     "Featurized",
     "HiddenStatePooler",
+    "LocalChat",
+    "Message",
     "MnistCNN",
     "MultiHead",
+    "RecordedChat",
     "TextClassifier",
     "TinyConvNet",
+    "ask",
     "combine_heads",
     "entropy_weights",
     "fedka_digits",
@@ -58,6 +65,12 @@ __getattr__, __dir__ = lazy_names(
         "ARTIFACTS": "artifacts",
         "Artifact": "artifacts",
         "BagOfWords": "bag_of_words",
+        "Chat": "chat",
+        "EndpointChat": "chat",
+        "LocalChat": "chat",
+        "Message": "chat",
+        "RecordedChat": "chat",
+        "ask": "chat",
         "DomainAdversarial": "domain_adversarial",
         "EfficientNetLite": "efficientnet_lite",
         "Featurized": "featurized",
