@@ -21,6 +21,7 @@ from generality.benchmarks.domain_checks import DomainFinding, DomainReport, che
 from generality.benchmarks.hospital_notes import hospital_notes
 from generality.benchmarks.image_bank import image_bank
 from generality.benchmarks.image_folders import load_images, read_images
+from generality.benchmarks.linear_sem import LinearSEM, random_sem
 from generality.benchmarks.multi_domain import MultiDomain
 from generality.benchmarks.paired_blocks import PairedBlocks, paired_blocks
 from generality.benchmarks.rotated_digits import rotated_digits
@@ -49,6 +50,7 @@ __all__ = [
     "DomainFinding",
     "DomainReport",
     "Leaks",
+    "LinearSEM",
     "MultiDomain",
     "PairedBlocks",
     "Shift",
@@ -74,6 +76,7 @@ __all__ = [
     "load_transfer_task",
     "normalised",
     "paired_blocks",
+    "random_sem",
     "read_images",
     "read_probabilities",
     "read_rows",

@@ -28,6 +28,7 @@ from generality.estimators.gradient_boosted_head import (
     GradientBoostedHeadRegressor,
 )
 from generality.estimators.hypotheses import Hypotheses, fit_dbat, fit_divdis
+from generality.estimators.invariant_projections import invariant_projections
 from generality.estimators.linear_head import as_head
 from generality.estimators.probe_ladder import ProbeLadder
 from generality.estimators.pseudo_label import PseudoLabel
@@ -85,5 +86,6 @@ __all__ = [
     "federated_vote",
     "fit_dbat",
     "fit_divdis",
+    "invariant_projections",
     "score_threshold",
 ]

@@ -16,7 +16,14 @@ from generality.measures.failure_drivers import failure_drivers
 from generality.measures.flips import FlipReport, flip_report
 from generality.measures.group_effect import group_effect, negative_transfer
 from generality.measures.group_table import GroupAudit, auc_interval, delong
+from generality.measures.invariance import (
+    Moments,
+    invariance_residual,
+    invariant_subsets,
+    violation_rates,
+)
 from generality.measures.kfold_by_category import kfold_by_category
+from generality.measures.pac import pac_environments, pac_gamma
 from generality.measures.randomized_score import (
     RandomizedScores,
     randomized_score,
@@ -39,6 +46,7 @@ __all__ = [
     "CriterionReport",
     "FlipReport",
     "GroupAudit",
+    "Moments",
     "RandomizedScores",
     "TruncationPoint",
     "UniversalPerturbation",
@@ -54,8 +62,12 @@ __all__ = [
     "group_effect",
     "harden",
     "hypothesis_similarity",
+    "invariance_residual",
+    "invariant_subsets",
     "kfold_by_category",
     "negative_transfer",
+    "pac_environments",
+    "pac_gamma",
     "pgd_attack",
     "randomized_score",
     "roc_auc",
@@ -67,4 +79,5 @@ __all__ = [
     "truncation_curve",
     "universal_perturbation",
     "view_contributions",
+    "violation_rates",
 ]
