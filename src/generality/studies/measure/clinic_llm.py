@@ -74,8 +74,8 @@ class Config:
 
 SCALES = {
     "smoke": Config(
-        notes=300, test_notes=60, ceiling_notes=100, encoder="bag-of-words", epochs=1, hidden=4,
-        seeds=2, tuned_site=None, splits=("random",), places=128,
+        notes=150, test_notes=30, ceiling_notes=40, encoder="bag-of-words", epochs=1, hidden=4,
+        seeds=2, tuned_site=None, splits=("random",), places=64,
     ),
     "small": Config(),
     "full": Config(
