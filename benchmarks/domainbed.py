@@ -100,6 +100,10 @@ class Endless:
 
 
 def infinite_loader(dataset, workers):
+    if len(dataset) < BATCH:
+        raise SystemExit(
+            f"a domain has {len(dataset)} training images, fewer than {BATCH}: --images"
+        )
     sampler = BatchSampler(RandomSampler(dataset, replacement=False), BATCH, drop_last=True)
     return iter(DataLoader(dataset, batch_sampler=Endless(sampler), num_workers=workers))
 
@@ -130,6 +134,7 @@ def domainbed(name, inputs, labels, splits, seed, steps, every, workers, clock):
     if "anneal" in hparams:
         hparams["anneal"] = math.ceil(hparams["anneal"] * steps - 1e-9)
     classes = int(labels.max()) + 1
+    torch.manual_seed(seed)  # the start that the other side has, too
     body, head = MNIST_CNN(inputs.shape[1]), nn.Linear(128, classes)
     algorithm = TWINS[name](body, head, len(train), hparams)
     training = evaluating = 0.0
