@@ -2,8 +2,9 @@
 
 A table stands between two markers, `<!-- name -->` and `<!-- /name -->`, and is made from what is
 committed: docs/claims/<study>.json (by `generality claims --write docs/claims`) and
-docs/results/<study>.csv (the rows of a run). With --check nothing is written, and the exit code is
-1 if a table is not what the files say.
+docs/results/<study>.csv (the rows of that run; <study>-grid.csv, of further ones), as far as the
+page has the markers. With --check nothing is written, and the exit code is 1 if a table is not what
+the files say.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from generality.studies import Study, find_studies
 
 ROOT = Path(__file__).resolve().parents[1]
 VERDICTS = ("holds", "fails", "inconclusive")
+RESULTS = {"results": "", "grid": "-grid"}  # blocks that a page may have, and their files
 NO_RUN = "No run is recorded here yet."
 
 
@@ -36,11 +38,12 @@ def tables(root: Path) -> dict[Path, str]:
         root / "docs/studies/index.md": {"studies": studies_table(studies, records, "")},
     }
     for study in studies:
-        results = root / "docs/results" / f"{study.name}.csv"
-        pages[root / "docs/studies" / f"{study.name}.md"] = {
-            "claims": claims_table(records[study.name]),
-            "results": results_tables(pd.read_csv(results)) if results.exists() else NO_RUN,
-        }
+        page = root / "docs/studies" / f"{study.name}.md"
+        pages[page] = {"claims": claims_table(records[study.name])}
+        for block, suffix in RESULTS.items():
+            if f"<!-- {block} -->" in page.read_text(encoding="utf-8"):
+                path = root / "docs/results" / f"{study.name}{suffix}.csv"
+                pages[page][block] = results_tables(pd.read_csv(path)) if path.exists() else NO_RUN
     return {
         path: replaced(path.read_text(encoding="utf-8"), blocks, path)
         for path, blocks in pages.items()
