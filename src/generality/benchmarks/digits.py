@@ -353,8 +353,6 @@ def _fonts(size: int, count: int, seed: int) -> _Drawn:
     import_extra("PIL.Image", "vision")
     faces = _faces()
     rng = np.random.default_rng([seed, STYLES.index("fonts")])
-    canvas = size * _SCALE
-    unit = canvas / _SIDE  # pixels of the canvas for one of the recipe
     labels = rng.permutation(np.arange(count) % 10)
     typefaces = rng.integers(len(faces), size=count)
     images = np.empty((count, size, size), dtype=np.float32)
@@ -364,18 +362,52 @@ def _fonts(size: int, count: int, seed: int) -> _Drawn:
         widened = int(rng.integers(3))
         height = rng.uniform(13, 20)
         turn = math.radians(rng.uniform(-15, 15))
-        off_x, off_y = rng.uniform(-2, 2, size=2) * unit
-        glyph, tallest = _glyph(str(face), str(label), widened, size)
-        zoom = tallest / (height * unit)  # pixels of the glyph for one of the canvas
-        cos, sin = zoom * math.cos(turn), zoom * math.sin(turn)
-        x, y = canvas / 2 + off_x, canvas / 2 + off_y  # where the centre of the glyph goes
-        left = glyph.width / 2 - cos * x - sin * y
-        top = glyph.height / 2 + sin * x - cos * y
-        to_glyph = (cos, sin, left, -sin, cos, top)
-        drawn = glyph.transform((canvas, canvas), _AFFINE, to_glyph, resample=_BILINEAR)
-        images[i] = np.asarray(drawn.reduce(_SCALE), dtype=np.float32) / 255
+        off_x, off_y = rng.uniform(-2, 2, size=2)
+        images[i] = draw_digit(
+            face, int(label), size=size, widened=widened, height=height, turn=turn,
+            off=(off_x, off_y),
+        )  # fmt: skip
         sources.append((f"{seed}-{size}-{i}", list(TYPEFACES)[typeface]))
     return _Drawn(np.repeat(images[:, None], 3, axis=1), labels, sources)
+
+
+def draw_digit(
+    face: Path,
+    digit: int,
+    *,
+    size: int = 28,
+    widened: int = 0,
+    height: float = 16.0,
+    turn: float = 0.0,
+    off: tuple[float, float] = (0.0, 0.0),
+) -> Float[np.ndarray, "size size"]:
+    """One printed digit, white on black in [0, 1]; lengths are in pixels of an image of 28.
+
+    Args:
+        face: a font file, such as one of `font_faces()`.
+        digit: 0 to 9.
+        size: side of the image.
+        widened: by how many quarters of a pixel the outline is widened.
+        height: of the face's tallest digit.
+        turn: in radians.
+        off: of the digit's centre from the image's, right and down.
+    """
+    canvas = size * _SCALE
+    unit = canvas / _SIDE  # pixels of the canvas for one of the recipe
+    glyph, tallest = _glyph(str(face), str(digit), widened, size)
+    zoom = tallest / (height * unit)  # pixels of the glyph for one of the canvas
+    cos, sin = zoom * math.cos(turn), zoom * math.sin(turn)
+    x, y = canvas / 2 + off[0] * unit, canvas / 2 + off[1] * unit  # where the glyph's centre goes
+    left = glyph.width / 2 - cos * x - sin * y
+    top = glyph.height / 2 + sin * x - cos * y
+    to_glyph = (cos, sin, left, -sin, cos, top)
+    drawn = glyph.transform((canvas, canvas), _AFFINE, to_glyph, resample=_BILINEAR)
+    return np.asarray(drawn.reduce(_SCALE), dtype=np.float32) / 255
+
+
+def font_faces() -> dict[str, list[Path]]:
+    """The font files of every typeface of `TYPEFACES`, fetched where they are not here yet."""
+    return dict(zip(TYPEFACES, _faces(), strict=True))
 
 
 @lru_cache(maxsize=4096)

@@ -12,6 +12,7 @@ from generality.measures.agreement import Agreement, student_supervisor_agreemen
 from generality.measures.agreement_score import agreement_score, hypothesis_similarity
 from generality.measures.augmented_validation import augmented_validation
 from generality.measures.calibration import ece
+from generality.measures.domain_overlap import domain_overlap
 from generality.measures.failure_drivers import failure_drivers
 from generality.measures.flips import FlipReport, flip_report
 from generality.measures.group_effect import group_effect, negative_transfer
@@ -34,6 +35,7 @@ from generality.measures.selection_report import CriterionReport, selection_repo
 from generality.measures.single_source_matrix import single_source_matrix
 from generality.measures.subspace_overlap import subspace_overlap
 from generality.measures.truncation_curve import TruncationPoint, truncation_curve
+from generality.measures.two_level_bound import proxy_discrepancy, two_level_bound
 from generality.measures.universal_perturbation import (
     UniversalPerturbation,
     pgd_attack,
@@ -56,6 +58,7 @@ __all__ = [
     "auc_interval",
     "augmented_validation",
     "delong",
+    "domain_overlap",
     "ece",
     "failure_drivers",
     "flip_report",
@@ -69,6 +72,7 @@ __all__ = [
     "pac_environments",
     "pac_gamma",
     "pgd_attack",
+    "proxy_discrepancy",
     "randomized_score",
     "roc_auc",
     "selection_report",
@@ -77,6 +81,7 @@ __all__ = [
     "student_supervisor_agreement",
     "subspace_overlap",
     "truncation_curve",
+    "two_level_bound",
     "universal_perturbation",
     "view_contributions",
     "violation_rates",
