@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 import tiny_models
 from generality.compare import DOMAIN_METHODS, compare_domains, load_classifier, predict
 from generality.compare.crafted_shifts import craft_columns, craft_texts
+from generality.compare.domain_bundles import BundledLoss
 from generality.compare.domain_features import FeatureRecipe
 from generality.compare.domain_frozen import Network
 from generality.compare.domain_methods import ALGORITHMS, applicable, hypers_of
 from generality.compare.domain_splits import split_domain
 from generality.compare.domain_table import open_domain_table, read_domain_table
-from generality.compare.domain_tuned import BundledLoss
 from generality.compare.domain_winner import refit
 from generality.compare.domains import best_method
 from generality.compare.selection import chosen, report_criteria

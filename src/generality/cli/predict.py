@@ -22,6 +22,10 @@ def predict(
         bool,
         typer.Option(help="Let a winner that adapts at test time learn from the rows, in order."),
     ] = True,
+    skip_unreadable: Annotated[
+        bool,
+        typer.Option("--skip-unreadable", help="No prediction for images that cannot be read."),
+    ] = False,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="File to write: .csv, .jsonl or .parquet.")
     ] = None,
@@ -36,7 +40,13 @@ def predict(
     if output is not None and output.suffix not in writers:
         raise UserError(f"--output {output}: the name must end in {', '.join(writers)}.")
     rows = predict_rows(
-        model, read_rows(data), text=text, adapt=adapt, lab=options.make_lab(device)
+        model,
+        read_rows(data),
+        text=text,
+        adapt=adapt,
+        skip_unreadable=skip_unreadable,
+        folder=None if data.startswith("hf:") else Path(data).expanduser().parent,
+        lab=options.make_lab(device),
     )
     if output is not None:
         temporary = output.with_name(f".{output.stem}.tmp{output.suffix}")

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from generality.benchmarks.image_folders import load_images
 from generality.compare.crafted_shifts import craft_columns, craft_images, craft_texts
 from generality.compare.domain_table import DomainTable, Kind
+from generality.compare.students import Recipe
 from generality.errors import UserError
 from generality.lab import Lab
 from generality.lab.features import embed
@@ -56,6 +57,18 @@ class FeatureRecipe:
             raise UserError(f"--model {model}: columns of numbers need no backbone; leave it out.")
         return cls(BACKBONES[kind] if model is None else model, **options)
 
+    def check(self, kind: Kind) -> None:
+        """Raise a `UserError` for a backbone that does not read such inputs."""
+        if kind == "text":
+            Recipe(
+                self.model, layer=self.layer, pooling=self.pooling, max_length=self.max_length
+            ).check()
+        elif kind == "image":
+            folder = fetch_model(self.model)
+            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            if "vocab_size" in config:
+                raise UserError(f"'{self.model}' reads text, not images; name an image backbone.")
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
         return asdict(self)
@@ -91,7 +104,9 @@ def features_of(
         )  # fmt: skip
     lab.fetch(recipe.model)
     encoder = ImageEncoder(recipe)
-    named = inputs if isinstance(inputs, np.ndarray) else [file_fingerprint(p) for p in inputs]
+    named = (
+        inputs if isinstance(inputs, np.ndarray) else [file_fingerprint(Path(p)) for p in inputs]
+    )
     with lab.progress.task(f"Embedding {len(inputs)} images with {recipe.model}") as report:
         return embed(lab.steps, encoder, inputs, content=named, progress=report)
 
@@ -135,6 +150,15 @@ def image_side(recipe: FeatureRecipe) -> int:
     config = json.loads((fetch_model(recipe.model) / "config.json").read_text(encoding="utf-8"))
     size = config.get("image_size", 224)
     return int(size if isinstance(size, int) else size[0])
+
+
+def readable(path: str | Path) -> bool:
+    """Whether an image can be read."""
+    try:
+        load_images([path], 1)
+    except UserError:
+        return False
+    return True
 
 
 def pixels(

@@ -123,9 +123,8 @@ def measure(
             for place, arm in enumerate(arms)
         ]
         if nested is not None:
-            answer = _answers(
-                method, own, nested, inner_arms, inputs, labels, fold.classes, network
-            )
+            plain = {"": inputs[""]}
+            answer = _answers(method, own, nested, inner_arms, plain, labels, fold.classes, network)
             left_out: dict[tuple[int, int], list[float]] = {}
             for place, arm in enumerate(inner_arms):
                 rows = fold.splits[arm.seed][arm.without].held

@@ -25,6 +25,7 @@ from generality.estimators import (
     PseudoLabelRefit,
     Tent,
 )
+from generality.estimators.adanpc import stratified_part
 from generality.models.multi_head import MultiHead
 from generality.objectives.domain_algorithms import ALGORITHMS as PLAIN
 from generality.objectives.domain_algorithms import DomainAlgorithm, Range
@@ -110,9 +111,11 @@ def adanpc(
         classes,
         k=round(hyper["k"]),
         temperature=hyper["temperature"],
+        capacity=2 * _REMEMBERED,
     )
     if features is not None:
-        memory.add(features, labels)
+        kept = stratified_part(np.asarray(labels), _REMEMBERED, 0)
+        memory.add(features[kept], labels[kept])
         memory.protect()
     return AdaNPCAdapter(memory, threshold=hyper["threshold"])
 
@@ -134,6 +137,7 @@ def heads(
     )
 
 
+_REMEMBERED = 50_000  # training rows in a memory at most; the stream may add as many
 _RATE = Range(1e-3, 1e-4, 1e-2)
 _SURE = Range(0.9, 0.5, 0.99, log=False)
 _GAMMA = Range(1.0, 0.1, 5.0)

@@ -12,7 +12,7 @@ import numpy as np
 from datasets import Dataset
 from jaxtyping import Float, Int
 
-from generality.benchmarks import encode_labels, read_rows
+from generality.benchmarks import MultiDomain, encode_labels, read_rows
 from generality.benchmarks.image_folders import read_images
 from generality.compare.winner import read_texts
 from generality.errors import UserError, unknown
@@ -58,6 +58,19 @@ class DomainTable:
         )
         labels, domains, groups = (each[rows] for each in (self.labels, self.domains, self.groups))
         return replace(self, inputs=inputs, labels=labels, domains=domains, groups=groups)
+
+    @classmethod
+    def of(cls, data: MultiDomain) -> DomainTable:
+        """The table of data in memory: texts, images (n, 3, h, w), or features (n, columns)."""
+        inputs: Any = data.inputs
+        kind: Kind = "text"
+        if isinstance(inputs, np.ndarray):
+            kind = "image" if inputs.ndim == 4 else "numeric"
+        columns: list[str] = [kind]
+        if kind == "numeric":
+            columns = [f"x{place}" for place in range(inputs.shape[1])]
+        names = list(data.label_names), list(data.domain_names)
+        return cls(kind, inputs, data.labels, data.domains, *names, data.labels, columns)
 
     def labelled(self, domain: int) -> int:
         """How many rows of a domain have a label."""

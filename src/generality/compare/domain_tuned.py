@@ -12,20 +12,21 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
+from generality.compare.crafted_shifts import craft_texts
 from generality.compare.domain_arms import Arm, Fold, accuracy, candidate, mean
+from generality.compare.domain_bundles import Bundled, BundledLoss, make_bundles
 from generality.compare.domain_features import FeatureRecipe
 from generality.compare.domain_frozen import Hyper, Network
 from generality.compare.domain_methods import ALGORITHMS, DOMAIN_METHODS, SHARED
 from generality.compare.domain_table import DomainTable
 from generality.compare.winner import save_tuned
+from generality.errors import UserError, unknown
 from generality.lab import Lab, TrainConfig
 from generality.lab.train import train
 from generality.models import TextClassifier
-from generality.models.hidden_states import hidden_state
 from generality.models.identity import model_identity
-from generality.objectives.domain_algorithms import DomainAlgorithm
 
 RATES = {"lora": 0.5, "full": 0.05}
 """What a draw's learning rate is multiplied by: 1e-3 for heads becomes 5e-4 and 5e-5."""
@@ -60,49 +61,23 @@ class Tuned:
         )
 
 
-class Bundled(nn.Module):
-    """Logits and features of one text of each domain, side by side in one row.
-
-    The training loop sees a row for each bundle, so that its batches hold equally many texts of
-    every domain, and a loss over domains finds them all.
-    """
-
-    def __init__(self, classifier: TextClassifier, domains: int) -> None:
-        super().__init__()
-        self.classifier, self.domains = classifier, domains
-
-    def forward(
-        self, input_ids: Int[Tensor, "texts tokens"], attention_mask: Int[Tensor, "texts tokens"]
-    ) -> Float[Tensor, "bundles numbers"]:
-        """The texts come bundle by bundle; (classes + features) numbers for each of a bundle."""
-        own = self.classifier
-        hidden = hidden_state(
-            own.body, own.layer, input_ids=input_ids, attention_mask=attention_mask
-        )
-        features = own.pooler(hidden, attention_mask).to(own.head.weight.dtype)
-        both = torch.cat([own.head(features), features], -1)
-        return both.reshape(len(both) // self.domains, -1)
+def how_tuned(
+    table: DomainTable, recipe: FeatureRecipe, tuning: str, network: Network | None
+) -> Tuned | None:
+    """How the backbone is tuned; None where it is frozen."""
+    if tuning == "probe":
+        return None
+    if tuning not in RATES:
+        raise unknown("tuning", tuning, ("probe", *RATES))
+    if table.kind != "text" or recipe.model == "bag-of-words":
+        what = recipe.model if table.kind == "text" else f"{table.kind} inputs"
+        raise UserError(f"--tuning {tuning} tunes text backbones, not {what}; use probe.")
+    return Tuned(recipe, tuning, network or TUNED_NETWORK)
 
 
-@dataclass(frozen=True)
-class BundledLoss:
-    """A domain algorithm without memory, as a loss over the rows of `Bundled`."""
-
-    algorithm: DomainAlgorithm
-    hyper: Mapping[str, float]
-    domains: int
-    classes: int
-
-    def __call__(
-        self, both: Float[Tensor, "bundles numbers"], targets: Tensor, progress: float
-    ) -> Float[Tensor, ""]:
-        """The loss of one batch."""
-        each = both.unflatten(1, (self.domains, -1)).movedim(1, 0)
-        logits, features = each[..., : self.classes], each[..., self.classes :]
-        wanted = targets.unflatten(1, (self.domains, -1)).movedim(1, 0)
-        hyper = {name: both.new_tensor(value) for name, value in self.hyper.items()}
-        at = both.new_tensor(progress)
-        return self.algorithm.loss(logits, wanted, features, {}, hyper, at)[0]
+def text_views(table: DomainTable) -> dict[str, list[str]]:
+    """The texts as they are, under "", and changed, under the name of each crafted shift."""
+    return {"": list(table.inputs), **craft_texts(table.inputs)}
 
 
 def measure_tuned(
@@ -277,7 +252,9 @@ def _tune(
     domains, length = len(texts), tuned.recipe.max_length
     classifier = tuned.classifier(classes, device, seed)
     tokens = [classifier.tokenize(each, max_length=length) for each in texts]
-    bundles = _bundles(tokens, labels, classes, tuned.network, seed)
+    examples = make_bundles(
+        tokens, labels, classes, tuned.network.steps * tuned.network.per_domain, seed
+    )
 
     def collate(examples: list[dict[str, Any]]) -> dict[str, Tensor]:
         return classifier.collate([{"input_ids": ids} for each in examples for ids in each["ids"]])
@@ -292,7 +269,7 @@ def _tune(
     )
     loss = BundledLoss(ALGORITHMS[DOMAIN_METHODS[name].algorithm], own, domains, classes)
     train(
-        Bundled(classifier, domains), bundles, loss, config, seed=seed, collate=collate,
+        Bundled(classifier, domains), examples, loss, config, seed=seed, collate=collate,
         device=device, checkpoint=checkpoint, progress=progress,
     )  # fmt: skip
     weights = {
@@ -307,30 +284,6 @@ def _tune(
         },
         "weights": weights if keep_weights else {},
     }
-
-
-def _bundles(
-    tokens: Sequence[Sequence[list[int]]],
-    labels: Sequence[np.ndarray],
-    classes: int,
-    network: Network,
-    seed: int,
-) -> list[dict[str, Any]]:
-    """One text of each domain in each, as many as the training takes; domains go round anew."""
-    count = network.steps * network.per_domain
-    rng = np.random.default_rng(seed)
-    streams = [
-        np.concatenate([rng.permutation(len(own)) for _ in range(-(-count // len(own)))])[:count]
-        for own in tokens
-    ]
-    truth = [np.eye(classes, dtype=np.float32)[own] for own in labels]
-    return [
-        {
-            "ids": [own[row] for own, row in zip(tokens, rows, strict=True)],
-            "targets": np.concatenate([own[row] for own, row in zip(truth, rows, strict=True)]),
-        }
-        for rows in zip(*streams, strict=True)
-    ]
 
 
 def _answers(

@@ -23,7 +23,7 @@ from torch import Tensor
 
 import generality
 from generality.compare.domain_arms import Arm
-from generality.compare.domain_features import FeatureRecipe, features_of
+from generality.compare.domain_features import FeatureRecipe, features_of, readable
 from generality.compare.domain_frozen import Network, train_arms
 from generality.compare.domain_methods import DOMAIN_METHODS
 from generality.compare.domain_table import DomainTable, read_numbers
@@ -145,12 +145,30 @@ class SavedDomainClassifier:
             self.adapter = method.adapter(self.module, None, None, hyper, classes)
             self.adapter.load_state_dict(load_file(folder / "adapter.safetensors"))
 
-    def predict_proba(self, inputs: Any, *, adapt: bool = True) -> Float[np.ndarray, "n classes"]:
+    def predict_proba(
+        self, inputs: Any, *, adapt: bool = True, skip_unreadable: bool = False
+    ) -> Float[np.ndarray, "n classes"]:
         """Class probabilities of texts, images or rows of numbers, in the order of `label_names`.
 
-        Rows with a number that is missing or infinite get NaN, and are not learned from.
+        Rows with a number that is missing or infinite get NaN, and are not learned from; so do
+        images that cannot be read, with `skip_unreadable`.
+
+        Raises:
+            UserError: an image that cannot be read.
         """
         said = np.full((len(inputs), len(self.label_names)), np.nan, dtype=np.float32)
+        if skip_unreadable and self.input == "image":
+            good = np.flatnonzero([readable(path) for path in inputs])
+            if len(good) < len(inputs):
+                bad = inputs[int(np.setdiff1d(np.arange(len(inputs)), good)[0])]
+                warnings.warn(
+                    f"{len(inputs) - len(good)} of {len(inputs)} images cannot be read, first "
+                    f"{bad}: they get no prediction.",
+                    stacklevel=2,
+                )
+                if len(good):
+                    said[good] = self.predict_proba([inputs[row] for row in good], adapt=adapt)
+                return said
         raw = np.asarray(features_of(self.input, inputs, self.recipe, self.lab))
         whole = np.flatnonzero(np.isfinite(raw).all(1))
         if holes := len(raw) - len(whole):
@@ -175,8 +193,10 @@ class SavedDomainClassifier:
         adapted: Tensor = self.adapter.predict(asked, adapt=adapt)
         return adapted
 
-    def read_inputs(self, data: Dataset, column: str | None = None) -> Any:
-        """The inputs in a table's columns, named as when it was made.
+    def read_inputs(
+        self, data: Dataset, column: str | None = None, folder: Path | None = None
+    ) -> Any:
+        """The inputs in a table's columns, named as when it was made; paths start at `folder`.
 
         Raises:
             UserError: a column is missing or holds something else.
@@ -186,7 +206,10 @@ class SavedDomainClassifier:
         name = column or self.columns[0]
         if name not in data.column_names:
             raise unknown("column", name, data.column_names)
-        return read_texts(data, name)
+        values = read_texts(data, name)
+        if self.input == "image" and folder is not None:
+            return [str(folder / value) for value in values]
+        return values
 
 
 def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

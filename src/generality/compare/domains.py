@@ -28,6 +28,7 @@ still chosen on the sources, and saved.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,6 @@ import pandas as pd
 
 from generality.claims import Row
 from generality.compare import domain_conclusions as conclusions
-from generality.compare.crafted_shifts import craft_texts
 from generality.compare.domain_arms import Fold
 from generality.compare.domain_checks import check_table
 from generality.compare.domain_features import FeatureRecipe, feature_views
@@ -45,12 +45,12 @@ from generality.compare.domain_methods import DOMAIN_METHODS, FLOOR, applicable,
 from generality.compare.domain_splits import split_domains
 from generality.compare.domain_table import DomainTable
 from generality.compare.domain_tuned import (
-    RATES,
-    TUNED_NETWORK,
     Tuned,
     ceiling_tuned,
+    how_tuned,
     measure_tuned,
     refit_tuned,
+    text_views,
 )
 from generality.compare.domain_winner import refit
 from generality.compare.selection import CELL, CRITERIA, chosen, report_criteria
@@ -81,7 +81,7 @@ def compare_domains(
     """Run the tournament into a folder below `root`; see the module for the protocol.
 
     Args:
-        table: what `read_domain_table` or `domain_table` gives.
+        table: what `read_domain_table`, `open_domain_table` or `DomainTable.of` gives.
         target: the one domain to leave out; None leaves out each in turn.
         recipe: the backbone of texts and images.
         tuning: "probe" (a small network on frozen features), or for texts "lora" or "full".
@@ -104,7 +104,8 @@ def compare_domains(
         UserError: for anything the user can put right.
     """
     recipe = recipe or FeatureRecipe.of(table.kind)
-    tuned = _tuned(table, recipe, tuning, network)
+    recipe.check(table.kind)
+    tuned = how_tuned(table, recipe, tuning, network)
     network = tuned.network if tuned else network or Network()
     if select not in CRITERIA:
         raise unknown("criterion", select, CRITERIA)
@@ -233,7 +234,7 @@ def _tournament(
             continue
         place = table.domain_names[fold.target]
         found = [
-            {"method": name, "target": place, **each}
+            {"method": name, "target": place, "hyper": _told(name, int(each["draw"])), **each}
             for name, each_draw in answer.items()
             for each in each_draw
         ]
@@ -246,8 +247,13 @@ def _tournament(
 
 
 _COLUMNS = [
-    "method", "target", "draw", "seed", *CRITERIA, "score", "worst_group", "ece",
+    "method", "target", "draw", "hyper", "seed", *CRITERIA, "score", "worst_group", "ece",
 ]  # fmt: skip
+
+
+def _told(name: str, draw: int) -> str:
+    """A draw's hyper-parameters as JSON."""
+    return json.dumps(hypers_of(name, draw + 1)[draw])
 
 
 def _step(lab: Lab, item: tuple[Any, ...]) -> Any:
@@ -283,25 +289,6 @@ def _items(
         own = {name: [each["adapter"] for each in drawn[name]] for name in group}
         items.append((measure, *data, table.groups, fold, own, trained[group[0]], network, inner))
     return items
-
-
-def _tuned(
-    table: DomainTable, recipe: FeatureRecipe, tuning: str, network: Network | None
-) -> Tuned | None:
-    """How the backbone is tuned; None where it is frozen."""
-    if tuning == "probe":
-        return None
-    if tuning not in RATES:
-        raise unknown("tuning", tuning, ("probe", *RATES))
-    if table.kind != "text" or recipe.model == "bag-of-words":
-        what = recipe.model if table.kind == "text" else f"{table.kind} inputs"
-        raise UserError(f"--tuning {tuning} tunes text backbones, not {what}; use probe.")
-    return Tuned(recipe, tuning, network or TUNED_NETWORK)
-
-
-def text_views(table: DomainTable) -> dict[str, list[str]]:
-    """The texts as they are, under "", and changed, under the name of each crafted shift."""
-    return {"": list(table.inputs), **craft_texts(table.inputs)}
 
 
 def _row(

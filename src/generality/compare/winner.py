@@ -165,7 +165,14 @@ def classifier_identity(path: str | Path) -> str:
 
 
 def predict(
-    path: str | Path, data: Dataset, *, text: str | None = None, adapt: bool = True, lab: Lab
+    path: str | Path,
+    data: Dataset,
+    *,
+    text: str | None = None,
+    adapt: bool = True,
+    skip_unreadable: bool = False,
+    folder: Path | None = None,
+    lab: Lab,
 ) -> Dataset:
     """A table with a saved classifier's answers beside it.
 
@@ -176,6 +183,8 @@ def predict(
             count as empty ones. For a winner over domains also the column of image paths; its
             numbers are found by name.
         adapt: let a winner that adapts at test time learn from the rows, in their order.
+        skip_unreadable: give no prediction for images that cannot be read, rather than refuse.
+        folder: where paths of images start; None is the working folder.
         lab: where the work is done.
 
     Returns:
@@ -193,9 +202,11 @@ def predict(
     if taken := [name for name in added if name in data.column_names]:
         raise UserError(f"The table already has a column '{taken[0]}'; rename it first.")
     adapts = hasattr(classifier, "read_inputs")  # a winner over domains
-    inputs = classifier.read_inputs(data, text) if adapts else _texts(classifier, data, text)
+    inputs = (
+        classifier.read_inputs(data, text, folder) if adapts else _texts(classifier, data, text)
+    )
     with lab.progress.task(f"Predicting {len(data)} rows"):
-        options = {"adapt": adapt} if adapts else {}
+        options = {"adapt": adapt, "skip_unreadable": skip_unreadable} if adapts else {}
         probabilities = classifier.predict_proba(inputs, **options)
     known = np.isfinite(probabilities).all(1)
     best = np.where(known, np.nan_to_num(probabilities).argmax(1), -1)
@@ -206,7 +217,9 @@ def predict(
     return data
 
 
-def _texts(classifier: Classifier, data: Dataset, text: str | None) -> list[str]:
+def _texts(
+    classifier: Classifier, data: Dataset, text: str | None, folder: Path | None = None
+) -> list[str]:
     column = text or classifier.text or "text"
     if column not in data.column_names:
         raise unknown("column", column, data.column_names)

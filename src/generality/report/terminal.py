@@ -138,8 +138,9 @@ def _further(further: FurtherTable) -> Table:
         title=plain(further.title, "bold"), title_justify="left", title_style="",
         box=box.SIMPLE_HEAD, pad_edge=False,
     )  # fmt: skip
-    for place, name in enumerate(further.columns):
-        table.add_column(name, justify="right" if place else "left", overflow="fold")
+    table.add_column(further.columns[0], overflow="fold", min_width=14)
+    for name in further.columns[1:]:
+        table.add_column(name, justify="right", overflow="fold")
     for row in further.rows:
         table.add_row(*map(plain, row))
     return table
