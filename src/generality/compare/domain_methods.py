@@ -182,7 +182,7 @@ def applicable(
     Raises:
         UserError: a name that there is not.
 
-    >>> applicable(["erm", "coral"], sources=1)[1]
+    >>> applicable(["sd", "coral"], sources=1)[1]
     ['coral is left out: it compares training domains and needs at least 2; there is 1.']
     """
     names = list(dict.fromkeys([FLOOR, *(DOMAIN_METHODS if asked is None else asked)]))
