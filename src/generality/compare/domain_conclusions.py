@@ -78,7 +78,7 @@ def sentences(
     if len(by_domain) > 1:
         said.append(
             f"Its worst domain is '{worst}' ({by_domain[worst]:.3f}; the worst group there "
-            f"{group:.3f}); expect a domain like it as much as the mean."
+            f"{_number(group)}); expect a domain like it as much as the mean."
         )
     counts = np.bincount(table.labels[table.labels >= 0], minlength=len(table.label_names))
     said.append(
