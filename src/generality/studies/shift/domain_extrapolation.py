@@ -1,0 +1,395 @@
+"""Domain extrapolation: do training domains made up from their description help on unseen ones?
+
+Protocol ("Beyond Finite Data", arXiv 2403.05523). Where only one or two domains are at hand,
+further ones are described, examples of them are made, and plain training takes them as more
+sources. Every arm has the same number of training examples: a gain from many made-up domains is
+not one from more data. Floor: plain training on the real source alone (repeated up to that number).
+Ceiling: trained on the target's own training part. Images: digits, of which made-up domains are
+rendered by a program that draws typeface, colours, background, wear and perspective. Texts:
+sentiment, whose domains and sentences a small language model writes.
+
+Differences from the paper, each with its effect: no large language model and no diffusion at
+`small`, so the images' domains are drawn from a program's parameters (they know what a digit is but
+nothing of the targets) and the texts are a 135M model's, expected to be poor: a negative control.
+Small networks from scratch. `full` asks a chat model of the user's for domains and prompts and a
+diffusion model for images, on a folder of images; it does not filter them (`agreement_filter`
+with CLIP does).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from generality.benchmarks import MultiDomain, digit_domains, sentiment_domains
+from generality.claims import Claim, Row, greater, interacts, monotone
+from generality.errors import UserError
+from generality.estimators import SoftProbe
+from generality.lab import Lab, TrainConfig
+from generality.measures import accuracy, domain_overlap
+from generality.models import Featurized, LocalChat, TinyConvNet
+from generality.selection import (
+    DigitRenderer,
+    DomainProposer,
+    DomainSpec,
+    ProceduralSynthesiser,
+    PromptWriter,
+    TemplateSynthesiser,
+    TextSynthesiser,
+    TextToImage,
+    budget_shares,
+    digit_specs,
+    matched_budget,
+    synthesise_domains,
+)
+from generality.studies.study import Paper
+
+PAPER = Paper(
+    "Beyond Finite Data: Towards Data-free Out-of-distribution Generalization via Extrapolation",
+    arxiv="2403.05523",
+    year=2024,
+)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every knob of the study."""
+
+    data_path: str | None = None  # a folder of images; None: digits
+    layout: str | None = None  # of the folder, such as "PACS"
+    sources: tuple[tuple[str, ...], ...] = (("uci",), ("uci", "mnist"))  # others are targets
+    per_domain: int | None = 1500  # real images of each domain; None: all
+    test: int = 500  # of them, drawn by the seed, for the test
+    size: int = 28  # side of the images, pixels
+    real: int = 1000  # real images of an arm that has made-up ones too
+    total: int = 3000  # images of every arm
+    domains: tuple[int, ...] = (1, 4, 16)  # made-up domains
+    seeds: int = 5
+    epochs: float = 4
+    batch_size: int = 64
+    learning_rate: float = 1e-3  # of Adam, constant
+    width: int = 16  # channels of the network's first block
+    backbone: str = "tiny"  # "tiny": three convolutions from scratch; else a pretrained ResNet
+    mixup: float = 0.2  # both parameters of its Beta distribution
+    pipeline: str | None = None  # of diffusers; None: the digits' renderer
+    chat: str | None = "smollm2-135m"  # writes texts (and prompts); None: no language model
+    text_seeds: int = 4  # at most `seeds`; 0: no texts
+    text_real: int = 300  # texts of the source
+    text_total: int = 400  # texts of every arm
+    text_test: int = 300  # of each target
+    text_domains: int = 2  # made up by the language model
+    text_per_class: int = 4  # sentences asked for in each domain and class
+    max_tokens: int = 60  # of an answer
+
+    def __post_init__(self) -> None:
+        if not self.domains or self.seeds < 1 or self.real > self.total:
+            raise UserError("There must be domains and seeds, and total is at least real.")
+        if self.data_path and not self.pipeline:
+            raise UserError("Images of your own need a text-to-image model: --set pipeline=…")
+
+
+SCALES = {
+    "smoke": Config(
+        per_domain=60, test=30, size=16, real=30, total=60, domains=(1, 3), seeds=2, epochs=2,
+        batch_size=16, width=4, chat=None, text_seeds=1, text_real=40, text_total=60, text_test=20,
+    ),
+    "small": Config(),
+    "full": Config(
+        data_path="PACS", layout="PACS", sources=(("photo",), ("photo", "art_painting", "cartoon")),
+        per_domain=None, test=300, size=224, real=1000, total=6000, domains=(1, 4, 16), seeds=3,
+        batch_size=32, learning_rate=5e-5, backbone="hf:microsoft/resnet-50",
+        pipeline="stabilityai/sd-turbo", chat="hf:Qwen/Qwen2.5-7B-Instruct", text_seeds=3,
+        text_domains=16, text_per_class=16, max_tokens=512,
+    ),
+}  # fmt: skip
+
+IMAGE = {"task": "image", "alone": True}
+MOST = {**IMAGE, "level": ["none", "most"]}
+CLAIMS = (
+    Claim("From one source, made-up domains raise accuracy on others",
+          greater("extrapolated", "erm", where=MOST)),
+    Claim("So they do from two sources",
+          greater("extrapolated", "erm", where={**MOST, "alone": False})),
+    Claim("The gain is larger from one source than from two",
+          interacts(("method", "extrapolated", "erm"), ("alone", True, False),
+                    where={"task": "image", "level": ["none", "most"], "last": True})),
+    Claim("Made-up domains do more than mixing real examples",
+          greater("extrapolated", "mixup", where=MOST)),
+    Claim("Without any real example, made-up domains match or beat one real source",
+          greater("synthetic", "erm", where=MOST), paper_says="VLCS: 1 to 2 points above"),
+    Claim("More made-up domains are better at the same number of images",
+          monotone("domains", where={**IMAGE, "method": "extrapolated"})),
+    Claim("So they are without real images",
+          monotone("domains", where={**IMAGE, "method": "synthetic"})),
+    Claim("Many described domains do more than one plain template",
+          greater("extrapolated", "template", where=MOST)),
+    Claim("A language model's sentences raise accuracy on domains of texts",
+          greater("language-model", "erm", where={"task": "text"}), expected_at="full"),
+    Claim("They do more than sentences from templates",
+          greater("language-model", "template", where={"task": "text"}), expected_at="full"),
+)  # fmt: skip
+
+NAMES = ("hotels", "restaurants", "concerts", "train journeys", "phones", "museums")
+TEMPLATES = {
+    "negative": ("these {domain} are {bad}", "a {bad} day, thanks to the {domain}",
+                 "I would not recommend such {bad} {domain}", "{domain}: {bad} and overpriced"),
+    "positive": ("these {domain} are {good}", "a {good} day, thanks to the {domain}",
+                 "I would recommend such {good} {domain}", "{domain}: {good} and worth it"),
+}  # fmt: skip
+WORDS = {
+    "bad": ("awful", "boring", "dirty", "disappointing", "dreadful", "poor", "useless"),
+    "good": ("brilliant", "charming", "delightful", "excellent", "lovely", "superb", "wonderful"),
+}
+
+
+def run(config: Config, lab: Lab) -> Iterator[Row]:
+    """Rows of images, then of texts."""
+    if config.backbone != "tiny":
+        lab.fetch(config.backbone)
+    items = [(config, seed) for seed in lab.seeds(config.seeds)]
+    for rows in lab.map(image_rows, items, description="Training on made-up domains of images"):
+        yield from rows
+    for seed in lab.seeds(min(config.text_seeds, config.seeds)):
+        yield from text_rows(lab, config, seed)
+
+
+def image_rows(lab: Lab, item: tuple[Config, int]) -> list[Row]:
+    """Every arm of one seed on every target."""
+    config, seed = item
+    data = load(config)
+    rng = np.random.default_rng(seed)
+    order = {name: rng.permutation(data.rows(name)) for name in data.domain_names}
+    tests = {name: rows[: config.test] for name, rows in order.items()}
+    eye = np.eye(len(data.label_names), dtype=np.float32)
+
+    def scores(images: np.ndarray, soft: np.ndarray, targets: Sequence[str]) -> dict[str, float]:
+        said = lab.fit(
+            functools.partial(network, backbone=config.backbone, width=config.width,
+                              classes=len(data.label_names)),
+            images, soft, seed=seed,
+            config=TrainConfig(epochs=config.epochs, batch_size=config.batch_size, dropout=True,
+                               learning_rate=config.learning_rate, schedule="constant"),
+            predict={name: np.asarray(data.inputs)[tests[name]] for name in targets},
+        ).probabilities  # fmt: skip
+        return {name: accuracy(said[name], data.labels[tests[name]]) for name in targets}
+
+    def real(names: Sequence[str], total: int) -> tuple[np.ndarray, np.ndarray]:
+        rows = np.concatenate([order[name][config.test :] for name in names])
+        kept = rows[matched_budget(data.domains[rows], min(total, len(rows)), seed=seed)]
+        kept = np.resize(kept, total)
+        return np.asarray(data.inputs)[kept], eye[data.labels[kept]]
+
+    made = lab.step(synthesise, config, seed)
+    plain = lab.step(render, config.size, [DomainSpec("plain")], [config.total], seed)
+    if config.pipeline:
+        plain = {**made, "domains": np.zeros_like(made["domains"])}  # the proposer's first domain
+    last = [name for name in data.domain_names if all(name not in each for each in config.sources)]
+    ceilings = {
+        name: scores(*real([name], config.total), [name])[name]
+        for name in data.domain_names if name not in config.sources[0]
+    }  # fmt: skip
+    found: list[Row] = []
+    for names in config.sources:
+        targets = [name for name in data.domain_names if name not in names]
+        alone = names == config.sources[0]
+        some = real(names, config.real)
+        arms = {("erm", 0): real(names, config.total)}
+        if alone:
+            arms["mixup", 0] = mixed(*real(names, config.total), config.mixup, rng)
+            arms["template", 0] = joined(some, share(plain, 1, config.total - config.real, eye))
+        for count in config.domains if alone else config.domains[-1:]:
+            extra = share(made, count, config.total - config.real, eye)
+            arms["extrapolated", count] = joined(some, extra)
+            if alone:
+                arms["synthetic", count] = share(made, count, config.total, eye)
+        said = {arm: scores(*examples, targets) for arm, examples in arms.items()}
+        most = config.domains[-1]
+        found += [
+            Row(
+                method=method, seed=seed, task="image", source="+".join(names), target=name,
+                domains=count, level="most" if count == most else "none" if not count else "fewer",
+                alone=alone, last=name in last, score=said[method, count][name],
+                floor=said["erm", 0][name], ceiling=ceilings[name],
+            )
+            for method, count in arms for name in targets
+        ]  # fmt: skip
+    return found
+
+
+def synthesise(config: Config, seed: int) -> dict[str, np.ndarray]:
+    """Images, class numbers and domain numbers; the first domains have enough to stand alone."""
+    most = max(config.domains)
+    wanted = [max(budget_shares(config.total, d)[0] for d in config.domains if d > k)
+              for k in range(most)]  # fmt: skip
+    if config.pipeline is None:
+        return render(config.size, digit_specs(most, seed=seed), wanted, seed)
+    if config.chat is None:
+        raise UserError("A text-to-image model needs a language model: --set chat=…")
+    chat, labels = LocalChat(config.chat), load(config).label_names
+    proposer = DomainProposer(chat, mode="dataset", max_tokens=config.max_tokens)
+    specs = proposer.propose(labels, n=most, seed=seed, known=load(config).domain_names)
+    maker = TextToImage(config.pipeline, writer=PromptWriter(chat), size=config.size)
+    return made_by(maker, specs, wanted, labels, seed)
+
+
+def render(size: int, specs: list[DomainSpec], wanted: list[int], seed: int) -> dict[str, Any]:
+    """Digits of these domains, as many of each as wanted."""
+    labels = tuple("0123456789")
+    return made_by(ProceduralSynthesiser(DigitRenderer(size)), specs, wanted, labels, seed)
+
+
+def made_by(
+    maker: Any, specs: list[DomainSpec], wanted: list[int], labels: Sequence[str], seed: int
+) -> dict[str, np.ndarray]:
+    """Images of each domain in turn, classes in equal shares."""
+    parts = []
+    for k, (spec, count) in enumerate(zip(specs, wanted, strict=False)):
+        per = -(-count // len(labels))
+        parts.append(
+            synthesise_domains(maker, [spec], labels, per_class=per, seed=1000 * seed + k).data
+        )
+    return {
+        "images": np.concatenate([np.asarray(part.inputs) for part in parts]),
+        "labels": np.concatenate([part.labels for part in parts]),
+        "domains": np.repeat(np.arange(len(parts)), [len(part) for part in parts]),
+    }
+
+
+def share(
+    made: dict[str, np.ndarray], domains: int, total: int, eye: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of the first domains, equal shares that make up the total."""
+    rows = np.flatnonzero(made["domains"] < domains)
+    kept = rows[matched_budget(made["domains"][rows], total)]
+    return made["images"][kept], eye[made["labels"][kept]]
+
+
+def joined(*parts: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Examples of several origins, one after another."""
+    return np.concatenate([x for x, _ in parts]), np.concatenate([y for _, y in parts])
+
+
+def mixed(
+    images: np.ndarray, soft: np.ndarray, alpha: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Every example mixed with another: interpolation, which makes no new domain."""
+    other, weight = rng.permutation(len(images)), rng.beta(alpha, alpha, len(images))
+    weight = weight.astype(np.float32)
+    by_image = weight.reshape(-1, *[1] * (images.ndim - 1))
+    return (
+        by_image * images + (1 - by_image) * images[other],
+        weight[:, None] * soft + (1 - weight[:, None]) * soft[other],
+    )
+
+
+def network(seed: int, *, backbone: str, width: int, classes: int) -> nn.Module:
+    """A classifier of images."""
+    if backbone == "tiny":
+        body: Any = TinyConvNet(3, width=width)
+    else:
+        from generality.models.pooled_resnet import PooledResNet
+
+        body = PooledResNet(backbone)
+    return Featurized(body, nn.Linear(body.features, classes))
+
+
+def load(config: Config) -> MultiDomain:
+    """The domains, kept in memory between calls."""
+    return _load(config.data_path, config.layout, config.size, config.per_domain)
+
+
+@functools.lru_cache(maxsize=1)
+def _load(path: str | None, layout: str | None, size: int, per_domain: int | None) -> MultiDomain:
+    if path is not None:
+        from generality.benchmarks.image_domains import image_domains  # needs the vision extra
+
+        return image_domains(path, layout=layout, size=size)
+    return digit_domains(("uci", "mnist", "mnist_over_photos"), size=size, per_domain=per_domain)
+
+
+def text_rows(lab: Lab, config: Config, seed: int) -> Iterator[Row]:
+    """Arms over texts: trained on film reviews and more, tested on products, news and tweets."""
+    data = sentiment_domains(balanced=True)
+    labels, rng = data.label_names, np.random.default_rng(seed)
+    order = {name: rng.permutation(data.rows(name)) for name in data.domain_names}
+    targets = data.domain_names[1:]
+    need = max(config.text_real, config.text_total)
+
+    def texts(rows: Any) -> tuple[list[str], np.ndarray]:
+        return [str(data.inputs[row]) for row in rows], data.labels[rows]
+
+    source = texts(order[data.domain_names[0]][: config.text_real])
+    specs = [DomainSpec(name) for name in rng.permutation(NAMES)[: config.text_domains]]
+    per_class = (config.text_total - config.text_real) // (2 * len(specs)) + 1
+    written = synthesise_domains(
+        TemplateSynthesiser(TEMPLATES, WORDS), specs, labels, per_class=per_class, seed=seed
+    ).data
+    extra = {"template": (specs, (list(written.inputs), written.labels))}
+    if config.chat is not None:
+        lab.fetch(config.chat)
+        extra["language-model"] = written_texts(lab, config, labels, seed, specs)
+    arms = {"erm": source, **{name: (source[0] + more[0], np.concatenate([source[1], more[1]]))
+                              for name, (_, more) in extra.items()}}  # fmt: skip
+
+    def scores(examples: tuple[list[str], np.ndarray], real: int, tested: Sequence[str]) -> Any:
+        origin = np.arange(len(examples[0])) >= real
+        rows = [np.flatnonzero(origin == k) for k in (False, True)]
+        wanted = (min(real, config.text_total), config.text_total - real)
+        kept = np.concatenate(
+            [np.resize(rows[0], config.text_total)] if not len(rows[1])
+            else [np.resize(each, n) for each, n in zip(rows, wanted, strict=True)]
+        )  # fmt: skip
+        X = lab.embed("minilm-l6", examples[0], max_length=64)[kept]
+        found = {}
+        for name in tested:
+            some, truth = texts(order[name][: config.text_test])
+            Z = lab.embed("minilm-l6", some, max_length=64)
+            found[name] = accuracy(lab.step(probed, X, examples[1][kept], Z, seed), truth)
+        return found
+
+    said = {name: scores(examples, len(source[0]), targets) for name, examples in arms.items()}
+    for name in targets:
+        own = texts(order[name][config.text_test : config.text_test + need])
+        ceiling = scores(own, len(own[0]), [name])[name]
+        for method in arms:
+            used, more = extra.get(method, ([], ([], None)))
+            near = domain_overlap(
+                [each.name for each in used], targets, lambda names: lab.embed("minilm-l6", names)
+            )["similarity"]
+            yield Row(
+                method=method, seed=seed, task="text", source=data.domain_names[0], target=name,
+                score=said[method][name], floor=said["erm"][name], ceiling=ceiling,
+                written=len(more[0]), overlap=float(near.max()) if len(near) else None,
+            )  # fmt: skip
+
+
+def written_texts(
+    lab: Lab, config: Config, labels: Sequence[str], seed: int, spare: list[DomainSpec]
+) -> tuple[list[DomainSpec], tuple[list[str], np.ndarray]]:
+    """A language model's domains, and its sentences in them; `spare` where it names none."""
+    chat = LocalChat(str(config.chat), device=lab.device)
+    proposer = DomainProposer(chat, kind="customer review", mode="dataset", reasoning=False,
+                              max_tokens=config.max_tokens, retries=0, lab=lab)  # fmt: skip
+    try:
+        specs = proposer.propose(labels, n=config.text_domains, seed=seed, known=("film",))
+    except UserError:
+        specs = spare
+    writer = TextSynthesiser(chat, max_tokens=config.max_tokens, rounds=1, lab=lab)
+    try:
+        made = synthesise_domains(
+            writer, specs, labels, per_class=config.text_per_class, seed=seed
+        ).data
+    except ValueError:  # not a sentence: the arm is plain training
+        return specs, ([], np.empty(0, int))
+    return specs, (list(made.inputs), made.labels)
+
+
+def probed(X: np.ndarray, y: np.ndarray, Z: np.ndarray, seed: int) -> np.ndarray:
+    """Class probabilities of Z by a linear probe trained on X."""
+    found: np.ndarray = SoftProbe(random_state=seed).fit(X, np.eye(2)[y]).predict_proba(Z)
+    return found
