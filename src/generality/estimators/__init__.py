@@ -32,6 +32,19 @@ from generality.estimators.invariant_projections import invariant_projections
 from generality.estimators.linear_head import as_head
 from generality.estimators.probe_ladder import ProbeLadder
 from generality.estimators.pseudo_label import PseudoLabel
+from generality.estimators.rich_features import (
+    DiscoveryRound,
+    agreement_rows,
+    correctness_groups,
+    discover,
+    distill_multi_head,
+    fit_group_dro,
+    fit_penalised,
+    hand_over,
+    mean_head,
+    predict_then_interpolate,
+    split_by_correctness,
+)
 from generality.estimators.shot import SHOT
 from generality.estimators.soft_probe import SoftProbe
 from generality.estimators.t3a import T3A
@@ -52,6 +65,7 @@ __all__ = [
     "AdaNPCBatchNorm",
     "ClusterRoute",
     "Disambiguation",
+    "DiscoveryRound",
     "DiscriminatorSelector",
     "DomainHeads",
     "DomainSelector",
@@ -78,14 +92,24 @@ __all__ = [
     "UnusableFeatures",
     "WeakToStrong",
     "adaptivity_gap",
+    "agreement_rows",
     "as_head",
     "bootstrap_chain",
+    "correctness_groups",
     "disambiguate",
+    "discover",
+    "distill_multi_head",
     "evaluate_online",
     "fedavg",
     "federated_vote",
     "fit_dbat",
     "fit_divdis",
+    "fit_group_dro",
+    "fit_penalised",
+    "hand_over",
     "invariant_projections",
+    "mean_head",
+    "predict_then_interpolate",
     "score_threshold",
+    "split_by_correctness",
 ]
