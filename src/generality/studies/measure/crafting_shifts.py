@@ -164,16 +164,18 @@ def seed_rows(lab: Lab, item: tuple[Config, int]) -> list[Row]:
     ):  # fmt: skip
         reports = selection_report(table, [*CRITERIA, "test"], "test", within=within)
         said = {each.criterion: each for each in reports}
-        ends = {"floor": said["plain"].score, "ceiling": said["test"].score}
+        ends = said["plain"].score, said["test"].score
         rows += [
             Row(
-                method=name, seed=seed, over=over, score=said[name].score, **ends,
-                rank_correlation=said[name].rank_correlation, value=float(copied[name].mean()),
+                method=name, seed=seed, over=over, score=said[name].score, floor=ends[0],
+                ceiling=ends[1], rank_correlation=said[name].rank_correlation, value=float(copied[name].mean()),
             )
             for name in CRITERIA
         ]  # fmt: skip
         random = float(table["test"].mean())
-        rows.append(Row(method="random", seed=seed, over=over, score=random, **ends))
+        rows.append(
+            Row(method="random", seed=seed, over=over, score=random, floor=ends[0], ceiling=ends[1])
+        )
     tuned = {
         name: selection_report(part, ["crafted"], "test")[0].score
         for name, part in table.groupby("method")
@@ -236,7 +238,7 @@ def candidates(config: Config, lab: Lab, seed: int) -> pd.DataFrame:
             name: accuracy(said[f"{setting['output']}/{name}"], labels[held]) for name in measured
         }
 
-    space = [
+    space: list[dict[str, Any]] = [
         {"method": method, "learning_rate": rate, "output": output}
         for method in config.methods
         for output in (["image", "edges", "mix-0.25", "mix-0.5", "mix-0.75"]
