@@ -611,7 +611,8 @@ def _label_count(labels: Tensor) -> int:
 def _optimizer(
     config: TrainConfig, model: nn.Module, trained: dict[str, Tensor], device: torch.device
 ) -> torch.optim.Optimizer:
-    without = set(model.no_weight_decay()) if hasattr(model, "no_weight_decay") else set()
+    exempt: Callable[[], list[str]] = getattr(model, "no_weight_decay", list)
+    without = set(exempt())
     groups: list[dict[str, Any]] = [
         {
             "params": [p for name, p in trained.items() if (name in without) == bare],
