@@ -88,8 +88,8 @@ def speed(entries: int, rounds: int) -> None:
         f"exact mode runs at {middle['product'] / middle['exact']:.0%} of the bare product's rate"
     )
     print(
-        f"the index makes {middle['exact'] / middle['index']:.1f} times the exact mode's predictions"
-        f" a second at recall {recall:.3f}, {same.float().mean():.1%} of predictions equal;"
+        f"the index makes {middle['exact'] / middle['index']:.1f} times the exact mode's"
+        f" predictions a second at recall {recall:.3f}, {same.float().mean():.1%} of predictions equal;"
         f" it took {built:.1f} s to build, {fast._inverted.index.nprobe} of"
         f" {fast._inverted.index.nlist} lists probed"
     )
