@@ -62,7 +62,7 @@ class Config:
 
     data_path: str | None = None  # a folder of images; None: digits
     layout: str | None = None  # of the folder, such as "PACS"
-    sources: tuple[tuple[str, ...], ...] = (("uci",), ("uci", "mnist"))  # others are targets
+    sources: tuple[str, ...] = ("uci", "uci+mnist")  # trained on; others are targets
     per_domain: int | None = 1500  # real images of each domain; None: all
     test: int = 500  # of them, drawn by the seed, for the test
     size: int = 28  # side of the images, pixels
@@ -100,7 +100,7 @@ SCALES = {
     ),
     "small": Config(),
     "full": Config(
-        data_path="PACS", layout="PACS", sources=(("photo",), ("photo", "art_painting", "cartoon")),
+        data_path="PACS", layout="PACS", sources=("photo", "photo+art_painting+cartoon"),
         per_domain=None, test=300, size=224, real=1000, total=6000, domains=(1, 4, 16), seeds=3,
         batch_size=32, learning_rate=5e-5, backbone="hf:microsoft/resnet-50",
         pipeline="stabilityai/sd-turbo", chat="hf:Qwen/Qwen2.5-7B-Instruct", text_seeds=3,
@@ -188,15 +188,16 @@ def image_rows(lab: Lab, item: tuple[Config, int]) -> list[Row]:
     plain = lab.step(render, config.size, [DomainSpec("plain")], [config.total], seed)
     if config.pipeline:
         plain = {**made, "domains": np.zeros_like(made["domains"])}  # the proposer's first domain
-    last = [name for name in data.domain_names if all(name not in each for each in config.sources)]
+    sources = [tuple(each.split("+")) for each in config.sources]
+    last = [name for name in data.domain_names if not any(name in each for each in sources)]
     ceilings = {
         name: scores(*real([name], config.total), [name])[name]
-        for name in data.domain_names if name not in config.sources[0]
+        for name in data.domain_names if name not in sources[0]
     }  # fmt: skip
     found: list[Row] = []
-    for names in config.sources:
+    for names in sources:
         targets = [name for name in data.domain_names if name not in names]
-        alone = names == config.sources[0]
+        alone = names == sources[0]
         some = real(names, config.real)
         arms = {("erm", 0): real(names, config.total)}
         if alone:
