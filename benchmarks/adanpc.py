@@ -90,8 +90,8 @@ def speed(entries: int, rounds: int) -> None:
     print(
         f"the index makes {middle['exact'] / middle['index']:.1f} times the exact mode's"
         f" predictions a second at recall {recall:.3f},"
-        f" {same.float().mean():.1%} of predictions equal; it took {built:.1f} s to build, {fast._inverted.index.nprobe} of"
-        f" {fast._inverted.index.nlist} lists probed"
+        f" {same.float().mean():.1%} of predictions equal; it took {built:.1f} s to build,"
+        f" {fast._inverted.index.nprobe} of {fast._inverted.index.nlist} lists probed"
     )
 
 
