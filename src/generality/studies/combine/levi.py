@@ -230,24 +230,25 @@ def methods(
 def cue_panel(config: Config, seed: int) -> Panel:
     """Sentiment of one domain with a word that gives the label away, mostly."""
     rng = np.random.default_rng(seed)
-    train, test = rows("train", max(config.train, config.target)), rows("test", config.test)
+    train, test = rows("train", config.train), rows("test", config.test)
+    target = rows("train", config.target)
 
-    def cued(data: MultiDomain, agree: float, count: int) -> Texts:
-        texts, labels = plain(data, config.source, count)
+    def cued(data: MultiDomain, agree: float) -> Texts:
+        texts, labels = plain(data, config.source)
         words = np.where(rng.random(len(labels)) < agree, labels, 1 - labels)
         return Texts([f"{t} {CUES[w]}" for t, w in zip(texts, words, strict=True)], labels)
 
     reverse = 1 - config.cue
     tests = {
-        "in-domain": cued(test, config.cue, config.test),
-        "cue-reversed": cued(test, reverse, config.test),
-        **{name: plain(test, name, config.test) for name in config.others},
+        "in-domain": cued(test, config.cue),
+        "cue-reversed": cued(test, reverse),
+        **{name: plain(test, name) for name in config.others},
     }
     targets = {
-        "cue-reversed": cued(train, reverse, config.train),
-        **{name: plain(train, name, config.target) for name in config.others},
+        "cue-reversed": cued(train, reverse),
+        **{name: plain(target, name) for name in config.others},
     }
-    return Panel(cued(train, config.cue, config.train), tests, targets)
+    return Panel(cued(train, config.cue), tests, targets)
 
 
 def sums_panel(config: Config) -> Panel:
@@ -269,15 +270,15 @@ def sums_panel(config: Config) -> Panel:
     )
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=3)
 def rows(split: str, count: int) -> MultiDomain:
-    """Balanced rows of every sentiment domain."""
+    """So many rows of every sentiment domain, half of each class."""
     return sentiment_domains(split=split, per_domain=count, balanced=True)
 
 
-def plain(data: MultiDomain, domain: str, count: int) -> Texts:
-    """The first texts of a domain as they are."""
-    chosen = data.take(data.rows(domain)[:count])
+def plain(data: MultiDomain, domain: str) -> Texts:
+    """A domain's texts as they are."""
+    chosen = data.take(data.rows(domain))
     return Texts(list(chosen.inputs), chosen.labels)
 
 

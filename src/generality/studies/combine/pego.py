@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from generality.benchmarks import load_benchmark
+from generality.benchmarks import sentiment_domains
 from generality.claims import Claim, Row, greater, less
 from generality.errors import UserError
 from generality.lab import Lab, TrainConfig
@@ -83,7 +83,7 @@ SCALES = {
     "small": Config(),
     "full": Config(
         model="hf:google-bert/bert-base-uncased", layer=12,
-        targets=("movie", "amazon", "nyt", "tweets"), train=1200, validation=300, test=500,
+        targets=("movie", "amazon", "nyt", "tweets"), train=450, validation=300, test=500,
         max_length=128, rank=4, lambdas=(1e-4, 1e-3, 1e-2), epochs=20, batch_size=96,
         adapter_learning_rate=5e-4, full_learning_rate=2e-5,
     ),
@@ -199,14 +199,10 @@ def leave_out(config: Config, target: str) -> tuple[Labelled, Labelled, dict[str
     sources = [name for name in config.sources if name != target]
 
     def rows(domains: list[str], split: str, count: int) -> Labelled:
-        texts: list[str] = []
-        labels: list[int] = []
-        for domain in domains:
-            data = load_benchmark("sentiment", domain=domain, balanced=True).splits[split]
-            data = data.select(range(min(count, len(data))))
-            texts += data["text"][:]
-            labels += data["label"][:]
-        return texts, np.array(labels)
+        # drawn, half of each class: the file of movie snippets is sorted by rating
+        data = sentiment_domains(split=split, per_domain=count, balanced=True)
+        chosen = data.take(np.concatenate([data.rows(domain) for domain in domains]))
+        return list(chosen.inputs), chosen.labels
 
     tests = {
         "source": rows(sources, "test", config.validation),
