@@ -269,8 +269,8 @@ def distill_multi_head(
         first = module(seed)
         if not isinstance(first, Featurized):
             raise ValueError("module builds a Featurized(featurizer, head)")
-        others = [module(seed + k * _SEEDS_APART).head for k in range(1, len(rounds))]
-        return MultiHead(first.featurizer, [first.head, *others])
+        heads = [module(seed + k * _SEEDS_APART).get_submodule("head") for k in range(len(rounds))]
+        return MultiHead(first.featurizer, heads)
 
     def imitate(
         network: Any, examples: tuple[Tensor, ...], memory: Memory
@@ -298,8 +298,7 @@ def agreement_rows(
     [1, 1]
     """
     rng = np.random.default_rng(seed)
-    alike = correct.all(0) | ~correct.any(0)
-    n = len(alike)
+    alike, n = correct.all(0) | ~correct.any(0), correct.shape[1]
     sides = [np.flatnonzero(alike), np.flatnonzero(~alike)]
     counts = [n // 2, n - n // 2] if len(sides[0]) and len(sides[1]) else [len(s) for s in sides]
     drawn = [rng.choice(s, c) for s, c in zip(sides, counts, strict=True) if c]
@@ -371,8 +370,8 @@ def fit_penalised(
     """
     x, y = _per_replica(inputs, labels, len(seeds))
     rows = torch.as_tensor(_domain_rows(domains, y, seeds))
-    models = starts(module, seeds)
-    if not all(isinstance(model, Featurized) for model in models):
+    models = [model for model in starts(module, seeds) if isinstance(model, Featurized)]
+    if len(models) < len(seeds):
         raise ValueError("the network is a Featurized(featurizer, head)")
     measure = domain_penalty(penalty) if isinstance(penalty, str) else penalty
     count = len(seeds)
@@ -539,12 +538,12 @@ def _domain_rows(
 
 @torch.inference_mode()
 def _own_features(
-    models: Sequence[nn.Module], inputs: Tensor, device: str | torch.device | None
+    models: Sequence[Featurized], inputs: Tensor, device: str | torch.device | None
 ) -> Float[Tensor, "replicas n features"]:
     """What every model's featurizer, in eval mode, makes of its own inputs."""
     found = []
     for model, own in zip(models, inputs, strict=True):
-        body = copy.deepcopy(model.get_submodule("featurizer")).eval().to(device or own.device)
+        body = copy.deepcopy(model.featurizer).eval().to(device or own.device)
         like = next(body.parameters(), torch.empty(0, device=device or own.device))
         found.append(torch.cat([body(prepared(part, like)).cpu() for part in own.split(4096)]))
     return torch.stack(found).clone()

@@ -252,7 +252,7 @@ def accuracies(logits: Any, own: dict[str, np.ndarray]) -> tuple[np.ndarray, np.
         .reshape(len(own["y"]), 1, environments, -1)
         .mean(-1)
         for name, environments in (("held", 2), ("test", len(TESTS)))
-    )  # type: ignore[return-value]
+    )
 
 
 def knobs(data: str, options: dict[str, Any]) -> tuple[Any, dict[str, Any], int, int]:
