@@ -158,7 +158,7 @@ def seed_rows(lab: Lab, item: tuple[Config, int]) -> list[Row]:
     rows = [
         Row({"seed": seed, "over": "candidate", **row}) for row in shown.to_dict("records")
     ]  # fmt: skip
-    copied = table[table["method"].isin([name for name, (yes, _) in METHODS.items() if yes])]
+    copied = table[table["method"].str.startswith("augmented")].mean(numeric_only=True)
     for over, within in (
         ("everything", []), ("method", ["learning_rate"]), ("learning rate", ["method", "output"]),
     ):  # fmt: skip
@@ -168,7 +168,7 @@ def seed_rows(lab: Lab, item: tuple[Config, int]) -> list[Row]:
         rows += [
             Row(
                 method=name, seed=seed, over=over, score=said[name].score, floor=ends[0],
-                ceiling=ends[1], rank_correlation=said[name].rank_correlation, value=float(copied[name].mean()),
+                ceiling=ends[1], rank_correlation=said[name].rank_correlation, value=copied[name],
             )
             for name in CRITERIA
         ]  # fmt: skip
