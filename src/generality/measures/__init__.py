@@ -11,6 +11,7 @@ from generality.measures.accuracy import accuracy, harden
 from generality.measures.agreement import Agreement, student_supervisor_agreement
 from generality.measures.agreement_score import agreement_score, hypothesis_similarity
 from generality.measures.augmented_validation import augmented_validation
+from generality.measures.base_to_new import BaseToNew, base_to_new, harmonic_mean
 from generality.measures.calibration import ece
 from generality.measures.domain_overlap import domain_overlap
 from generality.measures.failure_drivers import failure_drivers
@@ -32,6 +33,7 @@ from generality.measures.randomized_score import (
     simplicity_bias_index,
 )
 from generality.measures.selection_report import CriterionReport, selection_report
+from generality.measures.shift_report import PairedComparison, ShiftReport, wilson_interval
 from generality.measures.single_source_matrix import single_source_matrix
 from generality.measures.subspace_overlap import subspace_overlap
 from generality.measures.truncation_curve import TruncationPoint, truncation_curve
@@ -45,11 +47,14 @@ from generality.measures.view_contributions import ViewContributions, view_contr
 
 __all__ = [
     "Agreement",
+    "BaseToNew",
     "CriterionReport",
     "FlipReport",
     "GroupAudit",
     "Moments",
+    "PairedComparison",
     "RandomizedScores",
+    "ShiftReport",
     "TruncationPoint",
     "UniversalPerturbation",
     "ViewContributions",
@@ -57,6 +62,7 @@ __all__ = [
     "agreement_score",
     "auc_interval",
     "augmented_validation",
+    "base_to_new",
     "delong",
     "domain_overlap",
     "ece",
@@ -64,6 +70,7 @@ __all__ = [
     "flip_report",
     "group_effect",
     "harden",
+    "harmonic_mean",
     "hypothesis_similarity",
     "invariance_residual",
     "invariant_subsets",
@@ -85,4 +92,5 @@ __all__ = [
     "universal_perturbation",
     "view_contributions",
     "violation_rates",
+    "wilson_interval",
 ]
