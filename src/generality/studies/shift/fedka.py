@@ -65,8 +65,8 @@ class Config:
     """Every knob of the study."""
 
     seeds: int = 5
-    targets: tuple[str, ...] = ("mnist_over_photos", "uci")  # styles of digits
-    text_targets: tuple[str, ...] = ("movie", "amazon", "nyt", "tweets")
+    targets: tuple[str, ...] = ("mnist_over_photos",)  # styles of digits
+    text_targets: tuple[str, ...] = ("movie", "tweets")
     methods: tuple[str, ...] = ("isolated", *METHODS, "pooled-dann")
     layout: str | None = None  # of `data_path`, see `read_images`
     data_path: str | None = None  # folder of 28-pixel images by domain and class; None: the digits
