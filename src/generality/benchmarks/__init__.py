@@ -14,6 +14,12 @@ on its place in a file or on options. Images and feature vectors that fit into m
 
 from generality.benchmarks.augmentation_bank import AugmentationBank, table_bank, text_bank
 from generality.benchmarks.benchmark import BENCHMARKS, Benchmark, Shift, load_benchmark
+from generality.benchmarks.cluster_tasks import (
+    ClusterTasks,
+    Episode,
+    cluster_names,
+    cluster_tasks,
+)
 from generality.benchmarks.colored_digits import colored_digits, inverse_colored_digits
 from generality.benchmarks.corruptions import CORRUPTIONS, corrupt_inputs
 from generality.benchmarks.digits import digit_domains, digits
@@ -47,8 +53,10 @@ __all__ = [
     "CORRUPTIONS",
     "AugmentationBank",
     "Benchmark",
+    "ClusterTasks",
     "DomainFinding",
     "DomainReport",
+    "Episode",
     "Leaks",
     "LinearSEM",
     "MultiDomain",
@@ -59,6 +67,8 @@ __all__ = [
     "TransferTask",
     "balance",
     "check_domains",
+    "cluster_names",
+    "cluster_tasks",
     "colored_digits",
     "corrupt_inputs",
     "digit_domains",

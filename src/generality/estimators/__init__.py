@@ -30,6 +30,7 @@ from generality.estimators.gradient_boosted_head import (
 from generality.estimators.hypotheses import Hypotheses, fit_dbat, fit_divdis
 from generality.estimators.invariant_projections import invariant_projections
 from generality.estimators.linear_head import as_head
+from generality.estimators.meta_train import MetaHistory, MetaTask, adapt, meta_train
 from generality.estimators.probe_ladder import ProbeLadder
 from generality.estimators.pseudo_label import PseudoLabel
 from generality.estimators.rich_features import (
@@ -79,6 +80,8 @@ __all__ = [
     "GradientBoostedHeadRegressor",
     "Hypotheses",
     "Local",
+    "MetaHistory",
+    "MetaTask",
     "NearestAugment",
     "OnlineScore",
     "ProbeLadder",
@@ -91,6 +94,7 @@ __all__ = [
     "TestTimeAdapter",
     "UnusableFeatures",
     "WeakToStrong",
+    "adapt",
     "adaptivity_gap",
     "agreement_rows",
     "as_head",
@@ -109,6 +113,7 @@ __all__ = [
     "hand_over",
     "invariant_projections",
     "mean_head",
+    "meta_train",
     "predict_then_interpolate",
     "score_threshold",
     "split_by_correctness",

@@ -25,9 +25,15 @@ if TYPE_CHECKING:
         style_parameters,
     )
     from generality.modules.fused_qkv import split_qkv
+    from generality.modules.gradient_regulator import (
+        GradientRegulator,
+        RegulatedOptimizer,
+        gradient_cosine,
+    )
     from generality.modules.layerwise_ensemble import LayerwiseEnsemble, layerwise_loss
     from generality.modules.linear_probe import probe_head
     from generality.modules.lora_group import LoRAGroup
+    from generality.modules.soft_prompt import SoftPrompt
     from generality.modules.tiny_text_encoder import TinyTextEncoder
     from generality.modules.truncatable_mlp import TruncatableMLP
 
@@ -35,11 +41,15 @@ __all__ = [
     "DualViewClassifier",
     "EdgeView",
     "FeatureStatPerturb",
+    "GradientRegulator",
     "LayerwiseEnsemble",
     "LoRAGroup",
+    "RegulatedOptimizer",
+    "SoftPrompt",
     "TinyTextEncoder",
     "TruncatableMLP",
     "dual_view_loss",
+    "gradient_cosine",
     "insert_after",
     "layerwise_loss",
     "probe_head",
@@ -56,10 +66,14 @@ __getattr__, __dir__ = lazy_names(
         "dual_view_loss": "edge_view",
         "view_outputs": "edge_view",
         "FeatureStatPerturb": "feature_stat_perturb",
+        "GradientRegulator": "gradient_regulator",
         "LayerwiseEnsemble": "layerwise_ensemble",
         "LoRAGroup": "lora_group",
+        "RegulatedOptimizer": "gradient_regulator",
+        "SoftPrompt": "soft_prompt",
         "TinyTextEncoder": "tiny_text_encoder",
         "TruncatableMLP": "truncatable_mlp",
+        "gradient_cosine": "gradient_regulator",
         "insert_after": "feature_stat_perturb",
         "layerwise_loss": "layerwise_ensemble",
         "probe_head": "linear_probe",
