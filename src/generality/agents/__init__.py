@@ -1,0 +1,72 @@
+"""Models that are asked in words, and what to make of what they say.
+
+What belongs here: questions with a fixed set of answers, readers of free text, and backends that
+turn a model (a causal or multimodal one, a pair of encoders, an endpoint) into something that
+answers; later, loops in which a model acts and sees what came of it. What does not: the one
+callable for talking (`generality.models.Chat`), scores of the answers (`measures`), data
+(`benchmarks`). To add a backend: a class with `predict(task, demos)` and a `fingerprint` that names
+its weights and settings, and a test in which it answers.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from generality.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from generality.agents.choice import (
+        Choice,
+        ChoiceModel,
+        ChoiceTask,
+        Demo,
+        parse_choice,
+        parse_confidence,
+    )
+    from generality.agents.choice_cases import (
+        paired_failures,
+        perturb,
+        select_demos,
+        stratified_cases,
+    )
+    from generality.agents.choice_models import ChatChoice, NameSimilarity, OptionLikelihood
+    from generality.agents.vision_choice import ClipZeroShot, VisionChat
+
+__all__ = [
+    "ChatChoice",
+    "Choice",
+    "ChoiceModel",
+    "ChoiceTask",
+    "ClipZeroShot",
+    "Demo",
+    "NameSimilarity",
+    "OptionLikelihood",
+    "VisionChat",
+    "paired_failures",
+    "parse_choice",
+    "parse_confidence",
+    "perturb",
+    "select_demos",
+    "stratified_cases",
+]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "ChatChoice": "choice_models",
+        "Choice": "choice",
+        "ChoiceModel": "choice",
+        "ChoiceTask": "choice",
+        "ClipZeroShot": "vision_choice",
+        "Demo": "choice",
+        "NameSimilarity": "choice_models",
+        "OptionLikelihood": "choice_models",
+        "VisionChat": "vision_choice",
+        "paired_failures": "choice_cases",
+        "parse_choice": "choice",
+        "parse_confidence": "choice",
+        "perturb": "choice_cases",
+        "select_demos": "choice_cases",
+        "stratified_cases": "choice_cases",
+    },
+)
