@@ -165,7 +165,7 @@ class RegulatedOptimizer(torch.optim.Optimizer):
         self.state, self.param_groups = base.state, base.param_groups
         self.cosines: list[float] = []
 
-    def step(self, closure: Callable[[], float] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
         """Regulate every gradient, then let the optimiser step; the closure's loss, if any."""
         loss = None
         if closure is not None:
