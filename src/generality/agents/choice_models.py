@@ -247,7 +247,10 @@ class ChatChoice:
                     {"role": "user", "content": _content(item, task.ask(index))},
                     {"role": "assistant", "content": f"Answer Choice: [{label}]"},
                 ]
-            question = {"role": "user", "content": _content(task.items[index], task.ask(index))}
+            question: Any = {
+                "role": "user",
+                "content": _content(task.items[index], task.ask(index)),
+            }
             found.append(read(self.chat([*messages, question], **self.options), task.classes))
         return found
 

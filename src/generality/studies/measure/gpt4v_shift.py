@@ -1,0 +1,321 @@
+"""How well do zero-shot models that choose among named classes stand shifts, and do examples help?
+
+Protocol (Han et al. 2023, arXiv 2312.07424). Cases are drawn for every domain and class; models
+choose one of the full list of classes; accuracy is by domain, with disturbed cases beside clean
+ones and with a few labelled examples of a source domain before the question. Two panels, both with
+fixed models. Sentiment of four kinds of texts: a language model by the likelihood of the options
+("lm", and "lm-calibrated" with its liking for a class taken out), nearness of class names
+("names", "names-template", the analogue of CLIP) and a linear probe on one source domain. Digits in
+four styles: the nearest class mean of image features from each source style. Floor: for texts the
+likelier class, for images chance. Ceiling: a probe trained on other cases of the target.
+
+Differences from the paper, each with its effect: no multimodal chat model runs here, so a small
+language model stands for GPT-4V and a sentence encoder for CLIP, and claims about the models'
+ranks are about these; answers are scored by likelihood and none is unanswered; digits and short
+texts in place of natural and medical images; typing errors stand for noise in texts, and there is
+no style transfer by diffusion. Examples are never of the target domain, as in the paper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from generality.agents import (
+    ChoiceTask,
+    NameSimilarity,
+    OptionLikelihood,
+    perturb,
+    select_demos,
+    stratified_cases,
+)
+from generality.benchmarks import MultiDomain, digit_domains, sentiment_domains
+from generality.claims import Claim, Row, greater, monotone
+from generality.errors import UserError, unknown
+from generality.lab import Lab
+from generality.measures import ShiftReport
+from generality.models.identity import model_identity
+from generality.studies.study import Paper
+
+PAPER = Paper(
+    "How Well Does GPT-4V(ision) Adapt to Distribution Shifts? A Preliminary Investigation",
+    arxiv="2312.07424", year=2023,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every knob of the study."""
+
+    seeds: int = 5  # draws of cases, examples and noise
+    panels: tuple[str, ...] = ("texts", "images")
+    lm: str | None = "smollm2-135m"  # None leaves the language model out
+    lm_seeds: int = 3
+    lm_per_cell: int = 5  # cases of a domain and class for the language model
+    shots: tuple[int, ...] = (0, 2)  # examples before the question
+    encoder: str = "minilm-l6"
+    per_cell: int = 60  # cases of a domain and class
+    characters: int = 160  # longest text taken
+    source: str = "movie"  # of the probe; the first other domain gives the examples to it
+    typos: tuple[float, ...] = (0.0, 0.05, 0.1)  # share of letters
+    backbone: str = "efficientnet-lite0"
+    styles: tuple[str, ...] = ("mnist", "uci", "fonts", "mnist_over_photos")
+    means_per_class: int = 10  # labelled source images for each class mean
+    images_per_cell: int = 4  # cases of a style and digit
+    pixels: int = 64  # side of an image as the backbone sees it
+    noise: tuple[float, ...] = (0.0, 0.01, 0.05, 0.1)  # variance
+
+    def __post_init__(self) -> None:
+        for panel in self.panels:
+            if panel not in ("texts", "images"):
+                raise unknown("panel", panel, ("texts", "images"))
+        if self.lm_per_cell > self.per_cell or 0.0 not in (*self.typos, *self.noise):
+            raise UserError("The language model's cases are among all cases; 0 is an amount.")
+
+
+SCALES = {
+    "smoke": Config(
+        seeds=2, lm=None, per_cell=6, lm_per_cell=1, typos=(0.0, 0.1), styles=("mnist", "uci"),
+        means_per_class=1, images_per_cell=1, pixels=32, noise=(0.0, 0.1),
+    ),
+    "small": Config(),
+    "full": Config(
+        lm="hf:Qwen/Qwen2.5-7B-Instruct", lm_seeds=5, lm_per_cell=60, shots=(0, 2, 4),
+        characters=400, means_per_class=20, images_per_cell=20, pixels=224,
+    ),
+}  # fmt: skip
+
+CLEAN, TEXTS, IMAGES = {"amount": 0.0}, {"panel": "texts"}, {"panel": "images"}
+ASKED = {**TEXTS, **CLEAN, "cases": "lm", "shots": 0}
+OFF_SOURCE = {**TEXTS, "shots": 0, "cases": "all", "shifted": True}
+CLAIMS = (
+    Claim(
+        "A language model asked in words beats nearness of class names",
+        greater("lm", "names", where=ASKED),
+        paper_says="GPT-4V above CLIP on most natural sets",
+    ),
+    Claim(
+        "It has half or more of the cases right that nearness of names gets wrong",
+        greater("lm", 0.5, on="rescued", where=ASKED),
+        paper_says="GPT-4V is often right where CLIP fails",
+    ),
+    Claim(
+        "Two examples of another domain raise its accuracy",
+        greater(2, 0, by="shots", where={**TEXTS, **CLEAN, "cases": "lm", "method": "lm"}),
+        paper_says="in-context examples of the source help on the target",
+    ),
+    Claim(
+        "A template around the class names helps nearness of names",
+        greater("names-template", "names", where={**OFF_SOURCE, **CLEAN}),
+    ),
+    Claim(
+        "A probe trained on one source domain beats nearness of names elsewhere",
+        greater("probe", "names", where={**OFF_SOURCE, **CLEAN}),
+    ),
+    Claim(
+        "Typing errors cost nearness of names accuracy",
+        monotone("amount", direction="decreasing", where={**OFF_SOURCE, "method": "names"}),
+    ),
+    Claim(
+        "Noise costs class means of image features accuracy on other styles",
+        monotone("amount", direction="decreasing", where={**IMAGES, "shifted": True}),
+        paper_says="Gaussian noise lowers every model",
+    ),
+    Claim(
+        "Class means score lower on other styles than on their own",
+        greater("class-means", 0.0, on="lost", where={**IMAGES, **CLEAN, "shifted": True}),
+    ),
+)  # fmt: skip
+
+
+def run(config: Config, lab: Lab) -> Iterator[Row]:
+    """Rows of every panel, seed, method, number of examples, disturbance and domain."""
+    for seed in lab.seeds(config.seeds):
+        if "texts" in config.panels:
+            yield from texts(config, lab, seed)
+        if "images" in config.panels:
+            yield from images(config, lab, seed)
+
+
+def texts(config: Config, lab: Lab, seed: int) -> Iterator[Row]:
+    """Sentiment of the test rows; examples and probes come from the training rows."""
+    train, held = (brief(sentiment_domains(split=s), config.characters) for s in ("train", "test"))
+    cases = held.take(stratified_cases(held, per_cell=config.per_cell, seed=seed))
+    few = stratified_cases(cases, per_cell=config.lm_per_cell, seed=seed)
+    named = {"names": None, "names-template": "This text is {}."}
+    known = np.asarray(lab.embed(config.encoder, train.inputs, max_length=64))
+    source = train.rows(config.source)
+    own = {name: train.rows(name) for name in train.domain_names}
+    for amount in config.typos:
+        asked = list(perturb(cases.inputs, "typos", amount, seed=seed))
+        seen = np.asarray(lab.embed(config.encoder, asked, max_length=64))
+        said = {
+            name: lab.step(
+                nearest_names, config.encoder, model_identity(config.encoder), template,
+                seen, cases.label_names,
+            )
+            for name, template in named.items()
+        }  # fmt: skip
+        said["probe"] = lab.step(probe, known[source], train.labels[source], seen)
+        best = np.zeros(len(cases), np.int64)
+        for name, rows in own.items():
+            mine = cases.rows(name)
+            best[mine] = lab.step(probe, known[rows], train.labels[rows], seen[mine])
+        factors = {"seed": seed, "panel": "texts", "disturbance": "typos", "amount": amount}
+        extra = {"shots": 0, "cases": "all"}
+        yield from rows_of(cases, said, best, config.source, {**factors, **extra})
+        if config.lm is None or seed >= config.lm_seeds:
+            continue
+        part = cases.take(few)
+        few_said = {name: np.asarray(labels)[few] for name, labels in said.items()}
+        for shots in config.shots if amount == 0 else config.shots[:1]:
+            demos = source_demos(train, part, shots, seed)
+            answers = lab.step(
+                likeliest_names, config.lm, model_identity(config.lm),
+                [asked[i] for i in few], part.label_names, demos,
+            )  # fmt: skip
+            also = few_said if shots == 0 else {}
+            extra = {"shots": shots, "cases": "lm"}
+            yield from rows_of(
+                part, {**answers, **also}, best[few], config.source, {**factors, **extra},
+                reference=few_said["names"],
+            )  # fmt: skip
+
+
+def images(config: Config, lab: Lab, seed: int) -> Iterator[Row]:
+    """Digits of every style by class means from each style."""
+    from generality.models.vision_backbone import VisionBackbone
+
+    per_cell = config.images_per_cell + config.means_per_class
+    drawn = digit_domains(config.styles, size=config.pixels, per_domain=20 * per_cell, seed=seed)
+    kept = drawn.take(stratified_cases(drawn, per_cell=per_cell, seed=seed))
+    nth = np.zeros(len(kept), np.int64)
+    for cell in np.unique(10 * kept.domains + kept.labels):
+        mine = 10 * kept.domains + kept.labels == cell
+        nth[mine] = np.arange(mine.sum())
+    shown, cases = (
+        kept.take(nth < config.means_per_class),
+        kept.take(nth >= config.means_per_class),
+    )
+    lab.fetch(config.backbone)
+    network = VisionBackbone(config.backbone).to(lab.device).eval()
+
+    def features(pixels: Any) -> np.ndarray:
+        found: np.ndarray = lab.step(encode, network, np.asarray(pixels))
+        return found
+
+    known = features(shown.inputs)
+    for amount in config.noise:
+        seen = features(perturb(cases.inputs, "gaussian_noise", amount, seed=seed))
+        best = np.zeros(len(cases), np.int64)
+        answers = {}
+        for style in config.styles:
+            rows, mine = shown.rows(style), cases.rows(style)
+            best[mine] = lab.step(probe, known[rows], shown.labels[rows], seen[mine])
+            answers[style] = lab.step(nearest_means, known[rows], shown.labels[rows], seen)
+        for style, labels in answers.items():
+            factors = {
+                "seed": seed, "panel": "images", "disturbance": "noise", "amount": amount,
+                "shots": 0, "cases": "all", "source": style,
+            }  # fmt: skip
+            yield from rows_of(cases, {"class-means": labels}, best, style, factors)
+
+
+def rows_of(
+    cases: MultiDomain, said: dict[str, Any], best: np.ndarray, source: str,
+    factors: dict[str, Any], reference: Any = None,
+) -> Iterator[Row]:  # fmt: skip
+    """A row for every model and domain, from a `ShiftReport` of all of them."""
+    names = [cases.domain_names[i] for i in cases.domains]
+    everyone = {**said, "_best": best, **({} if reference is None else {"_names": reference})}
+    answers = {model: list(np.asarray(labels)) for model, labels in everyone.items()}
+    report = ShiftReport(cases.labels, answers, names)
+    table = report.by("domain").set_index(["model", "domain"])
+    for model in said:
+        for domain in cases.domain_names:
+            cell, mine = table.loc[(model, domain)], cases.labels[cases.rows(domain)]
+            yield Row(
+                method=model, score=float(cell["accuracy"]),
+                floor=float(np.bincount(mine).max() / len(mine)),
+                ceiling=float(table.loc[("_best", domain)]["accuracy"]),
+                target=domain, shifted=domain != source,
+                lost=float(table.loc[(model, source)]["accuracy"] - cell["accuracy"]),
+                low=float(cell["low"]), high=float(cell["high"]),
+                rescued=None if reference is None else report.rescue_rate(model, "_names"),
+                **factors,
+            )  # fmt: skip
+
+
+def brief(data: MultiDomain, characters: int) -> MultiDomain:
+    """The texts that are not longer."""
+    return data.take([len(text) <= characters for text in data.inputs])
+
+
+def source_demos(
+    train: MultiDomain, cases: MultiDomain, shots: int, seed: int
+) -> list[list[tuple[str, str]]]:
+    """Examples before every case, from the domain after its own."""
+    found: list[list[tuple[str, str]]] = []
+    for index, domain in enumerate(cases.domains):
+        other = train.domain_names[(int(domain) + 1) % len(train.domain_names)]
+        pool = train.take(train.rows(other))
+        [shown] = select_demos(pool, [cases.inputs[index]], shots, seed=seed * len(cases) + index)
+        found.append([(str(demo.item), demo.label) for demo in shown])
+    return found
+
+
+def likeliest_names(
+    model: str, identity: str, items: list[str], classes: tuple[str, ...],
+    demos: list[list[tuple[str, str]]],
+) -> dict[str, np.ndarray]:  # fmt: skip
+    """Class ids by a language model, as it is and without its liking for a class."""
+    from generality.agents import Demo
+
+    task = ChoiceTask(items, classes, item_name="Review", answer_name="Sentiment")
+    shown = [[Demo(*demo) for demo in each] for each in demos]
+    found = {}
+    for name, neutral in (("lm", None), ("lm-calibrated", "N/A")):
+        chosen = OptionLikelihood(model, neutral=neutral).predict(task, shown)
+        found[name] = np.array([classes.index(str(choice.label)) for choice in chosen])
+    return found
+
+
+def nearest_names(
+    encoder: str, identity: str, template: str | None, items: np.ndarray, classes: tuple[str, ...]
+) -> np.ndarray:
+    """Class ids by the nearest name, for items that are encoded already."""
+    model = NameSimilarity(encoder, template=template, encode_items=np.asarray)
+    chosen = model.predict(ChoiceTask(items, classes))  # type: ignore[arg-type]
+    return np.array([classes.index(str(choice.label)) for choice in chosen])
+
+
+def probe(known: np.ndarray, labels: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """Class ids by logistic regression."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    fitted = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=500))
+    return np.asarray(fitted.fit(known, labels).predict(seen))
+
+
+def nearest_means(known: np.ndarray, labels: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """Class ids by the cosine to each class's mean feature."""
+    means = np.stack([known[labels == label].mean(0) for label in range(int(labels.max()) + 1)])
+    return np.asarray((seen @ (means / np.linalg.norm(means, axis=1, keepdims=True)).T).argmax(1))
+
+
+def encode(network: Any, pixels: np.ndarray) -> np.ndarray:
+    """Features of images, 64 at a time."""
+    import torch
+
+    device = next(network.parameters()).device
+    with torch.inference_mode():
+        parts = [
+            network(torch.from_numpy(pixels[start : start + 64]).to(device)).cpu().numpy()
+            for start in range(0, len(pixels), 64)
+        ]
+    return np.concatenate(parts)
