@@ -62,14 +62,14 @@ class Config:
     layout: str | None = None  # of the folder, such as "PACS"; None: a folder a domain and class
     source: str = "mnist"  # the domain trained on; the others are the test
     size: int = 28  # side of the images, pixels
-    pool: int | None = 1200  # source images, for training and validation; None: all
+    pool: int | None = 1800  # source images, for training and validation; None: all
     validation: int = 300  # of them, drawn by the seed, held out
     per_target: int | None = 400  # test images of each other domain
     seeds: int = 5
     methods: tuple[str, ...] = tuple(METHODS)
     learning_rates: tuple[float, ...] = (3e-4, 2e-3, 1e-2)
-    epochs: float = 5
-    batch_size: int = 64
+    epochs: float = 6
+    batch_size: int = 32
     optimizer: Literal["adam", "sgd"] = "adam"  # sgd has momentum 0.9
     schedule: Literal["constant", "exponential"] = "constant"
     lam: float = 1.0  # weight of the edge map's loss

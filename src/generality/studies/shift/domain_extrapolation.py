@@ -70,9 +70,9 @@ class Config:
     total: int = 3000  # images of every arm
     domains: tuple[int, ...] = (1, 4, 16)  # made-up domains
     seeds: int = 5
-    epochs: float = 4
-    batch_size: int = 64
-    learning_rate: float = 1e-3  # of Adam, constant
+    epochs: float = 6
+    batch_size: int = 32
+    learning_rate: float = 3e-3  # of Adam, constant
     width: int = 16  # channels of the network's first block
     backbone: str = "tiny"  # "tiny": three convolutions from scratch; else a pretrained ResNet
     mixup: float = 0.2  # both parameters of its Beta distribution
