@@ -62,7 +62,7 @@ class Config:
     layout: str | None = None  # of the folder, such as "PACS"; None: a folder a domain and class
     source: str = "mnist"  # the domain trained on; the others are the test
     size: int = 28  # side of the images, pixels
-    pool: int | None = 1800  # source images, for training and validation; None: all
+    pool: int | None = 1700  # source images, for training and validation; None: all
     validation: int = 300  # of them, drawn by the seed, held out
     per_target: int | None = 400  # test images of each other domain
     seeds: int = 5
