@@ -144,7 +144,7 @@ def parse_confidence(text: str) -> float | None:
     (0.9, None)
     """
     match = re.search(
-        r"confidence(?:\s+score)?\W*?:[^\d\n-]*(\d*\.?\d+)\s*(%?)", text, flags=re.IGNORECASE
+        r"confidence(?:\s+score)?\W*?:[^\d\n.-]*(\d*\.?\d+)\s*(%?)", text, flags=re.IGNORECASE
     )
     if match is None:
         return None
