@@ -58,8 +58,9 @@ class Config:
     shots: tuple[int, ...] = (0, 2)  # examples before the question
     encoder: str = "minilm-l6"
     per_cell: int = 60  # cases of a domain and class
+    train_per_cell: int = 150  # training rows of a domain and class, for probes and examples
     characters: int = 160  # longest text taken
-    source: str = "movie"  # of the probe; the first other domain gives the examples to it
+    source: str = "movie"  # of the probe; examples come from the domain after the case's
     typos: tuple[float, ...] = (0.0, 0.05, 0.1)  # share of letters
     backbone: str = "efficientnet-lite0"
     styles: tuple[str, ...] = ("mnist", "uci", "fonts", "mnist_over_photos")
@@ -78,12 +79,12 @@ class Config:
 
 SCALES = {
     "smoke": Config(
-        seeds=2, lm=None, per_cell=6, lm_per_cell=1, typos=(0.0, 0.1), styles=("mnist", "uci"),
+        seeds=2, lm=None, per_cell=6, lm_per_cell=1, train_per_cell=12, typos=(0.0, 0.1), styles=("mnist", "uci"),
         means_per_class=1, images_per_cell=1, pixels=32, noise=(0.0, 0.1),
     ),
     "small": Config(),
     "full": Config(
-        lm="hf:Qwen/Qwen2.5-7B-Instruct", lm_seeds=5, lm_per_cell=60, shots=(0, 2, 4),
+        lm="hf:Qwen/Qwen2.5-7B-Instruct", lm_seeds=5, lm_per_cell=60, shots=(0, 2, 4), train_per_cell=1000,
         characters=400, means_per_class=20, images_per_cell=20, pixels=224,
     ),
 }  # fmt: skip
@@ -143,6 +144,7 @@ def run(config: Config, lab: Lab) -> Iterator[Row]:
 def texts(config: Config, lab: Lab, seed: int) -> Iterator[Row]:
     """Sentiment of the test rows; examples and probes come from the training rows."""
     train, held = (brief(sentiment_domains(split=s), config.characters) for s in ("train", "test"))
+    train = train.take(stratified_cases(train, per_cell=config.train_per_cell, seed=seed))
     cases = held.take(stratified_cases(held, per_cell=config.per_cell, seed=seed))
     few = stratified_cases(cases, per_cell=config.lm_per_cell, seed=seed)
     named = {"names": None, "names-template": "This text is {}."}
