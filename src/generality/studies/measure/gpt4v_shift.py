@@ -79,13 +79,13 @@ class Config:
 
 SCALES = {
     "smoke": Config(
-        seeds=2, lm=None, per_cell=6, lm_per_cell=1, train_per_cell=12, typos=(0.0, 0.1), styles=("mnist", "uci"),
-        means_per_class=1, images_per_cell=1, pixels=32, noise=(0.0, 0.1),
+        seeds=2, lm=None, per_cell=6, lm_per_cell=1, train_per_cell=12, typos=(0.0, 0.1),
+        styles=("mnist", "uci"), means_per_class=1, images_per_cell=1, pixels=32, noise=(0.0, 0.1),
     ),
     "small": Config(),
     "full": Config(
-        lm="hf:Qwen/Qwen2.5-7B-Instruct", lm_seeds=5, lm_per_cell=60, shots=(0, 2, 4), train_per_cell=1000,
-        characters=400, means_per_class=20, images_per_cell=20, pixels=224,
+        lm="hf:Qwen/Qwen2.5-7B-Instruct", lm_seeds=5, lm_per_cell=60, shots=(0, 2, 4),
+        train_per_cell=1000, characters=400, means_per_class=20, images_per_cell=20, pixels=224,
     ),
 }  # fmt: skip
 
