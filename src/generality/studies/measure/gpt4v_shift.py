@@ -236,6 +236,8 @@ def rows_of(
     answers = {model: list(np.asarray(labels)) for model, labels in everyone.items()}
     report = ShiftReport(cases.labels, answers, names)
     table = report.by("domain").set_index(["model", "domain"])
+    failed = reference is not None and bool((np.asarray(reference) != cases.labels).any())
+    rescued = {m: report.rescue_rate(m, "_names") if failed else None for m in said}
     for model in said:
         for domain in cases.domain_names:
             cell, mine = table.loc[(model, domain)], cases.labels[cases.rows(domain)]
@@ -246,7 +248,7 @@ def rows_of(
                 target=domain, shifted=domain != source,
                 lost=float(table.loc[(model, source)]["accuracy"] - cell["accuracy"]),
                 low=float(cell["low"]), high=float(cell["high"]),
-                rescued=None if reference is None else report.rescue_rate(model, "_names"),
+                rescued=rescued[model],
                 **factors,
             )  # fmt: skip
 
