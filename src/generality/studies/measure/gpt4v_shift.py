@@ -235,18 +235,20 @@ def rows_of(
     everyone = {**said, "_best": best, **({} if reference is None else {"_names": reference})}
     answers = {model: list(np.asarray(labels)) for model, labels in everyone.items()}
     report = ShiftReport(cases.labels, answers, names)
-    table = report.by("domain").set_index(["model", "domain"])
+    table: dict[Any, dict[Any, Any]] = {
+        (cell["model"], cell["domain"]): cell for cell in report.by("domain").to_dict("records")
+    }
     failed = reference is not None and bool((np.asarray(reference) != cases.labels).any())
     rescued = {m: report.rescue_rate(m, "_names") if failed else None for m in said}
     for model in said:
         for domain in cases.domain_names:
-            cell, mine = table.loc[(model, domain)], cases.labels[cases.rows(domain)]
+            cell, mine = table[model, domain], cases.labels[cases.rows(domain)]
             yield Row(
                 method=model, score=float(cell["accuracy"]),
                 floor=float(np.bincount(mine).max() / len(mine)),
-                ceiling=float(table.loc[("_best", domain)]["accuracy"]),
+                ceiling=float(table["_best", domain]["accuracy"]),
                 target=domain, shifted=domain != source,
-                lost=float(table.loc[(model, source)]["accuracy"] - cell["accuracy"]),
+                lost=float(table[model, source]["accuracy"] - cell["accuracy"]),
                 low=float(cell["low"]), high=float(cell["high"]),
                 rescued=rescued[model],
                 **factors,
