@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
+import inspect
 import json
 import re
 import shlex
@@ -47,6 +49,9 @@ def commands() -> list[tuple[str, list[str]]]:
 
 
 PYTHON, COMMANDS = blocks("python"), commands()
+# pages of studies show parts beside a model and data of the reader's own: nothing to run there
+SKETCHES = [block for block in PYTHON if block[0].startswith("docs/studies/")]
+PYTHON = [block for block in PYTHON if block not in SKETCHES]
 
 
 def test_blocks_and_commands_are_found():
@@ -59,6 +64,34 @@ def test_python_examples_run(place, code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GENERALITY_HOME", str(tmp_path / "home"))
     exec(compile(code, place, "exec"), {"__name__": "__main__"})
+
+
+@pytest.mark.parametrize(("place", "code"), SKETCHES, ids=[place for place, _ in SKETCHES])
+def test_sketches_import_what_exists_and_name_its_arguments(place, code):
+    check_sketch(code)
+
+
+def check_sketch(code: str) -> None:
+    """What is imported exists, and what is ours is called with arguments that it takes."""
+    tree, names = ast.parse(code), {}
+    for node in tree.body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            exec(compile(ast.Module([node], []), "sketch", "exec"), names)
+    for call in ast.walk(tree):
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
+            continue
+        called = names.get(call.func.id)
+        if getattr(called, "__module__", "").startswith("generality"):
+            keywords = {keyword.arg: None for keyword in call.keywords if keyword.arg}
+            inspect.signature(called).bind_partial(*call.args, **keywords)
+
+
+def test_a_wrong_sketch_would_be_noticed():
+    check_sketch("from generality.measures import ece\nece(mine, truth, bins=5)")
+    with pytest.raises(TypeError, match="boxes"):
+        check_sketch("from generality.measures import ece\nece(mine, truth, boxes=5)")
+    with pytest.raises(ImportError, match="eece"):
+        check_sketch("from generality.measures import eece")
 
 
 @pytest.mark.parametrize(("place", "words"), COMMANDS, ids=[" ".join(w) for _, w in COMMANDS])
