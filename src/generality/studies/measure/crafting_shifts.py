@@ -67,14 +67,14 @@ class Config:
     per_target: int | None = 400  # test images of each other domain
     seeds: int = 5
     methods: tuple[str, ...] = tuple(METHODS)
-    learning_rates: tuple[float, ...] = (3e-4, 2e-3, 1e-2)
+    learning_rates: tuple[float, ...] = (2e-3, 1e-2)
     epochs: float = 6
     batch_size: int = 32
     optimizer: Literal["adam", "sgd"] = "adam"  # sgd has momentum 0.9
     schedule: Literal["constant", "exponential"] = "constant"
     lam: float = 1.0  # weight of the edge map's loss
     backbone: str = "tiny"  # "tiny": three convolutions from scratch; else a pretrained ResNet
-    width: int = 16  # channels of the tiny network's first block
+    width: int = 8  # channels of the tiny network's first block
 
     def __post_init__(self) -> None:
         for method in self.methods:
