@@ -55,9 +55,8 @@ def fit(
 ) -> dict[str, Any]:
     """Train a network by `generality.lab.train.train` and give class probabilities of other inputs.
 
-    The loop's own cost is under 2 ms a step of 64 examples on one CPU core, beside about 8 ms for a
-    convolutional network of three layers on 28 × 28 images. Everything runs on one thread: results
-    do not depend on the number of cores; use `Lab.map` for several trainings at a time.
+    Everything runs on one thread: results do not depend on the number of cores; use `Lab.map` for
+    several trainings at a time.
 
     Args:
         network: called with the seed (torch's generator freshly seeded with it): a function, a

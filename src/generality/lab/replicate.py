@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -23,6 +22,7 @@ from generality.lab.stacked import (
     per_replica,
     prepared,
     start,
+    warn_of_divergence,
 )
 
 Loss = Callable[[Tensor, Tensor, float], Tensor]
@@ -238,12 +238,7 @@ def replicate(
             )
         )
     replicas = parts[0] if len(parts) == 1 else _joined(parts)
-    diverged = int((~replicas.losses.isfinite()).any(1).sum())
-    if diverged:
-        warnings.warn(
-            f"{diverged} of {count} replicas diverged (non-finite loss): lower their learning rate",
-            stacklevel=2,
-        )
+    warn_of_divergence(replicas.losses)
     return replicas
 
 

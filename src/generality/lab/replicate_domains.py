@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -24,6 +23,7 @@ from generality.lab.stacked import (
     per_replica,
     prepared,
     start,
+    warn_of_divergence,
 )
 
 State = dict[str, Tensor]
@@ -258,12 +258,7 @@ def replicate_domains(
             )
         )
     replicas = parts[0] if len(parts) == 1 else _joined(parts)
-    diverged = int((~replicas.losses.isfinite()).any(1).sum())
-    if diverged:
-        warnings.warn(
-            f"{diverged} of {count} replicas diverged (non-finite loss): lower their learning rate",
-            stacklevel=2,
-        )
+    warn_of_divergence(replicas.losses)
     return replicas
 
 

@@ -26,6 +26,17 @@ def start(module: nn.Module | Callable[[int], nn.Module], seed: int) -> nn.Modul
         return module(seed)
 
 
+def warn_of_divergence(losses: Float[Tensor, "replicas epochs"]) -> None:
+    """Warn the caller's caller of replicas whose loss is not finite."""
+    diverged = int((~losses.isfinite()).any(1).sum())
+    if diverged:
+        warnings.warn(
+            f"{diverged} of {len(losses)} replicas diverged (non-finite loss): lower their learning"
+            " rate",
+            stacklevel=3,
+        )
+
+
 class StackedModules:
     """The weights of modules of one architecture, those to train in one row per module.
 
