@@ -263,7 +263,7 @@ def test_ctrl_c_says_that_the_same_command_goes_on(tmp_path: Path) -> None:
     gate, log = tmp_path / "gate", tmp_path / "log"
     command = gated(gate, log)
     first = start(*command, home=tmp_path / "home", cwd=tmp_path)
-    until(lambda: log.exists() and len(log.read_text().split("\n")) == 3)
+    until(Path(f"{gate}.reached").exists)
     first.send_signal(signal.SIGINT)
     out, err = first.communicate(timeout=60)
     assert first.returncode == 130

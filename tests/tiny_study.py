@@ -1,7 +1,8 @@
 """Does more practice help? A study of no model, for the tests of what surrounds studies.
 
 Each seed asks two arms and takes no time. With `gate` set, seeds after the first wait until that
-file exists: a run can be caught in the middle.
+file exists, and say in a file with `.reached` after its name that they do: a run can be caught in
+the middle, when all rows of the first seed have been handed over.
 """
 
 from __future__ import annotations
@@ -67,8 +68,10 @@ def one_seed(lab: Lab, item: tuple[Config, int]) -> list[Row]:
 
 
 def score(arm: str, seed: int, practice: float, config: Config) -> float:
-    while seed and config.gate and not Path(config.gate).exists():
-        time.sleep(0.02)
+    if seed and config.gate:
+        Path(f"{config.gate}.reached").touch()
+        while not Path(config.gate).exists():
+            time.sleep(0.02)
     if seed and config.mode == "lethal":
         os.kill(os.getpid(), 9)
     if config.log:
