@@ -11,11 +11,30 @@ from generality.measures.accuracy import accuracy, harden
 from generality.measures.agreement import Agreement, student_supervisor_agreement
 from generality.measures.agreement_score import agreement_score, hypothesis_similarity
 from generality.measures.augmented_validation import augmented_validation
+from generality.measures.aurc import aurc, excess_aurc, risk_coverage
 from generality.measures.base_to_new import BaseToNew, base_to_new, harmonic_mean
 from generality.measures.calibration import ece
+from generality.measures.capability_ledger import CapabilityLedger, Selected, select_checkpoint
+from generality.measures.deception import (
+    CELLS,
+    DeceptionReport,
+    conflict_tax,
+    deception_score,
+    knowledge_partition,
+)
 from generality.measures.domain_overlap import domain_overlap
+from generality.measures.ensemble_diversity import EnsembleDiversity, ensemble_diversity
 from generality.measures.failure_drivers import failure_drivers
-from generality.measures.flips import FlipReport, flip_report
+from generality.measures.flips import (
+    FlipReport,
+    ScoreFlipReport,
+    flip_report,
+    nfr_floor,
+    relative_nfr,
+    score_flip_report,
+)
+from generality.measures.forgetting_report import ForgettingReport, forgetting_report
+from generality.measures.g_vendi import GVendi
 from generality.measures.group_effect import group_effect, negative_transfer
 from generality.measures.group_table import GroupAudit, auc_interval, delong
 from generality.measures.invariance import (
@@ -25,17 +44,48 @@ from generality.measures.invariance import (
     violation_rates,
 )
 from generality.measures.kfold_by_category import kfold_by_category
+from generality.measures.kl_to_base import KLToBase, kl_to_base
+from generality.measures.outcome_metrics import (
+    GenerationRisk,
+    OutcomeGap,
+    OutcomeMetric,
+    gap_table,
+    generation_risk,
+)
 from generality.measures.pac import pac_environments, pac_gamma
+from generality.measures.per_example_gradients import per_example_gradients
+from generality.measures.projected_gradients import ProjectedGradients
+from generality.measures.proper_scores import brier, nll, temperature_scale
+from generality.measures.rademacher_projector import RademacherProjector
 from generality.measures.randomized_score import (
     RandomizedScores,
     randomized_score,
     roc_auc,
     simplicity_bias_index,
 )
+from generality.measures.response_logprob import (
+    choice_logprobs,
+    expected_over_choices,
+    response_logprob,
+)
 from generality.measures.selection_report import CriterionReport, selection_report
 from generality.measures.shift_report import PairedComparison, ShiftReport, wilson_interval
 from generality.measures.single_source_matrix import single_source_matrix
+from generality.measures.step_error_rate import (
+    ArithmeticSteps,
+    StepJudge,
+    outcome_error_rate,
+    step_error_rate,
+)
 from generality.measures.subspace_overlap import subspace_overlap
+from generality.measures.text_diversity import (
+    CompressionRatio,
+    DistinctN,
+    EmbeddingVendi,
+    LabelEntropy,
+    MeanPerplexity,
+    NGramEntropy,
+)
 from generality.measures.truncation_curve import TruncationPoint, truncation_curve
 from generality.measures.two_level_bound import proxy_discrepancy, two_level_bound
 from generality.measures.universal_perturbation import (
@@ -43,18 +93,42 @@ from generality.measures.universal_perturbation import (
     pgd_attack,
     universal_perturbation,
 )
+from generality.measures.vendi import StreamingVendi, vendi_score
 from generality.measures.view_contributions import ViewContributions, view_contributions
 
 __all__ = [
+    "CELLS",
     "Agreement",
+    "ArithmeticSteps",
     "BaseToNew",
+    "CapabilityLedger",
+    "CompressionRatio",
     "CriterionReport",
+    "DeceptionReport",
+    "DistinctN",
+    "EmbeddingVendi",
+    "EnsembleDiversity",
     "FlipReport",
+    "ForgettingReport",
+    "GVendi",
+    "GenerationRisk",
     "GroupAudit",
+    "KLToBase",
+    "LabelEntropy",
+    "MeanPerplexity",
     "Moments",
+    "NGramEntropy",
+    "OutcomeGap",
+    "OutcomeMetric",
     "PairedComparison",
+    "ProjectedGradients",
+    "RademacherProjector",
     "RandomizedScores",
+    "ScoreFlipReport",
+    "Selected",
     "ShiftReport",
+    "StepJudge",
+    "StreamingVendi",
     "TruncationPoint",
     "UniversalPerturbation",
     "ViewContributions",
@@ -62,12 +136,23 @@ __all__ = [
     "agreement_score",
     "auc_interval",
     "augmented_validation",
+    "aurc",
     "base_to_new",
+    "brier",
+    "choice_logprobs",
+    "conflict_tax",
+    "deception_score",
     "delong",
     "domain_overlap",
     "ece",
+    "ensemble_diversity",
+    "excess_aurc",
+    "expected_over_choices",
     "failure_drivers",
     "flip_report",
+    "forgetting_report",
+    "gap_table",
+    "generation_risk",
     "group_effect",
     "harden",
     "harmonic_mean",
@@ -75,21 +160,35 @@ __all__ = [
     "invariance_residual",
     "invariant_subsets",
     "kfold_by_category",
+    "kl_to_base",
+    "knowledge_partition",
     "negative_transfer",
+    "nfr_floor",
+    "nll",
+    "outcome_error_rate",
     "pac_environments",
     "pac_gamma",
+    "per_example_gradients",
     "pgd_attack",
     "proxy_discrepancy",
     "randomized_score",
+    "relative_nfr",
+    "response_logprob",
+    "risk_coverage",
     "roc_auc",
+    "score_flip_report",
+    "select_checkpoint",
     "selection_report",
     "simplicity_bias_index",
     "single_source_matrix",
+    "step_error_rate",
     "student_supervisor_agreement",
     "subspace_overlap",
+    "temperature_scale",
     "truncation_curve",
     "two_level_bound",
     "universal_perturbation",
+    "vendi_score",
     "view_contributions",
     "violation_rates",
     "wilson_interval",

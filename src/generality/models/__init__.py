@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from generality.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from generality.models.align_tokens import align_tokens, alignment_cost, project_topk
     from generality.models.artifacts import ARTIFACTS, Artifact, fetch
     from generality.models.bag_of_words import BagOfWords
     from generality.models.chat import Chat, EndpointChat, LocalChat, Message, RecordedChat, ask
@@ -24,10 +25,13 @@ if TYPE_CHECKING:
     from generality.models.domain_adversarial import DomainAdversarial, fedka_digits
     from generality.models.efficientnet_lite import EfficientNetLite
     from generality.models.featurized import Featurized, mlp
+    from generality.models.generation import generate_texts
     from generality.models.hidden_states import HiddenStatePooler, hidden_state
     from generality.models.load import fetch_model, load_model, load_tokenizer
     from generality.models.multi_head import MultiHead, combine_heads, entropy_weights
+    from generality.models.prompt_response import encode_response
     from generality.models.text_classifier import TextClassifier
+    from generality.models.tiny_decoders import tiny_decoder
 
 __all__ = [
     "ARTIFACTS",
@@ -46,17 +50,23 @@ __all__ = [
     "RecordedChat",
     "TextClassifier",
     "TinyConvNet",
+    "align_tokens",
+    "alignment_cost",
     "ask",
     "combine_heads",
+    "encode_response",
     "entropy_weights",
     "fedka_digits",
     "fetch",
     "fetch_model",
+    "generate_texts",
     "hidden_state",
     "load_model",
     "load_tokenizer",
     "mlp",
+    "project_topk",
     "resolve_device",
+    "tiny_decoder",
 ]
 
 __getattr__, __dir__ = lazy_names(
@@ -79,15 +89,21 @@ __getattr__, __dir__ = lazy_names(
         "MultiHead": "multi_head",
         "TextClassifier": "text_classifier",
         "TinyConvNet": "conv_nets",
+        "align_tokens": "align_tokens",
+        "alignment_cost": "align_tokens",
         "combine_heads": "multi_head",
         "entropy_weights": "multi_head",
         "fedka_digits": "domain_adversarial",
+        "encode_response": "prompt_response",
         "fetch": "artifacts",
         "fetch_model": "load",
+        "generate_texts": "generation",
         "hidden_state": "hidden_states",
         "load_model": "load",
         "load_tokenizer": "load",
         "mlp": "featurized",
+        "project_topk": "align_tokens",
         "resolve_device": "device",
+        "tiny_decoder": "tiny_decoders",
     },
 )

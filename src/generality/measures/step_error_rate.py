@@ -1,0 +1,136 @@
+"""How wrong the supervision is: by outcome, and step by step."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from itertools import accumulate
+from typing import Any, Literal, Protocol, TypeVar
+
+Solution = TypeVar("Solution", contravariant=True)
+
+
+class StepJudge(Protocol[Solution]):
+    """Says of each step of a solution whether it is wrong; None where the steps cannot be read.
+
+    A function that compares with a reference, runs each step (`ArithmeticSteps`) or asks a model.
+    """
+
+    def __call__(self, solution: Solution, /) -> Sequence[bool] | None:
+        """The flags of a solution's steps."""
+
+
+def step_error_rate(
+    solutions: Iterable[Any],
+    step_judge: StepJudge[Any],
+    *,
+    aggregate: Literal["macro", "micro"] = "macro",
+    propagate: bool = False,
+) -> float:
+    """The share of wrong steps, in [0, 1].
+
+    A solution whose steps cannot be read, or that has none, counts as one wrong step.
+
+    Source: He et al. 2024 (arXiv 2410.20533), where "SWER" is the macro mean. The paper does not
+    say whether right work on a wrong premise is wrong; it changes the number a lot, so say which.
+
+    Args:
+        solutions: whatever `step_judge` takes.
+        step_judge: the flags of a solution, True for a wrong step.
+        aggregate: "macro", the mean over solutions of each one's share; "micro", over all steps.
+        propagate: also count every step after a wrong one as wrong, as it rests on it. False takes
+            the judge's flags as they are: a judge that compares with a reference has already
+            flagged what follows from an error, one that checks each step by itself has not.
+
+    Raises:
+        ValueError: no solutions, or another `aggregate`.
+
+    >>> flags = [[0, 1, 0, 0], [0, 0], [1, 1, 1], [0, 0, 0, 1, 0]]
+    >>> round(step_error_rate(flags, list), 4)
+    0.3625
+    >>> round(step_error_rate(flags, list, aggregate="micro"), 6)
+    0.357143
+    >>> round(step_error_rate(flags, list, propagate=True), 4)
+    0.5375
+    """
+    if aggregate not in ("macro", "micro"):
+        raise ValueError(f"aggregate is 'macro' or 'micro', not '{aggregate}'")
+    judged = [list(map(bool, step_judge(solution) or [True])) for solution in solutions]
+    if not judged:
+        raise ValueError("there are no solutions to judge")
+    if propagate:
+        judged = [list(accumulate(flags, lambda before, flag: before or flag)) for flags in judged]
+    if aggregate == "micro":
+        return sum(map(sum, judged)) / sum(map(len, judged))
+    return sum(sum(flags) / len(flags) for flags in judged) / len(judged)
+
+
+def outcome_error_rate(solutions: Iterable[Any], is_right: Callable[[Any], Any]) -> float:
+    """The share of solutions whose final answer is wrong, in [0, 1].
+
+    Args:
+        solutions: whatever `is_right` takes.
+        is_right: whether a solution's answer is right.
+
+    Raises:
+        ValueError: no solutions.
+
+    >>> flags = [[0, 1, 0, 0], [0, 0], [1, 1, 1], [0, 0, 0, 1, 0]]
+    >>> outcome_error_rate(flags, lambda steps: not any(steps))
+    0.75
+    """
+    right = [bool(is_right(solution)) for solution in solutions]
+    if not right:
+        raise ValueError("there are no solutions to judge")
+    return 1 - sum(right) / len(right)
+
+
+class ArithmeticSteps:
+    """A judge that recomputes every `a + b = c` in a text, each step by itself.
+
+    Reads +, -, −, *, ×, x, / and ÷ between two numbers, GSM8K's `<<3+4=7>>` among them. A slip in
+    what was copied into a step is not seen; a judge with a reference sees it.
+
+    Args:
+        modulus: compare modulo this; None: up to `tolerance`.
+        tolerance: absolute, for rounded results.
+
+    >>> judge = ArithmeticSteps()
+    >>> judge("She has 3 + 4 = 7 apples and pays 7 × 2 = 15. The answer is 15.")
+    [False, True]
+    >>> ArithmeticSteps(modulus=5)("a = 3 ; b = 3 + 4 = 2 => 2"), judge("The answer is 2.")
+    ([False], None)
+    """
+
+    def __init__(self, modulus: int | None = None, tolerance: float = 1e-6) -> None:
+        self.modulus, self.tolerance = modulus, tolerance
+
+    def __call__(self, solution: str, /) -> list[bool] | None:
+        """Whether each equation of the text is wrong; None where it has none."""
+        found = [self._wrong(*parts) for parts in _EQUATION.findall(solution)]
+        return found or None
+
+    def _wrong(self, left: str, operator: str, right: str, result: str) -> bool:
+        a, b, c = (float(number.replace(",", "")) for number in (left, right, result))
+        if operator in "/÷" and b == 0:
+            return True
+        value = _OPERATIONS[operator](a, b)
+        difference = abs(value - c)
+        if self.modulus is not None:
+            difference %= self.modulus
+            difference = min(difference, self.modulus - difference)
+        return difference > self.tolerance
+
+
+_NUMBER = r"(-?\d[\d,]*(?:\.\d+)?)"
+_EQUATION = re.compile(rf"{_NUMBER}\s*([-−+*×x/÷])\s*{_NUMBER}\s*=\s*{_NUMBER}")
+_OPERATIONS: dict[str, Callable[[float, float], float]] = {
+    "+": lambda a, b: a + b,
+    "-": lambda a, b: a - b,
+    "−": lambda a, b: a - b,
+    "*": lambda a, b: a * b,
+    "×": lambda a, b: a * b,
+    "x": lambda a, b: a * b,
+    "/": lambda a, b: a / b,
+    "÷": lambda a, b: a / b,
+}
