@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         run_directory,
         write_json,
     )
+    from generality.lab.sft import TunedLM
     from generality.lab.steps import StepStore
     from generality.lab.train import EarlyStop, TrainConfig
 
@@ -40,6 +41,7 @@ __all__ = [
     "RunWriter",
     "StepStore",
     "TrainConfig",
+    "TunedLM",
     "embed",
     "find_runs",
     "open_run",
@@ -62,6 +64,7 @@ __getattr__, __dir__ = lazy_names(
         "RunWriter": "runs",
         "StepStore": "steps",
         "TrainConfig": "train",
+        "TunedLM": "sft",
         "embed": "features",
         "find_runs": "runs",
         "open_run": "runs",

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -23,15 +23,18 @@ from generality.lab.executors import InProcess, make_executor
 from generality.lab.features import embed
 from generality.lab.finetune import FineTuned, finetune
 from generality.lab.fit import Fitted, fit
+from generality.lab.generate import Network, generate_chunk, generate_named_chunk
 from generality.lab.progress import ProgressBars
 from generality.lab.replicate import Replicas, replicate, zero_head
 from generality.lab.replicate_domains import DomainReplicas, replicate_domains
+from generality.lab.sft import TunedLM, sft
 from generality.lab.stacked import start
 from generality.lab.steps import StepStore
 from generality.lab.threads import available_cores, threads
 from generality.lab.train import TrainConfig
 from generality.models import fetch_model, resolve_device
 from generality.models.identity import model_identity
+from generality.models.prompt_response import encode_response, response_labels
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -230,6 +233,78 @@ class Lab:
             **options,
         }
         return Fitted(**self._training(fit, f"Training on {len(inputs)} examples", arguments))
+
+    def sft(
+        self,
+        network: Network,
+        prompts: Sequence[str],
+        responses: Sequence[str],
+        *,
+        tokenizer: Any,
+        config: TrainConfig,
+        seed: int,
+        loss_on: Literal["response", "all"] = "response",
+        max_length: int | None = None,
+        **options: Any,
+    ) -> TunedLM:
+        """Tune a causal language model on prompt → response; see `generality.lab.sft`. Kept.
+
+        Prompt and response are tokenised as one text, with an end-of-sequence token, and cut at
+        `max_length` tokens. `options`: weights, wrap, extra, keep.
+        """
+        pairs = zip(prompts, responses, strict=True)
+        encoded = [encode_response(tokenizer, *pair, max_length=max_length) for pair in pairs]
+        whole = loss_on == "all"
+        arguments = {
+            "network": network,
+            "tokens": [tokens for tokens, _ in encoded],
+            "labels": [response_labels(tokens, 0 if whole else start) for tokens, start in encoded],
+            "config": config,
+            "seed": seed,
+            "device": self.device,
+            **options,
+        }
+        return TunedLM(**self._training(sft, f"Tuning on {len(encoded)} responses", arguments))
+
+    def generate(
+        self,
+        model: str | Network,
+        prompts: Sequence[str],
+        *,
+        weights: Mapping[str, torch.Tensor] | None = None,
+        tokenizer: Any = None,
+        samples: int = 1,
+        seed: int = 0,
+        chunk: int = 256,
+        **options: Any,
+    ) -> list[list[str]]:
+        """`samples` texts after each prompt, kept in chunks: a killed job repeats none of them.
+
+        Args:
+            model: a name as in `load_model`, or a network with its `weights` and `tokenizer`.
+            chunk: texts kept at a time.
+            options: of `generate_texts`: max_tokens, temperature, top_p, batch_size, ….
+
+        Raises:
+            ValueError: a network without weights or tokenizer.
+        """
+        if not isinstance(model, str) and (weights is None or tokenizer is None):
+            raise ValueError("a network needs its weights and its tokenizer")
+        asked = [prompt for prompt in prompts for _ in range(samples)]
+        texts: list[str] = []
+        with self.progress.task(f"Writing {len(asked)} texts") as report:
+            for place in range(0, len(asked), chunk):
+                part = asked[place : place + chunk]
+                said = {**options, "seed": seed + (place << 16)}
+                if isinstance(model, str):
+                    self.fetch(model)
+                    texts += self.step(
+                        generate_named_chunk, model, model_identity(model), part, said, self.device
+                    )
+                else:
+                    texts += self.step(generate_chunk, model, weights or {}, tokenizer, part, said)
+                report(len(texts), len(asked))
+        return [texts[place : place + samples] for place in range(0, len(texts), samples)]
 
     def _training(
         self, function: Callable[..., Result], description: str, arguments: dict[str, Any]

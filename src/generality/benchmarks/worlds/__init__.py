@@ -1,0 +1,31 @@
+"""Procedural tasks with exact checkers, for language models small enough to be trained in a minute.
+
+What belongs here: sources of `Problem`s (a prompt, the states of the task's algorithm, the answer)
+in the words of one tokenizer. What does not: models, training, what a study makes of them. To add
+a world: a module with a frozen dataclass whose `sample(count, …, seed)` gives problems, its words
+in `world_tokenizer` or given as `extra`, a test of its checker, a line below.
+"""
+
+from generality.benchmarks.worlds.chain_programs import (
+    STYLES,
+    Chain,
+    ChainPrograms,
+    make_chain,
+    solution,
+    step_flags,
+)
+from generality.benchmarks.worlds.problem import ANSWER, Problem, answer_of
+from generality.benchmarks.worlds.tokenizer import world_tokenizer
+
+__all__ = [
+    "ANSWER",
+    "STYLES",
+    "Chain",
+    "ChainPrograms",
+    "Problem",
+    "answer_of",
+    "make_chain",
+    "solution",
+    "step_flags",
+    "world_tokenizer",
+]
