@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -112,15 +114,47 @@ class LocalChat:
         return said.strip()
 
 
+@dataclass(frozen=True)
+class Completion:
+    """An answer with how it ended.
+
+    Attributes:
+        text: what was said, stripped.
+        finish: "stop", "length" where the limit of tokens cut it, "content_filter", …; "" unknown.
+        refusal: what the server says of why it will not answer; "" where it does answer.
+    """
+
+    text: str
+    finish: str = ""
+    refusal: str = ""
+
+
+class EndpointError(UserError):
+    """An endpoint gave no answer.
+
+    Attributes:
+        kind: "unreachable", "timed out", "rate limited", "server error", "garbage" (no answer of a
+            chat endpoint), "rejected" (this request), "denied" (any request: key, name, address).
+    """
+
+    def __init__(self, message: str, kind: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
 class EndpointChat:
     """A server that speaks OpenAI's chat completions: vLLM, llama.cpp, Ollama or a service.
+
+    May be called from several threads at a time.
 
     Args:
         model: the model's name there.
         url: up to and with the version, such as "http://localhost:8000/v1".
         key: sent as a bearer token; None takes it from the environment's `OPENAI_API_KEY`, if set.
         timeout: seconds for one answer.
-        retries: further attempts, 1, 2, 4 … seconds later, when the server is busy or unreachable.
+        retries: further attempts when the server is busy, failing or unreachable: after 1, 2, 4 …
+            seconds, or after as many as it asks for in `Retry-After`.
+        longest_wait: seconds; a server that asks for more is not asked again.
         transport: of httpx, for tests.
     """
 
@@ -132,16 +166,27 @@ class EndpointChat:
         key: str | None = None,
         timeout: float = 120.0,
         retries: int = 3,
+        longest_wait: float = 120.0,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self.model, self.url, self.retries = model, url.rstrip("/"), retries
+        self.longest_wait = longest_wait
         self._key = os.environ.get("OPENAI_API_KEY") if key is None else key
-        self._client = httpx.Client(timeout=timeout, transport=transport)
+        limits = httpx.Limits(max_connections=None)
+        try:
+            self._client = httpx.Client(timeout=timeout, transport=transport, limits=limits)
+            httpx.URL(self.url)
+        except httpx.InvalidURL as error:
+            raise UserError(f"'{url}' is no address of an endpoint: {error}.") from error
 
     @property
     def fingerprint(self) -> str:
         """Where it is and what it is called; a server may change what that name means."""
         return f"endpoint:{self.url}:{self.model}"
+
+    def close(self) -> None:
+        """End every connection; calls under way fail."""
+        self._client.close()
 
     def __call__(
         self,
@@ -151,30 +196,90 @@ class EndpointChat:
         temperature: float = 0.0,
         seed: int = 0,
     ) -> str:
-        """The answer. Raises UserError where the server gives none."""
+        """The answer. Raises EndpointError, a UserError, where the server gives none."""
+        return self.complete(
+            messages, max_tokens=max_tokens, temperature=temperature, seed=seed
+        ).text
+
+    def complete(
+        self,
+        messages: Sequence[Message],
+        *,
+        max_tokens: int = 256,
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> Completion:
+        """The answer and how it ended. Raises EndpointError where the server gives none."""
         body = {
             "model": self.model, "messages": list(messages), "max_tokens": max_tokens,
             "temperature": temperature, "seed": seed,
         }  # fmt: skip
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         where = f"{self.url}/chat/completions"
+        wait = 0.0
         for attempt in range(self.retries + 1):
             if attempt:
-                time.sleep(2 ** (attempt - 1))
+                time.sleep(wait)
+            wait = 2**attempt
             try:
                 answer = self._client.post(where, json=body, headers=headers)
-            except httpx.HTTPError as error:
-                problem = f"cannot be reached: {error}"
+            except httpx.TimeoutException as error:
+                problem, kind = f"did not answer in time: {error}", "timed out"
+                continue
+            except (httpx.HTTPError, httpx.InvalidURL) as error:
+                problem, kind = f"cannot be reached: {error}", "unreachable"
                 continue
             if answer.status_code == 200:
                 try:
-                    return str(answer.json()["choices"][0]["message"]["content"] or "").strip()
-                except (ValueError, KeyError, IndexError, TypeError) as error:
-                    raise UserError(f"{where} did not answer as a chat endpoint does.") from error
+                    return _completion(answer.json())
+                except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+                    raise EndpointError(
+                        f"{where} did not answer as a chat endpoint does.", "garbage"
+                    ) from error
             problem = f"answered {answer.status_code}: {answer.text[:200]}"
-            if answer.status_code != 429 and answer.status_code < 500:
+            kind = _kind(answer.status_code)
+            asked = retry_after(answer.headers)
+            if kind in ("rejected", "denied") or asked > self.longest_wait:
                 break
-        raise UserError(f"{where} {problem}")
+            wait = max(wait, asked) if asked else wait
+        raise EndpointError(f"{where} {problem}", kind)
+
+
+def _completion(body: Any) -> Completion:
+    choice = body["choices"][0]
+    message = choice["message"]
+    text = message["content"]
+    if text is not None and not isinstance(text, str):
+        raise TypeError("the answer is no text")
+    finish, refusal = choice.get("finish_reason"), message.get("refusal")
+    return Completion((text or "").strip(), str(finish or ""), str(refusal or ""))
+
+
+def _kind(status: int) -> str:
+    if status == 429:
+        return "rate limited"
+    if status in (408, 504):
+        return "timed out"
+    if status >= 500:
+        return "server error"
+    return "denied" if status in (401, 403, 404) else "rejected"
+
+
+def retry_after(headers: Mapping[str, str]) -> float:
+    """Seconds that a server asks to wait, by its `Retry-After` (seconds or a date); 0 if none.
+
+    >>> retry_after({"retry-after": "7"}), retry_after({})
+    (7.0, 0.0)
+    """
+    value = headers.get("retry-after", "")
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+    except (ValueError, TypeError):
+        return 0.0
 
 
 class RecordedChat:
