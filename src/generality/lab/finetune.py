@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -46,6 +47,7 @@ def finetune(
     generative_epochs: float = 0.0,
     generative_texts: Sequence[str] = (),
     keep_weights: bool = False,
+    classes: int | None = None,
     checkpoint: Path | None = None,
     progress: Report | None = None,
 ) -> dict[str, Any]:
@@ -53,18 +55,20 @@ def finetune(
 
     Args:
         identity: names the model's weights, so that a kept result is not another model's.
-        objective: loss(logits, soft targets, progress) of a whole optimisation batch.
+        objective: loss(logits, soft targets, progress) of a whole optimisation batch. One with
+            buffers (`SelfDistillation`) begins with those it has.
         predict: groups of texts to give probabilities for, by name.
         tuning: "probe", "lora" or "full".
         generative_epochs: epochs of next-token training on `generative_texts` (no labels) first;
             decoders only, and not under "probe". The learning rate is that of `config`.
         keep_weights: also return the trained parameters.
+        classes: how many there are, for an objective whose targets have further columns.
 
     Returns:
         The fields of `FineTuned`.
     """
     classifier = TextClassifier.from_name(
-        model, targets.shape[1], pooling=pooling, layer=layer, tuning=tuning,
+        model, classes or targets.shape[1], pooling=pooling, layer=layer, tuning=tuning,
         lora_rank=lora_rank, device=device, seed=seed,
     )  # fmt: skip
     if generative_epochs > 0:
@@ -74,6 +78,8 @@ def finetune(
             dataclasses.replace(config, epochs=generative_epochs), seed=seed, device=device,
             collate=classifier.collate,
         )  # fmt: skip
+    if isinstance(objective, torch.nn.Module) and list(objective.buffers()):
+        classifier.objective = objective = copy.deepcopy(objective)  # then checkpoints have them
     examples = [
         {"input_ids": ids, "targets": target}
         for ids, target in zip(

@@ -67,8 +67,9 @@ def fit(
             of one length, so its bucketing has no effect.
         seed: of the network, the order of examples, dropout and augmentation.
         predict: groups of inputs to give probabilities for, by name.
-        objective: loss(logits, soft targets, progress) of a whole optimisation batch. With
-            `domains` it is called with the batch's domains, (batch,) int64, as `domains=` too.
+        objective: loss(logits, soft targets, progress) of a whole optimisation batch. One with
+            buffers (`SelfDistillation`) begins with those it has. With `domains` it is called with
+            the batch's domains, (batch,) int64, as `domains=` too.
         augment: changes each training batch before the network sees it.
         keep_weights: also return the weights.
 
@@ -97,6 +98,9 @@ def fit(
                 f"{len(x)} inputs, {len(soft)} targets and "
                 f"{len(soft) if domains is None else len(domains)} domains: they must be as many"
             )
+
+        if isinstance(objective, nn.Module) and list(objective.buffers()):
+            model.objective = objective = copy.deepcopy(objective)  # then checkpoints have them
 
         def collate(examples: list[Example]) -> dict[str, Tensor]:
             batch = _widened(x[[example["row"] for example in examples]])

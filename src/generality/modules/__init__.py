@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         dual_view_loss,
         view_outputs,
     )
+    from generality.modules.ema_taught import EmaTaught, EmaTaughtLoss
     from generality.modules.feature_stat_perturb import (
         FeatureStatPerturb,
         insert_after,
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 __all__ = [
     "DualViewClassifier",
     "EdgeView",
+    "EmaTaught",
+    "EmaTaughtLoss",
     "FeatureStatPerturb",
     "GradientRegulator",
     "LayerwiseEnsemble",
@@ -65,6 +68,8 @@ __getattr__, __dir__ = lazy_names(
         "EdgeView": "edge_view",
         "dual_view_loss": "edge_view",
         "view_outputs": "edge_view",
+        "EmaTaught": "ema_taught",
+        "EmaTaughtLoss": "ema_taught",
         "FeatureStatPerturb": "feature_stat_perturb",
         "GradientRegulator": "gradient_regulator",
         "LayerwiseEnsemble": "layerwise_ensemble",
