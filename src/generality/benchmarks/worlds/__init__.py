@@ -15,17 +15,33 @@ from generality.benchmarks.worlds.chain_programs import (
     step_flags,
 )
 from generality.benchmarks.worlds.problem import ANSWER, Problem, answer_of
+from generality.benchmarks.worlds.string_tasks import (
+    TASKS,
+    StringTask,
+    compose,
+    mistaken,
+    string_task,
+    terse,
+    trace,
+)
 from generality.benchmarks.worlds.tokenizer import world_tokenizer
 
 __all__ = [
     "ANSWER",
     "STYLES",
+    "TASKS",
     "Chain",
     "ChainPrograms",
     "Problem",
+    "StringTask",
     "answer_of",
+    "compose",
     "make_chain",
+    "mistaken",
     "solution",
     "step_flags",
+    "string_task",
+    "terse",
+    "trace",
     "world_tokenizer",
 ]
