@@ -310,6 +310,7 @@ def rank_correlates(
     unit: str | Sequence[str] | None = None,
     sign: Literal[1, -1] = 1,
     minimum: float = 0.0,
+    partial: Sequence[str] = (),
     where: Where | None = None,
 ) -> Test:
     """Spearman's correlation of two columns has the sign `sign` (+1 or −1).
@@ -327,6 +328,7 @@ def rank_correlates(
             rows are the same thing.
         sign: the sign claimed.
         minimum: smallest correlation that matters, in [0, 1).
+        partial: columns that both may follow: the correlation is of what they leave unexplained.
         where: the rows to look at.
     """
     if sign not in (1, -1) or not 0 <= minimum < 1:
@@ -334,19 +336,20 @@ def rank_correlates(
     columns = [unit] if isinstance(unit, str) else list(unit or [])
 
     def run(rows: pd.DataFrame) -> Outcome:
-        rows = pairing.select(rows, where, {x, y, *columns})
-        table = _numbers(rows, x, y).dropna()
+        rows = pairing.select(rows, where, {x, y, *partial, *columns})
+        table = _numbers(rows, x, y, *partial).dropna()
         if columns:
             table = table.groupby([rows[c] for c in columns], observed=True).mean()
         a, b, n = table[x].to_numpy(), table[y].to_numpy(), len(table)
-        if n < 4 or np.ptp(a) == 0 or np.ptp(b) == 0:
-            raise Missing(f"at least 4 units that differ in {x} and {y} (there are {n})")
-        rng = np.random.default_rng(0)
-        ranks = stats.rankdata(a), stats.rankdata(b)
-        effect = float(_correlation(*ranks))
-        shuffled = _correlation(rng.permuted(np.tile(ranks[0], (_RESAMPLES, 1)), axis=1), ranks[1])
-        drawn = rng.integers(n, size=(_RESAMPLES, n))
-        resampled = _correlation(stats.rankdata(a[drawn], axis=1), stats.rankdata(b[drawn], axis=1))
+        if n < 4 + len(partial) or np.ptp(a) == 0 or np.ptp(b) == 0:
+            least = 4 + len(partial)
+            raise Missing(f"at least {least} units that differ in {x} and {y} (there are {n})")
+        rng, values = np.random.default_rng(0), table[[x, y, *partial]].to_numpy().T
+        left = _left_over(values, len(partial))
+        effect = float(_correlation(*left))
+        shuffled = _correlation(rng.permuted(np.tile(left[0], (_RESAMPLES, 1)), axis=1), left[1])
+        drawn = values[:, rng.integers(n, size=(_RESAMPLES, n))]
+        resampled = _correlation(*_left_over(drawn, len(partial)))
         low, high = np.quantile(resampled, [0.025, 0.975])
         p = _share_beyond(shuffled, effect, sign)
         p_opposite = _share_beyond(resampled, sign * minimum, sign)
@@ -356,7 +359,10 @@ def rank_correlates(
 
     least = f", at least {minimum:g}" if minimum else ""
     kind = "positively" if sign == 1 else "negatively"
-    return Test(f"{x} and {y} correlate {kind} in rank{least}" + pairing.filtered(where), run)
+    given = f", given {' and '.join(partial)}" if partial else ""
+    return Test(
+        f"{x} and {y} correlate {kind} in rank{given}{least}" + pairing.filtered(where), run
+    )
 
 
 def exponent_within(x: str, y: str, *, low: float, high: float, where: Where | None = None) -> Test:
@@ -420,6 +426,97 @@ def interacts(
     more = "more" if sign == 1 else "less"
     contrast = f"{on}: {a[1]} − {a[2]} is {more} at {b[0]}={b[1]} than at {b[0]}={b[2]}"
     return Test(contrast + pairing.filtered(where, a[0]), run)
+
+
+# A number that should predict another -------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class MetricValidity:
+    """Whether a number about data or a model predicts an outcome.
+
+    Attributes:
+        units: how many.
+        correlation: Spearman's, over units; in [-1, 1].
+        low: lower end of its 95 % interval (percentile bootstrap over units).
+        high: upper end.
+        p: two-sided, by permutation.
+        partial: the correlation of what is left of both ranks once the ranks of the confounders
+            are regressed out; NaN without confounders.
+        partial_low: lower end of its interval.
+        partial_high: upper end.
+        partial_p: two-sided, by permutation of what is left.
+    """
+
+    units: int
+    correlation: float
+    low: float
+    high: float
+    p: float
+    partial: float
+    partial_low: float
+    partial_high: float
+    partial_p: float
+
+
+def metric_validity(
+    metric: Float[Any, " units"],
+    outcome: Float[Any, " units"],
+    *,
+    partial: Sequence[Float[Any, " units"]] = (),
+    seed: int = 0,
+) -> MetricValidity:
+    """Does this number predict that gap? Rank correlation over models, subsets or tasks.
+
+    Do not pool units of different sizes without `partial`: a number that grows with size then
+    correlates with whatever else grows with size.
+
+    Args:
+        metric: the number, one a unit.
+        outcome: what it should predict, such as accuracy under a shift.
+        partial: confounders, one a unit each: size, quality, in-domain accuracy.
+        seed: of permutations and resamples.
+
+    Raises:
+        ValueError: fewer than 4 units (plus one for each confounder), different lengths, numbers
+            that are not finite, or a side that is the same everywhere.
+
+    >>> quality = np.arange(10.0)
+    >>> found = metric_validity(quality, quality**3 + 1)
+    >>> found.correlation, found.p < 0.01, found.units
+    (1.0, True, 10)
+    """
+    columns = [np.asarray(each, dtype=float) for each in (metric, outcome, *partial)]
+    n = len(columns[0])
+    if any(each.shape != (n,) or not np.isfinite(each).all() for each in columns):
+        raise ValueError("metric, outcome and confounders are finite numbers, one a unit each")
+    if n < 4 + len(partial) or any(np.ptp(each) == 0 for each in columns[:2]):
+        raise ValueError(f"{n} units: at least {4 + len(partial)} that differ on both sides")
+    rng = np.random.default_rng(seed)
+    values = np.stack(columns)
+    drawn = values[:, rng.integers(n, size=(_RESAMPLES, n))]
+    found = []
+    for confounders in (0, len(partial)):
+        a, b = _left_over(values, confounders)
+        effect = float(_correlation(a, b))
+        chance = _correlation(rng.permuted(np.tile(a, (_RESAMPLES, 1)), axis=1), b)
+        low, high = np.quantile(_correlation(*_left_over(drawn, confounders)), [0.025, 0.975])
+        p = _share_beyond(np.abs(chance), abs(effect), 1)
+        found.append((effect, min(float(low), effect), max(float(high), effect), p))
+    return MetricValidity(n, *found[0], *(found[1] if partial else (math.nan,) * 4))
+
+
+def _left_over(values: NDArray, confounders: int) -> tuple[NDArray, NDArray]:
+    """Ranks of the first two rows, without what those of the confounders explain of them."""
+    ranks = stats.rankdata(values, axis=-1)
+    ranks = ranks - ranks.mean(-1, keepdims=True)
+    a, b = ranks[:2]
+    if not confounders:
+        return a, b
+    others = np.moveaxis(ranks[2:], 0, -1)
+    explain = others @ np.linalg.pinv(others)
+    a, b = (side - (explain @ side[..., None])[..., 0] for side in (a, b))
+    return a, b
 
 
 # From one number per seed to an outcome -----------------------------------------------------------
