@@ -14,6 +14,11 @@ from generality.measures.augmented_validation import augmented_validation
 from generality.measures.aurc import aurc, excess_aurc, risk_coverage
 from generality.measures.base_to_new import BaseToNew, base_to_new, harmonic_mean
 from generality.measures.calibration import ece
+from generality.measures.calibration_report import (
+    CalibrationReport,
+    calibration_report,
+    temperature_scaled,
+)
 from generality.measures.capability_ledger import CapabilityLedger, Selected, select_checkpoint
 from generality.measures.deception import (
     CELLS,
@@ -21,6 +26,11 @@ from generality.measures.deception import (
     conflict_tax,
     deception_score,
     knowledge_partition,
+)
+from generality.measures.discriminative_subset import (
+    ItemResponse,
+    discriminative_subset,
+    item_information,
 )
 from generality.measures.domain_overlap import domain_overlap
 from generality.measures.ensemble_diversity import EnsembleDiversity, ensemble_diversity
@@ -101,6 +111,7 @@ __all__ = [
     "Agreement",
     "ArithmeticSteps",
     "BaseToNew",
+    "CalibrationReport",
     "CapabilityLedger",
     "CompressionRatio",
     "CriterionReport",
@@ -113,6 +124,7 @@ __all__ = [
     "GVendi",
     "GenerationRisk",
     "GroupAudit",
+    "ItemResponse",
     "KLToBase",
     "LabelEntropy",
     "MeanPerplexity",
@@ -139,10 +151,12 @@ __all__ = [
     "aurc",
     "base_to_new",
     "brier",
+    "calibration_report",
     "choice_logprobs",
     "conflict_tax",
     "deception_score",
     "delong",
+    "discriminative_subset",
     "domain_overlap",
     "ece",
     "ensemble_diversity",
@@ -159,6 +173,7 @@ __all__ = [
     "hypothesis_similarity",
     "invariance_residual",
     "invariant_subsets",
+    "item_information",
     "kfold_by_category",
     "kl_to_base",
     "knowledge_partition",
@@ -185,6 +200,7 @@ __all__ = [
     "student_supervisor_agreement",
     "subspace_overlap",
     "temperature_scale",
+    "temperature_scaled",
     "truncation_curve",
     "two_level_bound",
     "universal_perturbation",
