@@ -13,9 +13,27 @@ from generality.lazy import lazy_names
 
 if TYPE_CHECKING:
     from generality.selection.budget import budget_shares, matched_budget
+    from generality.selection.demonstration_optimizer import (
+        Candidate,
+        DemonstrationOptimizer,
+        Mistake,
+        minority_f1,
+        share_right,
+        swap_in_mistakes,
+    )
+    from generality.selection.demonstration_value import (
+        ExamItem,
+        Question,
+        Student,
+        TeachingPair,
+        demonstration_value,
+        demonstration_values,
+        one_shot,
+    )
     from generality.selection.digit_renderer import DigitRenderer, digit_specs
     from generality.selection.domain_proposer import DomainProposer, DomainSpec
-    from generality.selection.filter_weak_labels import filter_weak_labels
+    from generality.selection.draft_pool import Draft, DraftPool
+    from generality.selection.exams import FixedExam, SimilarExam, VariantExam
     from generality.selection.fit_selector import (
         EmbeddingNearest,
         FitSelector,
@@ -37,14 +55,17 @@ if TYPE_CHECKING:
         UnitTests,
         WorldCheck,
     )
-    from generality.selection.ngram_overlap import NGramIndex, ngram_overlap
+    from generality.selection.ngram_index import NGramIndex, ngram_overlap
+    from generality.selection.preference_pairs import preference_pairs
     from generality.selection.prompt_writer import PromptWriter, template_prompts
     from generality.selection.rejection_filter import Accepted, rejection_filter
     from generality.selection.response_pool import (
         ResponsePool,
     )
+    from generality.selection.select_answer import select_answer
     from generality.selection.self_to_supervised import SelfToSupervised
     from generality.selection.severity_ladder import SeverityLadder, severity_ladder
+    from generality.selection.softmax_drafter import SoftmaxDrafter
     from generality.selection.sparse_cluster_filter import DiverseSubset, SparseClusterFilter
     from generality.selection.subtasks import (
         Solved,
@@ -66,8 +87,42 @@ if TYPE_CHECKING:
         agreement_filter,
         synthesise_domains,
     )
+    from generality.selection.tailored_teacher import (
+        TECHNIQUES,
+        ChatDrafter,
+        Drafter,
+        TailoredTeacher,
+        chat_student,
+    )
+    from generality.selection.weak_label_filter import filter_weak_labels
 
 _WHERE = {
+    "SoftmaxDrafter": "softmax_drafter",
+    "TailoredTeacher": "tailored_teacher",
+    "ChatDrafter": "tailored_teacher",
+    "Drafter": "tailored_teacher",
+    "TECHNIQUES": "tailored_teacher",
+    "chat_student": "tailored_teacher",
+    "DemonstrationOptimizer": "demonstration_optimizer",
+    "Candidate": "demonstration_optimizer",
+    "Mistake": "demonstration_optimizer",
+    "swap_in_mistakes": "demonstration_optimizer",
+    "minority_f1": "demonstration_optimizer",
+    "share_right": "demonstration_optimizer",
+    "Draft": "draft_pool",
+    "DraftPool": "draft_pool",
+    "preference_pairs": "preference_pairs",
+    "select_answer": "select_answer",
+    "FixedExam": "exams",
+    "VariantExam": "exams",
+    "SimilarExam": "exams",
+    "TeachingPair": "demonstration_value",
+    "Question": "demonstration_value",
+    "ExamItem": "demonstration_value",
+    "Student": "demonstration_value",
+    "demonstration_value": "demonstration_value",
+    "demonstration_values": "demonstration_value",
+    "one_shot": "demonstration_value",
     "SelfToSupervised": "self_to_supervised",
     "Accepted": "rejection_filter",
     "DigitRenderer": "digit_renderer",
@@ -85,7 +140,7 @@ _WHERE = {
     "Majority": "judge",
     "MajorityAgreement": "synthesis_loop",
     "ModelJudge": "judge",
-    "NGramIndex": "ngram_overlap",
+    "NGramIndex": "ngram_index",
     "NumberMatch": "judge",
     "ProceduralSynthesiser": "synthesisers",
     "PromptWriter": "prompt_writer",
@@ -112,9 +167,9 @@ _WHERE = {
     "agreement_filter": "synthetic_domains",
     "budget_shares": "budget",
     "digit_specs": "digit_renderer",
-    "filter_weak_labels": "filter_weak_labels",
+    "filter_weak_labels": "weak_label_filter",
     "matched_budget": "budget",
-    "ngram_overlap": "ngram_overlap",
+    "ngram_overlap": "ngram_index",
     "not_near_copy": "subtasks",
     "paraphrase_augment": "subtasks",
     "proper_part": "subtasks",
@@ -126,25 +181,36 @@ _WHERE = {
 }
 __all__ = [
     "FORMATS",
+    "TECHNIQUES",
     "Accepted",
+    "Candidate",
+    "ChatDrafter",
+    "DemonstrationOptimizer",
     "DigitRenderer",
     "DiverseSubset",
     "DomainProposer",
     "DomainSpec",
+    "Draft",
+    "DraftPool",
+    "Drafter",
     "EmbeddingNearest",
     "ExactMatch",
+    "ExamItem",
     "FitSelector",
+    "FixedExam",
     "FormatMixer",
     "Formatted",
     "Judge",
     "LongestResponse",
     "Majority",
     "MajorityAgreement",
+    "Mistake",
     "ModelJudge",
     "NGramIndex",
     "NumberMatch",
     "ProceduralSynthesiser",
     "PromptWriter",
+    "Question",
     "RandomResponse",
     "ResponsePool",
     "ResponseSelector",
@@ -152,32 +218,47 @@ __all__ = [
     "SelfToSupervised",
     "SeverityLadder",
     "ShortestResponse",
+    "SimilarExam",
+    "SoftmaxDrafter",
     "Solved",
     "SparseClusterFilter",
     "StrongestSource",
+    "Student",
     "SubtaskBuilder",
     "SupervisionMixer",
     "SynthesisLoop",
     "SyntheticDomains",
+    "TailoredTeacher",
+    "TeachingPair",
     "Template",
     "TemplateSynthesiser",
     "TextSynthesiser",
     "TextToImage",
     "UnitTests",
+    "VariantExam",
     "Worked",
     "WorldCheck",
     "agreement_filter",
     "budget_shares",
+    "chat_student",
+    "demonstration_value",
+    "demonstration_values",
     "digit_specs",
     "filter_weak_labels",
     "matched_budget",
+    "minority_f1",
     "ngram_overlap",
     "not_near_copy",
+    "one_shot",
     "paraphrase_augment",
+    "preference_pairs",
     "proper_part",
     "rejection_filter",
+    "select_answer",
     "selection_overlap",
     "severity_ladder",
+    "share_right",
+    "swap_in_mistakes",
     "synthesise_domains",
     "template_prompts",
 ]
