@@ -1,0 +1,72 @@
+"""How differently the members of an ensemble answer."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+
+@dataclass(frozen=True)
+class EnsembleDiversity:
+    """Averages over all pairs of members.
+
+    Attributes:
+        disagreement: share in [0, 1] of the examples on which two members name different classes.
+        error_correlation: Pearson's correlation in [−1, 1] of two members' errors (right or wrong
+            by example); NaN without truth, or where no pair of members both have right and wrong
+            answers. Members that err together are no better than one of them.
+        member_accuracy: mean accuracy of a member; NaN without truth.
+    """
+
+    disagreement: float
+    error_correlation: float = math.nan
+    member_accuracy: float = math.nan
+
+
+def ensemble_diversity(
+    probabilities: Float[np.ndarray, "members n classes"],
+    truth: Int[np.ndarray, " n"] | None = None,
+) -> EnsembleDiversity:
+    """Mean pairwise disagreement of an ensemble's members, and how far their errors coincide.
+
+    Args:
+        probabilities: each member's class probabilities of the same examples; two members or more.
+        truth: the true classes.
+
+    Raises:
+        ValueError: fewer than two members, no example, or truth of another length.
+
+    Source: Skalak 1996 (disagreement), Kuncheva and Whitaker 2003 (correlation).
+
+    >>> said = np.eye(2)[[[0, 0, 1, 1], [0, 1, 1, 0]]]
+    >>> found = ensemble_diversity(said, np.array([0, 0, 1, 0]))
+    >>> found.disagreement, round(found.error_correlation, 3), found.member_accuracy
+    (0.5, -0.333, 0.75)
+    """
+    said = np.asarray(probabilities)
+    if said.ndim != 3 or len(said) < 2 or not said.shape[1]:
+        raise ValueError(
+            "diversity takes the probabilities (members, n, classes) of two members or more, not "
+            f"an array of shape {said.shape}"
+        )
+    classes = said.argmax(-1)
+    pairs = list(itertools.combinations(range(len(classes)), 2))
+    disagreement = float(np.mean([(classes[i] != classes[j]).mean() for i, j in pairs]))
+    if truth is None:
+        return EnsembleDiversity(disagreement)
+    if len(truth) != classes.shape[1]:
+        raise ValueError(f"{classes.shape[1]} examples, but true classes of {len(truth)}")
+    wrong = classes != np.asarray(truth)
+    mixed = [0 < errors.mean() < 1 for errors in wrong]
+    correlations = [
+        np.corrcoef(wrong[i], wrong[j])[0, 1] for i, j in pairs if mixed[i] and mixed[j]
+    ]
+    return EnsembleDiversity(
+        disagreement,
+        float(np.mean(correlations)) if correlations else math.nan,
+        float(1 - wrong.mean()),
+    )

@@ -1,0 +1,122 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from generality.measures import CELLS, conflict_tax, deception_score, knowledge_partition
+from generality.objectives import (
+    ConflictLoss,
+    conflict_targets,
+    dpo_loss,
+    pairwise_reward_loss,
+    simpo_loss,
+    soft_cross_entropy,
+)
+
+DIFFERENCE = torch.tensor([1.2, -0.4])
+
+
+def two_classes(difference: torch.Tensor) -> torch.Tensor:
+    return torch.stack([torch.zeros_like(difference), difference], -1)
+
+
+def test_reward_and_conflict_match_the_sheet() -> None:
+    soft = torch.tensor([1.0, 0.0])
+    base = pairwise_reward_loss(DIFFERENCE, soft)
+    assert base.item() == pytest.approx(0.388149, abs=1e-6)
+    targets = conflict_targets(torch.stack([1 - soft, soft], -1), torch.tensor([1, 1]))
+    loss = ConflictLoss(alpha=0.5)
+    assert loss(two_classes(DIFFERENCE), targets).item() == pytest.approx(0.516403, abs=1e-6)
+    extra = ConflictLoss(alpha=1.0)(two_classes(DIFFERENCE), targets) - base
+    assert extra.item() == pytest.approx(0.256508, abs=1e-6)
+
+
+def test_policy_losses_match_the_sheet() -> None:
+    one = [torch.tensor([value]) for value in (-30.0, -31.0, -34.0, -33.0)]
+    assert dpo_loss(*one, beta=0.1).item() == pytest.approx(0.598139, abs=1e-6)
+    simpo = simpo_loss(torch.tensor([-1.1]), torch.tensor([-1.5]), beta=2.0, gamma=1.0)
+    assert simpo.item() == pytest.approx(0.798139, abs=1e-6)
+    with pytest.raises(ValueError, match="beta"):
+        simpo_loss(torch.zeros(1), torch.zeros(1), beta=0.0)
+
+
+def test_without_conflict_it_is_the_base_loss_and_otherwise_it_pushes_errors_further() -> None:
+    logits = two_classes(DIFFERENCE).requires_grad_()
+    weak = torch.tensor([[0.2, 0.8], [0.6, 0.4]])
+    targets = conflict_targets(weak, torch.tensor([1, 1]))
+    plain = soft_cross_entropy(logits, weak)
+    torch.testing.assert_close(ConflictLoss(alpha=0.0)(logits, targets), plain)
+    (with_conflict,) = torch.autograd.grad(ConflictLoss(alpha=1.0)(logits, targets), logits)
+    (without,) = torch.autograd.grad(plain, logits)
+    torch.testing.assert_close(with_conflict[0], without[0])  # right: no reward
+    assert with_conflict[1, 0] < without[1, 0]  # wrong: class 0 is pushed up
+    with pytest.raises(ValueError, match="conflict_targets"):
+        ConflictLoss()(logits, weak)
+    with pytest.raises(ValueError, match="alpha"):
+        ConflictLoss(alpha=-1)
+
+
+def test_the_conflict_works_under_vmap() -> None:
+    logits, weak = torch.randn(3, 16, 2), torch.randn(3, 16, 2).softmax(-1)
+    targets = conflict_targets(weak, torch.randint(2, (3, 16)))
+    loss = ConflictLoss()
+    together = torch.func.vmap(lambda z, t: loss(z, t, 0.5))(logits, targets)
+    alone = torch.stack([loss(z, t, 0.5) for z, t in zip(logits, targets, strict=True)])
+    torch.testing.assert_close(together, alone)
+
+
+def test_the_toy_of_the_sheet() -> None:
+    right = np.ones(4, bool)
+    report = deception_score(
+        weak_correct=np.array([True, True, True, False]), strong_correct=right,
+        no_conflict_correct=right, conflict_correct=~right, resamples=50,
+    )  # fmt: skip
+    assert report.ds == 0.25
+    assert report.chance == 0.25
+    assert report.lift == 1.0
+    assert report.cells == dict(zip(CELLS, (0.75, 0.25, 0.0, 0.0), strict=True))
+    assert (report.tax, report.gained, report.n, report.accuracy_lost) == (4, 0, 4, 1.0)
+    spared = deception_score(
+        weak_correct=right, strong_correct=right, no_conflict_correct=right,
+        conflict_correct=right, resamples=10,
+    )  # fmt: skip
+    assert spared.tax == 0
+    assert math.isnan(spared.ds)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 3), st.integers(5, 40), st.integers(0, 1000))
+def test_cells_partition_and_order_does_not_matter(seeds: int, n: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    names = ("weak_correct", "strong_correct", "no_conflict_correct", "conflict_correct")
+    masks = {name: rng.random((seeds, n)) < 0.6 for name in names}
+    report = deception_score(**masks, resamples=20)
+    parts = knowledge_partition(masks["weak_correct"], masks["strong_correct"])
+    np.testing.assert_array_equal(np.sum(list(parts.values()), axis=0), 1)
+    tax = conflict_tax(masks["no_conflict_correct"], masks["conflict_correct"])
+    assert report.tax == tax.sum()
+    if report.tax:
+        assert sum(report.cells.values()) == pytest.approx(1)
+        assert report.cells["known-unknown"] == pytest.approx(report.ds)
+    order = rng.permutation(n)
+    again = deception_score(**{k: m[:, order] for k, m in masks.items()}, resamples=20)
+    assert again.ds == pytest.approx(report.ds, nan_ok=True)
+    assert again.lift == pytest.approx(report.lift, nan_ok=True)
+
+
+def test_the_interval_covers_a_tax_that_hits_at_random() -> None:
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(60):
+        weak, strong = rng.random(600) < 0.7, rng.random(600) < 0.8
+        without = rng.random(600) < 0.75
+        report = deception_score(
+            weak_correct=weak, strong_correct=strong, no_conflict_correct=without,
+            conflict_correct=without & (rng.random(600) < 0.8), resamples=200,
+        )  # fmt: skip
+        low, high = report.lift_interval
+        covered += low <= 1 <= high
+    assert covered >= 50
