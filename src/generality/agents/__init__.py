@@ -30,6 +30,14 @@ if TYPE_CHECKING:
         stratified_cases,
     )
     from generality.agents.choice_models import ChatChoice, NameSimilarity, OptionLikelihood
+    from generality.agents.debate import (
+        Consultancy,
+        Debate,
+        MarketMaking,
+        Transcript,
+        Turn,
+        augment_with_context,
+    )
     from generality.agents.vision_choice import ClipZeroShot, VisionChat
 
 __all__ = [
@@ -38,10 +46,16 @@ __all__ = [
     "ChoiceModel",
     "ChoiceTask",
     "ClipZeroShot",
+    "Consultancy",
+    "Debate",
     "Demo",
+    "MarketMaking",
     "NameSimilarity",
     "OptionLikelihood",
+    "Transcript",
+    "Turn",
     "VisionChat",
+    "augment_with_context",
     "paired_failures",
     "parse_choice",
     "parse_confidence",
@@ -58,10 +72,16 @@ __getattr__, __dir__ = lazy_names(
         "ChoiceModel": "choice",
         "ChoiceTask": "choice",
         "ClipZeroShot": "vision_choice",
+        "Consultancy": "debate",
+        "Debate": "debate",
         "Demo": "choice",
+        "MarketMaking": "debate",
         "NameSimilarity": "choice_models",
         "OptionLikelihood": "choice_models",
+        "Transcript": "debate",
+        "Turn": "debate",
         "VisionChat": "vision_choice",
+        "augment_with_context": "debate",
         "paired_failures": "choice_cases",
         "parse_choice": "choice",
         "parse_confidence": "choice",

@@ -18,6 +18,7 @@ from generality.estimators.drm import (
     PseudoLabelRefit,
     adaptivity_gap,
 )
+from generality.estimators.fact_debaters import FactDebaters
 from generality.estimators.feature_memory import FeatureMemory
 from generality.estimators.federated_vote import federated_vote
 from generality.estimators.federation import Federation, Round, fedavg
@@ -47,6 +48,7 @@ from generality.estimators.rich_features import (
     split_by_correctness,
 )
 from generality.estimators.shot import SHOT
+from generality.estimators.soft_label_ensemble import SoftLabelEnsemble, combine_soft_labels
 from generality.estimators.soft_probe import SoftProbe
 from generality.estimators.t3a import T3A
 from generality.estimators.tent import Tent
@@ -71,6 +73,7 @@ __all__ = [
     "DomainHeads",
     "DomainSelector",
     "EntropySelector",
+    "FactDebaters",
     "FeatureMemory",
     "FedKAClient",
     "FederatedVoting",
@@ -89,6 +92,7 @@ __all__ = [
     "PseudoLabel",
     "PseudoLabelRefit",
     "Round",
+    "SoftLabelEnsemble",
     "SoftProbe",
     "Tent",
     "TestTimeAdapter",
@@ -99,6 +103,7 @@ __all__ = [
     "agreement_rows",
     "as_head",
     "bootstrap_chain",
+    "combine_soft_labels",
     "correctness_groups",
     "disambiguate",
     "discover",
