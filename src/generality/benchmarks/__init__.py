@@ -22,10 +22,12 @@ from generality.benchmarks.cluster_tasks import (
 )
 from generality.benchmarks.colored_digits import colored_digits, inverse_colored_digits
 from generality.benchmarks.corruptions import CORRUPTIONS, corrupt_inputs
-from generality.benchmarks.digits import digit_domains, digits
+from generality.benchmarks.crop_and_flip import crop_and_flip
+from generality.benchmarks.digits import digit_domains, digits, over_photographs
 from generality.benchmarks.domain_checks import DomainFinding, DomainReport, check_domains
 from generality.benchmarks.hospital_notes import hospital_notes
 from generality.benchmarks.image_bank import image_bank
+from generality.benchmarks.image_domains import folder_or_digits, image_domains
 from generality.benchmarks.image_folders import load_images, read_images
 from generality.benchmarks.linear_sem import LinearSEM, random_sem
 from generality.benchmarks.multi_domain import MultiDomain
@@ -71,20 +73,24 @@ __all__ = [
     "cluster_tasks",
     "colored_digits",
     "corrupt_inputs",
+    "crop_and_flip",
     "digit_domains",
     "digits",
     "encode_labels",
+    "folder_or_digits",
     "halves",
     "hash_split",
     "holdout",
     "hospital_notes",
     "image_bank",
+    "image_domains",
     "inverse_colored_digits",
     "leaks",
     "load_benchmark",
     "load_images",
     "load_transfer_task",
     "normalised",
+    "over_photographs",
     "paired_blocks",
     "random_sem",
     "read_images",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import numpy as np
 
+from generality.benchmarks.digits import STYLES, digit_domains
 from generality.benchmarks.image_folders import load_images, read_images
 from generality.benchmarks.multi_domain import MultiDomain
 
@@ -28,3 +30,22 @@ def image_domains(path: str | Path, *, layout: str | None = None, size: int = 22
         label_names=tuple(listed.features["label"].names),
         domain_names=names,
     )
+
+
+@functools.lru_cache(maxsize=1)
+def folder_or_digits(
+    path: str | None,
+    *,
+    layout: str | None = None,
+    size: int = 28,
+    styles: tuple[str, ...] = STYLES,
+    per_domain: int | None = None,
+) -> MultiDomain:
+    """The images of a folder, or without one digits in several styles; the last is kept in memory.
+
+    For studies that run on generated digits here and on the user's folder (PACS, OfficeHome, …).
+    `layout` is of the folder, `styles` and `per_domain` (images of each) are of the digits.
+    """
+    if path is not None:
+        return image_domains(path, layout=layout, size=size)
+    return digit_domains(styles, size=size, per_domain=per_domain)

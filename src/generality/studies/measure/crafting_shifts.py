@@ -29,7 +29,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from generality.benchmarks import MultiDomain, digit_domains, image_bank
+from generality.benchmarks import MultiDomain, folder_or_digits, image_bank
 from generality.claims import Claim, Row, greater
 from generality.errors import UserError, unknown
 from generality.lab import Lab, TrainConfig
@@ -329,14 +329,7 @@ def test_rows(config: Config) -> dict[str, np.ndarray]:
 
 
 def load(config: Config) -> MultiDomain:
-    """The domains, kept in memory between calls."""
-    return _load(config.data_path, config.layout, config.size, config.pool)
-
-
-@functools.lru_cache(maxsize=1)
-def _load(path: str | None, layout: str | None, size: int, pool: int | None) -> MultiDomain:
-    if path is not None:
-        from generality.benchmarks.image_domains import image_domains  # needs the vision extra
-
-        return image_domains(path, layout=layout, size=size)
-    return digit_domains(size=size, per_domain=pool)
+    """The domains, a folder's or generated digits."""
+    return folder_or_digits(
+        config.data_path, layout=config.layout, size=config.size, per_domain=config.pool
+    )

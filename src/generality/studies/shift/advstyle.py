@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from generality.benchmarks import MultiDomain, digit_domains
+from generality.benchmarks import MultiDomain, folder_or_digits
 from generality.claims import Claim, Row, greater, less
 from generality.errors import UserError, unknown
 from generality.estimators.style_ascent import fit_style_ascent
@@ -244,14 +244,7 @@ def split(rows: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.nda
 
 
 def load(config: Config) -> MultiDomain:
-    """The domains, kept in memory between calls."""
-    return _load(config.data_path, config.layout, config.size, config.per_domain)
-
-
-@functools.lru_cache(maxsize=1)
-def _load(path: str | None, layout: str | None, size: int, per_domain: int | None) -> MultiDomain:
-    if path is not None:
-        from generality.benchmarks.image_domains import image_domains  # needs the vision extra
-
-        return image_domains(path, layout=layout, size=size)
-    return digit_domains(size=size, per_domain=per_domain)
+    """The domains, a folder's or generated digits."""
+    return folder_or_digits(
+        config.data_path, layout=config.layout, size=config.size, per_domain=config.per_domain
+    )

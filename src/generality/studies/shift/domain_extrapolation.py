@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from generality.benchmarks import MultiDomain, digit_domains, sentiment_domains
+from generality.benchmarks import MultiDomain, folder_or_digits, sentiment_domains
 from generality.claims import Claim, Row, greater, interacts, monotone
 from generality.errors import UserError
 from generality.estimators import SoftProbe
@@ -300,17 +300,11 @@ def network(seed: int, *, backbone: str, width: int, classes: int) -> nn.Module:
 
 
 def load(config: Config) -> MultiDomain:
-    """The domains, kept in memory between calls."""
-    return _load(config.data_path, config.layout, config.size, config.per_domain)
-
-
-@functools.lru_cache(maxsize=1)
-def _load(path: str | None, layout: str | None, size: int, per_domain: int | None) -> MultiDomain:
-    if path is not None:
-        from generality.benchmarks.image_domains import image_domains  # needs the vision extra
-
-        return image_domains(path, layout=layout, size=size)
-    return digit_domains(("uci", "mnist", "mnist_over_photos"), size=size, per_domain=per_domain)
+    """The domains, a folder's or generated digits."""
+    return folder_or_digits(
+        config.data_path, layout=config.layout, size=config.size,
+        per_domain=config.per_domain, styles=("uci", "mnist", "mnist_over_photos"),
+    )  # fmt: skip
 
 
 def text_rows(lab: Lab, config: Config, seed: int) -> Iterator[Row]:

@@ -30,7 +30,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from generality.benchmarks import MultiDomain, digit_domains, sentiment_domains
+from generality.benchmarks import folder_or_digits, sentiment_domains
 from generality.claims import Claim, Row, greater
 from generality.errors import UserError, unknown
 from generality.estimators.fedka import fit_fedka
@@ -230,7 +230,8 @@ def network(seed: int, *, panel: str, inputs: int, width: int, classes: int) -> 
 def parts(lab: Lab, config: Config, panel: str, seed: int) -> dict[str, Part]:
     """Of every domain, by name: inputs and labels to train on, and to test on."""
     if panel == "digits":
-        data = digit_data(config.data_path, config.layout, config.examples + config.test)
+        count = config.examples + config.test
+        data = folder_or_digits(config.data_path, layout=config.layout, per_domain=count)
         drawn = {}
         for name in data.domain_names:
             order = np.random.default_rng(seed).permutation(data.rows(name))
@@ -251,13 +252,3 @@ def parts(lab: Lab, config: Config, panel: str, seed: int) -> dict[str, Part]:
         )
         for name in halves[0].domain_names
     }
-
-
-@functools.lru_cache(maxsize=1)
-def digit_data(path: str | None, layout: str | None, per_domain: int) -> MultiDomain:
-    """Digits in four styles, or a folder's images, kept in memory between calls."""
-    if path is not None:
-        from generality.benchmarks.image_domains import image_domains  # needs the vision extra
-
-        return image_domains(path, layout=layout, size=28)
-    return digit_domains(per_domain=per_domain)
