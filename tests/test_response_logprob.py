@@ -11,8 +11,8 @@ from transformers import PreTrainedTokenizerFast
 from generality.benchmarks.worlds import ChainPrograms, solution, world_tokenizer
 from generality.measures import choice_logprobs, expected_over_choices, response_logprob
 from generality.models import tiny_decoder
-from generality.models.prompt_response import encode_response
 from generality.models.generation import generate_texts
+from generality.models.prompt_response import encode_response
 
 TOKENIZER = world_tokenizer()
 MODEL = tiny_decoder("0.05M", vocabulary=len(TOKENIZER))
@@ -33,7 +33,7 @@ def by_hand(prompt: str, response: str) -> list[float]:
 
 
 @pytest.mark.parametrize("shared_prefix", [True, False])
-@pytest.mark.parametrize("batch_size", [1, 2, 5, 64])
+@pytest.mark.parametrize("batch_size", [1, 5, 64])
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_scores_are_those_of_each_token_after_what_precedes_it(
     shared_prefix: bool, batch_size: int, side: str, monkeypatch: pytest.MonkeyPatch
@@ -52,7 +52,7 @@ def test_scores_are_those_of_each_token_after_what_precedes_it(
         )
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.permutations(range(len(PAIRS))))
 def test_order_of_the_pairs_does_not_matter(order: list[int]) -> None:
     whole = response_logprob(MODEL, TOKENIZER, PROMPTS, RESPONSES)
