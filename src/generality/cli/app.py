@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from generality import __version__
-from generality.cli import cache, claims, compare, listing, predict, report, results, run
+from generality.cli import cache, claims, compare, listing, predict, report, results, run, select
 from generality.errors import UserError
 
 
@@ -62,6 +62,7 @@ app.command("show")(listing.show)
 app.command("claims")(claims.claims)
 app.command("compare")(compare.compare)
 app.command("predict")(predict.predict)
+app.command("select")(select.select)
 app.command("results")(results.results)
 app.command("report")(report.report)
 app.add_typer(cache.app, name="cache")

@@ -64,6 +64,7 @@ class Example:
         record: the whole record, as it was.
         source: who wrote the response, "" where that is not said.
         candidate: the response's place among several of the record; None where it has one.
+        column: the part of the record that holds the response.
 
     >>> chat = {"messages": [{"role": "user", "content": "2 + 2?"},
     ...                      {"role": "assistant", "content": "4"}]}
@@ -78,6 +79,7 @@ class Example:
     record: dict[str, Any]
     source: str = ""
     candidate: int | None = None
+    column: str = "completion"
 
     @property
     def prompt(self) -> str:
@@ -266,7 +268,7 @@ def examples_of(record: Record, columns: Columns | None = None) -> list[Example]
     >>> [e.response for e in examples_of(Record(1, {"prompt": "2 + 2?", "responses": ["4", "5"]}))]
     ['4', '5']
     """
-    before, found, source = _parts(record, columns or Columns())
+    before, column, found, source = _parts(record, columns or Columns())
     if found is None:
         raise BadRecord("missing field", "the record has no response")
     several = isinstance(found, list) and not _is_chat(found)
@@ -279,7 +281,7 @@ def examples_of(record: Record, columns: Columns | None = None) -> list[Example]
         Example(
             record.number, before, response, record.content,
             str(sources[place] if sources else source if source is not None else ""),
-            place if several else None,
+            place if several else None, column,
         )
         for place, response in enumerate(responses)
     ]  # fmt: skip
@@ -293,16 +295,18 @@ def prompt_of(record: Record, columns: Columns | None = None) -> Example:
     Raises:
         BadRecord: as `examples_of`, but for a missing or empty response.
     """
-    before, found, source = _parts(record, columns or Columns())
+    before, column, found, source = _parts(record, columns or Columns())
     if isinstance(found, list) and not _is_chat(found):
         found = found[0] if found else None
     assert record.content is not None
     reference = "" if found is None else _response(found)
-    return Example(record.number, before, reference, record.content, str(source or ""))
+    return Example(
+        record.number, before, reference, record.content, str(source or ""), column=column
+    )
 
 
-def _parts(record: Record, columns: Columns) -> tuple[tuple[Message, ...], Any, Any]:
-    """Messages before the response, the response as it stands, and its source."""
+def _parts(record: Record, columns: Columns) -> tuple[tuple[Message, ...], str, Any, Any]:
+    """Messages before the response, its column, the response as it stands, and its source."""
     content = record.content
     if content is None:
         raise BadRecord(record.problem)
@@ -310,29 +314,28 @@ def _parts(record: Record, columns: Columns) -> tuple[tuple[Message, ...], Any, 
     if columns.prompt is None and columns.response is None:
         for name in CHATS:
             if content.get(name) is not None:
-                return (*_split_chat(_chat(content[name])), source)
-    prompt = _named(content, columns.prompt, PROMPTS, "prompt")
+                before, found = _split_chat(_chat(content[name]))
+                return before, name, found, source
+    named = _named(content, columns.prompt, PROMPTS)
+    if named is None:
+        wanted = columns.prompt or ", ".join(PROMPTS)
+        raise BadRecord("missing field", f"the record has no prompt ({wanted})")
+    prompt = content[named]
     before = _before(prompt)
     if columns.prompt is None and "instruction" in content and content.get("input"):
         if prompt is content["instruction"]:  # Alpaca: the input belongs to the instruction
             before = _before(f"{prompt}\n\n{content['input']}")
     elif content.get("system") and isinstance(content["system"], str) and len(before) == 1:
         before = ({"role": "system", "content": content["system"]}, *before)
-    response = _named(content, columns.response, RESPONSES, "response", required=False)
-    return before, response, source
+    column = _named(content, columns.response, RESPONSES)
+    if column is None:
+        return before, columns.response or "completion", None, source
+    return before, column, content[column], source
 
 
-def _named(
-    content: Mapping[str, Any], name: str | None, usual: Sequence[str], part: str,
-    *, required: bool = True,
-) -> Any:  # fmt: skip
-    names = (name,) if name else usual
-    for each in names:
-        if content.get(each) is not None:
-            return content[each]
-    if required:
-        raise BadRecord("missing field", f"the record has no {part} ({', '.join(names)})")
-    return None
+def _named(content: Mapping[str, Any], name: str | None, usual: Sequence[str]) -> str | None:
+    """The first of the names that the record has a value for."""
+    return next((n for n in ((name,) if name else usual) if content.get(n) is not None), None)
 
 
 def _chat(value: Any) -> list[Message]:
@@ -409,26 +412,16 @@ def with_response(example: Example, response: str) -> dict[str, Any]:
     >>> with_response(example, "4")
     {'question': '2 + 2?', 'answer': '4', 'id': 7}
     """
-    record = dict(example.record)
-    for name in CHATS:
-        if isinstance(record.get(name), list):
-            last = record[name][-1]
-            part = "content" if "content" in last else "value"
-            return record | {name: [*record[name][:-1], {**last, part: response}]}
-    name = next((n for n, v in record.items() if _holds(v, example)), "completion")
-    value = record.get(name)
-    if isinstance(value, list) and _is_chat(value):
-        return record | {name: [{"role": "assistant", "content": response}]}
-    return record | {name: response}
-
-
-def _holds(value: Any, example: Example) -> bool:
-    """Whether this is the part of the record that the example's response came from."""
-    if isinstance(value, list) and value and example.candidate is not None:
-        return len(value) > example.candidate and value[example.candidate] == example.response
-    if isinstance(value, list) and _is_chat(value):
-        return any(said.get("content") == example.response for said in value)
-    return bool(value == example.response)
+    record, name = dict(example.record), example.column
+    if name not in CHATS:
+        several = isinstance(record.get(name), list) and _is_chat(record[name])
+        said = [{"role": "assistant", "content": response}] if several else response
+        return record | {name: said}
+    written = isinstance(record[name], str)  # a chat as JSON text
+    chat = json.loads(record[name]) if written else record[name]
+    part = "content" if "content" in chat[-1] else "value"
+    chat = [*chat[:-1], {**chat[-1], part: response}]
+    return record | {name: json.dumps(chat, ensure_ascii=False) if written else chat}
 
 
 def with_candidates(record: dict[str, Any], chosen: Sequence[Example]) -> dict[str, Any]:
@@ -439,10 +432,7 @@ def with_candidates(record: dict[str, Any], chosen: Sequence[Example]) -> dict[s
     {'prompt': '2 + 2?', 'responses': ['4'], 'source': ['a']}
     """
     places = [each.candidate for each in chosen if each.candidate is not None]
-    name = next((n for n, v in record.items() if isinstance(v, list) and _holds(v, chosen[0])), "")
-    if not places or not name:
-        return record
-    count = len(record[name])
+    count = len(record[chosen[0].column])
     parallel = {n for n, v in record.items() if isinstance(v, list) and len(v) == count}
     return {n: [v[p] for p in places] if n in parallel else v for n, v in record.items()}
 

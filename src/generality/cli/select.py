@@ -1,0 +1,260 @@
+"""`generality select`: which examples to fine-tune a model on."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from generality.cli import options
+from generality.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from generality.selection.record_screen import Screen
+
+BAD, METHOD = "Bad records", "Of some methods"
+JUDGES = ("number", "exact", "world", "tests")
+
+Prompt = Annotated[
+    str | None, typer.Option(help="Column of prompts, where it has an unusual name.")
+]
+Response = Annotated[
+    str | None, typer.Option(help="Column of the response, or of a list of several.")
+]
+OnBad = Annotated[
+    str,
+    typer.Option(help="skip bad records, or refuse the data at the first.", rich_help_panel=BAD),
+]
+Rejected = Annotated[
+    Path | None,
+    typer.Option(help="JSONL file for bad records, each with its reason.", rich_help_panel=BAD),
+]
+Duplicates = Annotated[
+    str,
+    typer.Option(
+        help="drop records that differ in case, spaces and punctuation only, drop exact ones, or "
+        "keep all.",
+        rich_help_panel=BAD,
+    ),
+]
+OtherScripts = Annotated[
+    str,
+    typer.Option(
+        help="keep or drop records mostly in another script than Latin (which is no test of the "
+        "language).",
+        rich_help_panel=BAD,
+    ),
+]
+
+
+def select(
+    data: Annotated[
+        str, typer.Argument(help="JSONL (.gz), Parquet, CSV, a saved data set, or hf:org/name.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="File to write: .jsonl, .jsonl.gz or .parquet."),
+    ] = None,
+    method: Annotated[
+        str,
+        typer.Option(
+            help="grape, reverse-fit, random, longest, shortest, strongest (choose among the "
+            "responses to a prompt), g-vendi, prismatic (spread over gradients), s3ft (own "
+            "answers where they are right), dedup."
+        ),
+    ] = "grape",
+    model: Annotated[
+        str | None,
+        typer.Option(help="The model that will be trained: a name, hf:org/name or path."),
+    ] = None,
+    keep: Annotated[
+        float | None, typer.Option(help="Keep this many examples in all, or this share below 1.")
+    ] = None,
+    report_only: Annotated[
+        bool, typer.Option("--report-only", help="Write no data, only the report.")
+    ] = False,
+    prompt: Prompt = None,
+    response: Response = None,
+    split: Annotated[str | None, typer.Option(help="Split of a hub or saved data set.")] = None,
+    write_as: Annotated[
+        str, typer.Option("--format", help="same, messages or prompt-completion.")
+    ] = "same",
+    judge: Annotated[
+        str | None,
+        typer.Option(
+            help="Leave out wrong responses: number, exact, tests (assertions, run in a sandbox) "
+            "or world, against --reference."
+        ),
+    ] = None,
+    reference: Annotated[str, typer.Option(help="Column that --judge compares with.")] = (
+        "reference"
+    ),
+    seed: Annotated[int, typer.Option(min=0, help="Of what is drawn at random.")] = 0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Examples read together.")] = 16,
+    template: Annotated[
+        str,
+        typer.Option(
+            help="What the model sees: auto (its chat template if it has one), chat, or a text "
+            "with {prompt}. Score with the template that you will train with."
+        ),
+    ] = "auto",
+    per_prompt: Annotated[
+        int, typer.Option(min=1, help="Responses kept for each prompt.", rich_help_panel=METHOD)
+    ] = 1,
+    reduce: Annotated[
+        str, typer.Option(help="grape: mean or sum over tokens.", rich_help_panel=METHOD)
+    ] = "mean",
+    source: Annotated[
+        str | None, typer.Option(help="strongest: whose responses.", rich_help_panel=METHOD)
+    ] = None,
+    source_column: Annotated[
+        str, typer.Option(help="Column that says who wrote it.", rich_help_panel=METHOD)
+    ] = "source",
+    clusters: Annotated[
+        float,
+        typer.Option(
+            help="g-vendi, prismatic: regions, a number or a share.", rich_help_panel=METHOD
+        ),
+    ] = 0.1,
+    sparse: Annotated[
+        float,
+        typer.Option(
+            help="prismatic: share of regions that counts as sparse.", rich_help_panel=METHOD
+        ),
+    ] = 0.5,
+    candidates: Annotated[
+        str | None,
+        typer.Option(
+            help="prismatic: new examples; those that fill regions of which DATA have few are "
+            "kept.",
+            rich_help_panel=METHOD,
+        ),
+    ] = None,
+    dim: Annotated[
+        int,
+        typer.Option(
+            min=2, help="g-vendi, prismatic: numbers of a gradient.", rich_help_panel=METHOD
+        ),
+    ] = 512,
+    max_tokens: Annotated[
+        int, typer.Option(min=1, help="s3ft: of an own answer.", rich_help_panel=METHOD)
+    ] = 256,
+    max_length: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Tokens (words without --model); longer ones are bad.",
+            rich_help_panel=BAD,
+        ),
+    ] = None,
+    on_bad: OnBad = "skip",
+    rejected: Rejected = None,
+    duplicates: Duplicates = "drop",
+    other_scripts: OtherScripts = "keep",
+    scores: Annotated[
+        Path | None,
+        typer.Option(help="File for the score and fate of every example: .jsonl or .parquet."),
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="The page; by default OUT with .report.html.")
+    ] = None,
+    device: options.Device = "auto",
+    json: options.Json = False,
+) -> None:
+    """Choose the examples to fine-tune a model on, and say why and what that changes.
+
+    Data are read as a stream: messages, prompt and completion, prompt and response(s), instruction
+    and output. Scores are kept, so that the same command goes on where a killed one was.
+    """
+    from generality.report.data_report import json_safe, show_data_report, write_data_report
+    from generality.selection.select_examples import Choice, select_examples
+
+    if (out is None) != report_only:
+        raise UserError("Name the file to write by -o OUT, or ask for --report-only.")
+    lab = options.make_lab(device)
+    screen = make_screen(
+        data, on_bad=on_bad, duplicates=duplicates, other_scripts=other_scripts, prompt=prompt,
+        response=response, source_column=source_column,
+    )  # fmt: skip
+    if method == "s3ft":
+        from generality.selection.self_supervised_data import write_self_supervised
+
+        if model is None or judge is None:
+            raise UserError("s3ft needs --model, whose answers are tried, and --judge for them.")
+        chosen = write_self_supervised(
+            data, out, model=model, judge=make_judge(judge), lab=lab, screen=screen, split=split,
+            shape=write_as, rejected=rejected, reference=reference, max_tokens=max_tokens,
+            template=template, batch_size=batch_size,
+        )  # fmt: skip
+    else:
+        choice = Choice(
+            method, model=model, per_prompt=per_prompt, keep=keep, template=template,
+            reduce=_one_of("--reduce", reduce, ("mean", "sum")), source=source, clusters=clusters,
+            sparse=sparse, dim=dim, max_length=max_length, seed=seed, batch_size=batch_size,
+            judge=make_judge(judge) if judge else None, reference=reference,
+        )  # fmt: skip
+        chosen = select_examples(
+            data, out, choice, lab=lab, screen=screen, split=split, candidates=candidates,
+            shape=write_as, rejected=rejected, scores=scores,
+        )  # fmt: skip
+    page = report or report_path(out, data, "select")
+    command = shlex.join(["generality", *sys.argv[1:]])
+    write_data_report(page, chosen.report, command=command)
+    if json:
+        told = {**chosen.report, "reasons": chosen.reasons, "written": chosen.written,
+                "out": out, "page": page, "steps": lab.environment()["steps"]}  # fmt: skip
+        options.print_json(json_safe(told))
+        return
+    console = options.console()
+    show_data_report(console, chosen.report)
+    if out is not None:
+        console.print(f"{chosen.written} records written to {out}", soft_wrap=True)
+    console.print(f"Report: {page}", soft_wrap=True)
+
+
+def make_screen(
+    data: str, *, on_bad: str, duplicates: str, other_scripts: str, prompt: str | None = None,
+    response: str | None = None, source_column: str = "source",
+) -> Any:  # fmt: skip
+    """Makes the screens that records meet, as the options describe them."""
+    from generality.selection.record_screen import Screen
+    from generality.selection.training_files import Columns
+
+    _one_of("--on-bad", on_bad, ("skip", "refuse"))
+    _one_of("--duplicates", duplicates, ("drop", "exact", "keep"))
+    _one_of("--other-scripts", other_scripts, ("keep", "drop"))
+
+    def screen() -> Screen:
+        return Screen(
+            Columns(prompt, response, source_column), duplicates=duplicates,
+            other_scripts=other_scripts, on_bad=on_bad, source=data,
+        )  # fmt: skip
+
+    return screen
+
+
+def make_judge(name: str) -> Any:
+    """A judge by its short name."""
+    from generality.selection.judge import ExactMatch, NumberMatch, UnitTests, WorldCheck
+
+    judges = dict(zip(JUDGES, (NumberMatch, ExactMatch, WorldCheck, UnitTests), strict=True))
+    if name not in judges:
+        raise unknown("judge", name, JUDGES)
+    return judges[name]()
+
+
+def report_path(out: Path | None, data: str, command: str) -> Path:
+    """Where a page goes by default: beside the output, or here."""
+    if out is not None:
+        name = out.name.removesuffix(".gz")
+        return out.with_name(f"{name.rpartition('.')[0] or name}.report.html")
+    return Path(f"{Path(data.removeprefix('hf:')).name}.{command}.report.html")
+
+
+def _one_of(option: str, value: str, known: tuple[str, ...]) -> str:
+    if value not in known:
+        raise unknown(f"choice for {option}", value, known)
+    return value

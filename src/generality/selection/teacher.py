@@ -1,0 +1,413 @@
+"""Answers of a teacher to many prompts: an endpoint or a local model, resumable example by example.
+
+Nothing is lost: every request comes back as an `Answer`, with its text or with what went wrong.
+"""
+
+from __future__ import annotations
+
+import shutil
+import zlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from generality.errors import UserError
+from generality.lab import Lab
+from generality.lab.journal import Journal
+from generality.models.chat import Chat, Completion, EndpointChat, EndpointError, Message
+from generality.selection.training_files import Example
+
+PROBLEMS = {
+    "refused": "the teacher would not answer",
+    "truncated": "cut at --max-tokens",
+    "empty": "nothing was said",
+    "repetitive": "the same over and over",
+    "too long to ask": "the prompt leaves no room in the model's context",
+    "timed out": "no answer in time",
+    "rate limited": "the server was too busy, after all attempts",
+    "server error": "the server failed, after all attempts",
+    "unreachable": "no connection, after all attempts",
+    "garbage": "not an answer of a chat endpoint",
+    "rejected": "the server did not accept the request",
+}
+"""What goes wrong with an answer, each with what it means."""
+
+PASSING = ("timed out", "rate limited", "server error", "unreachable", "garbage")
+"""Problems that may be over in the next run: such answers are asked for again."""
+
+_REFUSALS = (
+    "i'm sorry, but i can", "i am sorry, but i can", "sorry, but i can", "sorry, i can't",
+    "i'm sorry, i can", "i cannot", "i can't assist", "i can't help", "i can’t", "i won't",
+    "i'm unable to", "i am unable to", "i'm not able to", "as an ai language model, i can",
+    "as an ai, i can",
+)  # fmt: skip
+_LEAST_TEXT, _REPEATED = 400, 12.0  # characters; times that zlib shrinks a text
+_PLAIN = "Question: {prompt}\nAnswer:"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a teacher said, or why there is nothing to use.
+
+    Attributes:
+        text: what was said.
+        problem: "" for a usable answer, else a key of `PROBLEMS`.
+        detail: more about the problem.
+    """
+
+    text: str = ""
+    problem: str = ""
+    detail: str = ""
+
+
+def judged(completion: Completion) -> Answer:
+    """A completion with what is wrong with it, by its form alone.
+
+    A refusal is told by what the server says, or by the usual openings in English.
+
+    >>> judged(Completion("I'm sorry, but I can't help with that.")).problem
+    'refused'
+    >>> judged(Completion("So 2 + 2 =", finish="length")).problem
+    'truncated'
+    """
+    text = completion.text
+    opening = text[:80].casefold().replace("’", "'")
+    if completion.refusal or completion.finish == "content_filter":
+        return Answer(text, "refused", completion.refusal or "content_filter")
+    if not text:
+        return Answer(text, "empty")
+    if opening.startswith(tuple(each.replace("’", "'") for each in _REFUSALS)):
+        return Answer(text, "refused")
+    raw = text.encode("utf-8", "replace")
+    if len(text) >= _LEAST_TEXT and len(raw) / len(zlib.compress(raw)) > _REPEATED:
+        return Answer(text, "repetitive")
+    return Answer(text, "truncated" if completion.finish == "length" else "")
+
+
+class Teacher(Protocol):
+    """From conversations to answers, in order."""
+
+    def answer(
+        self,
+        lab: Lab,
+        conversations: Sequence[Sequence[Message]],
+        *,
+        max_tokens: int = 512,
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> list[Answer]:
+        """One answer for each conversation."""
+
+
+class EndpointTeacher:
+    """A chat that is asked many things at once; every answer is on the disk when it is there.
+
+    Answers are kept in chunks below the lab's home under the chat, the conversation and the
+    options. A chunk that a kill leaves unfinished goes on with the answers it has; what failed for
+    a reason that may pass is asked again by the next run.
+
+    Args:
+        chat: an `EndpointChat`, or any `Chat` that may be called from several threads.
+        workers: questions that are asked at once.
+        chunk: questions kept together.
+        give_up: failures in a row, without one answer, after which the rest is not asked.
+    """
+
+    def __init__(
+        self, chat: Chat | EndpointChat, *, workers: int = 8, chunk: int = 64, give_up: int = 20
+    ) -> None:
+        self.chat, self.workers, self.chunk, self.give_up = chat, workers, chunk, give_up
+        self._failed = 0  # in a row
+
+    def answer(
+        self,
+        lab: Lab,
+        conversations: Sequence[Sequence[Message]],
+        *,
+        max_tokens: int = 512,
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> list[Answer]:
+        """One answer for each conversation.
+
+        Raises:
+            UserError: the endpoint takes no request at all, or failed `give_up` times in a row.
+        """
+        answers: list[Answer] = []
+        options = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
+        with lab.progress.task(f"Asking {len(conversations)} questions") as report:
+            for start in range(0, len(conversations), self.chunk):
+                part = [list(each) for each in conversations[start : start + self.chunk]]
+
+                def tell(done: int, start: int = start) -> None:
+                    report(start + done, len(conversations))
+
+                answers += self._chunk(lab, part, options, tell)
+        return answers
+
+    def _chunk(
+        self, lab: Lab, part: list[list[Message]], options: dict[str, Any], tell: Any
+    ) -> list[Answer]:
+        key = lab.steps.key(asked, self.chat, part, options)
+        partial = lab.steps.partial(key)
+        extra = {"teacher": self, "path": partial / "answers.jsonl", "tell": tell}
+        try:
+            said = lab.step(asked, self.chat, part, options, uncached=extra)
+        except _UnfinishedChunk as unfinished:
+            said = unfinished.said
+        else:
+            if lab.steps.folder(key).exists():
+                shutil.rmtree(partial, ignore_errors=True)
+        return [Answer(*each) for each in said]
+
+    def one(self, conversation: list[Message], options: dict[str, Any]) -> Answer:
+        """Ask once. Raises UserError where the endpoint would take no request at all."""
+        try:
+            if isinstance(self.chat, EndpointChat):
+                return judged(self.chat.complete(conversation, **options))
+            return judged(Completion(self.chat(conversation, **options)))
+        except EndpointError as error:
+            if error.kind == "denied":
+                raise
+            return Answer("", error.kind, str(error))
+
+    def count(self, answer: Answer) -> None:
+        """Keep count of failures in a row. Raises UserError where there are too many."""
+        self._failed = self._failed + 1 if answer.problem in PASSING else 0
+        if self._failed >= self.give_up:
+            raise UserError(
+                f"{self._failed} questions in a row had no answer; the last one: {answer.detail} "
+                "Finished answers are kept: run the same command again when the endpoint is well."
+            )
+
+
+class _UnfinishedChunk(Exception):  # noqa: N818
+    def __init__(self, said: list[list[str]]) -> None:
+        self.said = said
+
+
+def asked(
+    chat: Chat,
+    part: list[list[Message]],
+    options: dict[str, Any],
+    *,
+    teacher: EndpointTeacher,
+    path: Path,
+    tell: Any,
+) -> list[list[str]]:
+    """The memoised step: a chunk of answers, each as text, problem and detail.
+
+    Raises `_UnfinishedChunk`, and is not kept, where an answer may come another time.
+    """
+    journal = Journal(path)
+    said = journal.read()
+    todo = [place for place in range(len(part)) if str(place) not in said]
+    tell(len(part) - len(todo))
+    pool = ThreadPoolExecutor(teacher.workers)
+    running: dict[Future[Answer], int] = {}
+    waiting = iter(todo)
+    try:
+        while True:
+            while len(running) < teacher.workers and (place := next(waiting, None)) is not None:
+                running[pool.submit(teacher.one, part[place], options)] = place
+            if not running:
+                break
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                place, answer = running.pop(future), future.result()
+                said[str(place)] = [answer.text, answer.problem, answer.detail]
+                if answer.problem not in PASSING:
+                    journal.write(str(place), said[str(place)])
+                tell(len(said))
+                teacher.count(answer)
+    finally:
+        for place, answer in _landed(running):
+            if answer.problem not in PASSING:
+                journal.write(str(place), [answer.text, answer.problem, answer.detail])
+        pool.shutdown(wait=not running, cancel_futures=True)
+    answers = [said[str(place)] for place in range(len(part))]
+    if any(problem in PASSING for _, problem, _ in answers):
+        raise _UnfinishedChunk(answers)
+    return answers
+
+
+def _landed(running: dict[Future[Answer], int]) -> Iterator[tuple[int, Answer]]:
+    """Answers that came in while the work was being stopped."""
+    for future, place in running.items():
+        if future.done() and not future.cancelled() and future.exception() is None:
+            yield place, future.result()
+
+
+class LocalTeacher:
+    """A causal language model on this machine, asked in batches; see `Lab.generate`.
+
+    Args:
+        model: a name as in `load_model`.
+        plain: for a tokenizer without a chat template: "Question: … Answer:". A system message
+            comes before it.
+        batch: prompts written to together; a killed job repeats no finished batch.
+    """
+
+    def __init__(self, model: str, *, plain: bool = False, batch: int = 16) -> None:
+        self.model, self.plain, self.batch = model, plain, batch
+
+    def answer(
+        self,
+        lab: Lab,
+        conversations: Sequence[Sequence[Message]],
+        *,
+        max_tokens: int = 512,
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> list[Answer]:
+        """One answer for each conversation. Raises UserError for a model that cannot chat."""
+        from generality.models import load_tokenizer
+
+        lab.fetch(self.model)
+        tokenizer = load_tokenizer(self.model)
+        prompts = [render(tokenizer, each, plain=self.plain, name=self.model)
+                   for each in conversations]  # fmt: skip
+        special = self.plain
+        limit = context_of(self.model)
+        lengths = [len(row) for row in tokenizer(prompts, add_special_tokens=special)["input_ids"]]
+        room = [place for place, length in enumerate(lengths) if length + max_tokens <= limit]
+        texts = lab.generate(
+            self.model, [prompts[place] for place in room], max_tokens=max_tokens,
+            temperature=temperature, seed=seed, special_tokens=special, chunk=self.batch,
+            batch_size=self.batch,
+        )  # fmt: skip
+        answers = [Answer("", "too long to ask")] * len(prompts)
+        for place, (text,) in zip(room, texts, strict=True):
+            if self.plain:  # such a model goes on with questions of its own
+                text, stopped, _ = text.partition("\nQuestion:")
+            full = len(tokenizer(text, add_special_tokens=False)["input_ids"]) >= max_tokens - 1
+            cut = full and not (self.plain and stopped)
+            answers[place] = judged(Completion(text.strip(), "length" if cut else "stop"))
+        return answers
+
+
+def render(
+    tokenizer: Any, conversation: Sequence[Message], *, plain: bool = False, name: str = "model"
+) -> str:
+    """A conversation as the text that a model continues: its own chat template, or a plain frame.
+
+    Raises:
+        UserError: the tokenizer has no chat template and a plain frame is not asked for.
+
+    >>> asked = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}]
+    >>> print(render(None, asked, plain=True))
+    Be brief.
+    <BLANKLINE>
+    Question: Why?
+    Answer:
+    """
+    if plain:
+        first = [said["content"] for said in conversation if said["role"] == "system"]
+        said = "\n".join(
+            _PLAIN.replace("{prompt}", each["content"]) if each["role"] == "user"
+            else f" {each['content']}\n" for each in conversation if each["role"] != "system"
+        )  # fmt: skip
+        return "\n\n".join([*filter(None, first), said])
+    if not getattr(tokenizer, "chat_template", None):
+        raise UserError(
+            f"The tokenizer of '{name}' has no chat template: name a model tuned to follow "
+            "instructions, or ask in a plain frame with --plain-template."
+        )
+    from jinja2 import TemplateError
+
+    for messages in (list(conversation), _without_system(conversation)):
+        try:
+            return str(
+                tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            )
+        except (TemplateError, ValueError) as error:  # some templates know no system role
+            problem = error
+    raise UserError(f"The chat template of '{name}' does not take this conversation: {problem}")
+
+
+def _without_system(conversation: Sequence[Message]) -> list[Message]:
+    """The system's words at the head of the user's first ones."""
+    system = "\n\n".join(said["content"] for said in conversation if said["role"] == "system")
+    rest = [dict(said) for said in conversation if said["role"] != "system"]
+    if system and rest:
+        rest[0]["content"] = f"{system}\n\n{rest[0]['content']}"
+    return rest
+
+
+class Prompter:
+    """What a named model is given for an example, as a text.
+
+    Args:
+        model: a name as in `load_model`.
+        template: "auto" (its chat template if it has one), "chat", or a text with {prompt}.
+        lab: fetches the model.
+
+    Attributes:
+        chats: whether the chat template is used, which writes opening tokens itself.
+
+    Raises:
+        UserError: "chat" is asked for and there is no chat template.
+    """
+
+    def __init__(self, model: str, template: str, lab: Lab) -> None:
+        from generality.models import load_tokenizer
+
+        lab.fetch(model)
+        self.model, self.tokenizer = model, load_tokenizer(model)
+        known = bool(getattr(self.tokenizer, "chat_template", None))
+        if template == "chat" and not known:
+            raise UserError(
+                f"The tokenizer of '{model}' has no chat template: leave --template out, or give "
+                "a text with {prompt} in it."
+            )
+        self.chats = template == "chat" or (template == "auto" and known)
+        self.frame = "{prompt}" if template in ("auto", "chat") else template
+
+    def __call__(self, example: Example) -> str:
+        """The text before the response."""
+        if self.chats:
+            return render(self.tokenizer, example.before, name=self.model)
+        return self.frame.replace("{prompt}", example.prompt)
+
+    def count(self, text: str) -> int:
+        """Tokens of a text."""
+        return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def context_of(model: str) -> float:
+    """Tokens that a named model can read, by its configuration; infinite where it does not say."""
+    import json
+
+    from generality.models import fetch_model
+
+    config = json.loads((fetch_model(model) / "config.json").read_text(encoding="utf-8"))
+    return float(config.get("max_position_embeddings") or "inf")
+
+
+def make_teacher(
+    name: str,
+    *,
+    url: str | None = None,
+    key: str | None = None,
+    plain: bool = False,
+    workers: int = 8,
+    batch: int = 16,
+    timeout: float = 120.0,
+    retries: int = 3,
+    give_up: int = 20,
+) -> EndpointTeacher | LocalTeacher:
+    """A teacher by name: `model@http://host/v1` or a name with `url` is an endpoint's, else local.
+
+    >>> make_teacher("qwen@http://localhost:8000/v1").chat.url
+    'http://localhost:8000/v1'
+    """
+    model, _, address = name.partition("@") if "@http" in name else (name, "", "")
+    if name.startswith(("http://", "https://")):
+        raise UserError(f"Say which model to ask there: --teacher MODEL@{name}.")
+    if address or url:
+        chat = EndpointChat(
+            model, url=address or str(url), key=key, timeout=timeout, retries=retries
+        )
+        return EndpointTeacher(chat, workers=workers, give_up=give_up)
+    return LocalTeacher(model, plain=plain, batch=batch)
