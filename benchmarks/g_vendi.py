@@ -18,7 +18,7 @@ import time
 
 import psutil
 import torch
-from generality.models.encode_response import encode_response
+from generality.models.prompt_response import encode_response
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from generality.benchmarks.worlds import ChainPrograms, solution, world_tokenizer

@@ -129,7 +129,10 @@ class _Layer:
         self.b = _side(outward, side, generator, weight)
         numbers = min(inward, side) * min(outward, side)
         self.signs = random_signs(numbers, generator=generator).to(weight.device)
-        self.places = torch.randint(dim, (numbers,), generator=generator).to(weight.device)
+        # Every place gets equally many numbers, in an order of chance.
+        order = torch.randperm(-(-numbers // dim) * dim, generator=generator)
+        self.order = order.clamp(max=numbers).to(weight.device)
+        self.numbers = numbers
         self.dim = dim
 
     def project(
@@ -147,7 +150,9 @@ class _Layer:
         if self.b is not None:
             g = g @ self.b
         small = torch.bmm(g.float().mT, a.float()).reshape(size, -1) * self.signs
-        return small.new_zeros(size, self.dim).index_add_(1, self.places, small)
+        if len(self.order) > self.numbers:
+            small = nn.functional.pad(small, (0, 1))  # one 0 for the places that are left over
+        return small[:, self.order].view(size, -1, self.dim).sum(1)
 
 
 def _side(
