@@ -32,8 +32,9 @@ if TYPE_CHECKING:
         gradient_cosine,
     )
     from generality.modules.layerwise_ensemble import LayerwiseEnsemble, layerwise_loss
-    from generality.modules.linear_probe import probe_head
+    from generality.modules.linear_probe import probe_head, probed
     from generality.modules.lora_group import LoRAGroup
+    from generality.modules.preference_policy import PreferencePolicy, prefer
     from generality.modules.soft_prompt import SoftPrompt
     from generality.modules.tiny_text_encoder import TinyTextEncoder
     from generality.modules.truncatable_mlp import TruncatableMLP
@@ -47,6 +48,7 @@ __all__ = [
     "GradientRegulator",
     "LayerwiseEnsemble",
     "LoRAGroup",
+    "PreferencePolicy",
     "RegulatedOptimizer",
     "SoftPrompt",
     "TinyTextEncoder",
@@ -55,7 +57,9 @@ __all__ = [
     "gradient_cosine",
     "insert_after",
     "layerwise_loss",
+    "prefer",
     "probe_head",
+    "probed",
     "split_qkv",
     "style_parameters",
     "view_outputs",
@@ -74,6 +78,7 @@ __getattr__, __dir__ = lazy_names(
         "GradientRegulator": "gradient_regulator",
         "LayerwiseEnsemble": "layerwise_ensemble",
         "LoRAGroup": "lora_group",
+        "PreferencePolicy": "preference_policy",
         "RegulatedOptimizer": "gradient_regulator",
         "SoftPrompt": "soft_prompt",
         "TinyTextEncoder": "tiny_text_encoder",
@@ -81,7 +86,9 @@ __getattr__, __dir__ = lazy_names(
         "gradient_cosine": "gradient_regulator",
         "insert_after": "feature_stat_perturb",
         "layerwise_loss": "layerwise_ensemble",
+        "prefer": "preference_policy",
         "probe_head": "linear_probe",
+        "probed": "linear_probe",
         "split_qkv": "fused_qkv",
         "style_parameters": "feature_stat_perturb",
     },

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
@@ -62,3 +64,33 @@ def probe_head(
         optimizer.step(closure)
         loss = float(closure().detach())
     return loss
+
+
+def probed(
+    features: Float[np.ndarray, "examples dim"],
+    labels: Int[np.ndarray, " examples"],
+    groups: Mapping[str, Float[np.ndarray, "n dim"]],
+    *,
+    classes: int | None = None,
+) -> dict[str, Float[np.ndarray, "n classes"]]:
+    """Class probabilities of groups of features by a linear probe that starts at zero.
+
+    Args:
+        features: of a frozen body; `labels` are class numbers.
+        groups: what to give probabilities for, by name.
+        classes: how many there are; None: the highest label and one.
+
+    >>> features, labels = np.array([[-1.0], [1.0]]), np.array([0, 1])
+    >>> probed(features, labels, {"far": np.array([[9.0]])})["far"].round()
+    array([[0., 1.]], dtype=float32)
+    """
+    count = int(labels.max()) + 1 if classes is None else classes
+    head = nn.Linear(features.shape[1], count)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    probe_head(head, features, np.eye(count)[labels])
+    with torch.inference_mode():
+        return {
+            name: head(torch.tensor(np.asarray(x), dtype=torch.float32)).softmax(-1).numpy()
+            for name, x in groups.items()
+        }

@@ -35,7 +35,7 @@ from generality.lab.train import train
 from generality.measures import accuracy
 from generality.models import TextClassifier, load_model, load_tokenizer
 from generality.models.identity import model_identity
-from generality.modules import LayerwiseEnsemble, TinyTextEncoder, probe_head
+from generality.modules import LayerwiseEnsemble, TinyTextEncoder, probe_head, probed
 from generality.objectives import soft_cross_entropy
 from generality.studies.study import Paper
 from generality.weights import wise_ft
@@ -164,7 +164,7 @@ def run(config: Config, lab: Lab) -> Iterator[Row]:
             for shift, (_, truth) in panel.tests.items():
                 goal = panel.targets.get(shift)
                 ceiling = goal and lab.step(
-                    probe, read(goal.texts)["hidden"][:, -1], goal.labels,
+                    probed, read(goal.texts)["hidden"][:, -1], goal.labels,
                     {shift: read(panel.tests[shift].texts)["hidden"][:, -1]},
                 )[shift]  # fmt: skip
                 scores = {method: accuracy(p[shift], truth) for method, p in found.items()}
@@ -197,7 +197,7 @@ def methods(
         "last-layer-and-scratch": {"layers": every[-1:]},
         "scratch": {"layers": ()},
     }
-    found, added = {"linear-probe": lab.step(probe, last, panel.train.labels, lasts)}, {}
+    found, added = {"linear-probe": lab.step(probed, last, panel.train.labels, lasts)}, {}
     for arm, options in arms.items():
         options = {"vocab": config.vocab, "dim": config.dim, **options}
         result = lab.step(
@@ -311,16 +311,6 @@ class Reader:
 def count_weights(model: str, identity: str) -> int:
     """Weights of a backbone."""
     return sum(p.numel() for p in load_model(model, device="cpu").parameters())
-
-
-def probe(features: np.ndarray, labels: np.ndarray, tests: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Probabilities of a linear probe on other features."""
-    head = torch.nn.Linear(features.shape[1], 2)
-    torch.nn.init.zeros_(head.weight)
-    torch.nn.init.zeros_(head.bias)
-    probe_head(head, features, np.eye(2)[labels])
-    with torch.inference_mode():
-        return {k: head(torch.tensor(x)).softmax(-1).numpy() for k, x in tests.items()}
 
 
 def ensemble(

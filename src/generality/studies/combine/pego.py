@@ -24,7 +24,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from generality.benchmarks import sentiment_domains
@@ -35,7 +34,7 @@ from generality.lab.train import train
 from generality.measures import accuracy, subspace_overlap
 from generality.models import TextClassifier
 from generality.models.identity import model_identity
-from generality.modules import LoRAGroup, probe_head
+from generality.modules import LoRAGroup, probed
 from generality.objectives import orthogonal_group_loss, soft_cross_entropy
 from generality.studies.study import Paper
 
@@ -171,11 +170,14 @@ def run(config: Config, lab: Lab) -> Iterator[Row]:
             lam = min(tried, key=lambda weight: tried[weight]["source_loss"])
             found = {
                 "full-tuning": learn(settings=full),
-                "linear-probe": lab.step(
-                    probe,
-                    read(sources[0]),
-                    sources[1],
-                    {k: (read(x), y) for k, (x, y) in tests.items()},
+                "linear-probe": scored(
+                    lab.step(
+                        probed,
+                        read(sources[0]),
+                        sources[1],
+                        {name: read(texts) for name, (texts, _) in tests.items()},
+                    ),
+                    tests,
                 ),
                 "lora": learn(**one),
                 "group": learn(**of_group),
@@ -244,11 +246,7 @@ def tune(
         group.unload()
         merged = say("target")
         updates["merge_error"] = float(np.abs(np.log(merged) - np.log(apart)).max())
-    return {
-        "score": accuracy(apart, tests["target"][1]),
-        **on_source(say("source"), tests["source"][1]),
-        **updates,
-    }
+    return {**scored({"target": apart, "source": say("source")}, tests), **updates}
 
 
 def attention(model: nn.Module) -> list[str]:
@@ -275,26 +273,12 @@ def measured(group: LoRAGroup) -> dict[str, float]:
     return {name: float(np.mean(values)) for name, values in found.items() if values}
 
 
-def probe(
-    features: np.ndarray, labels: np.ndarray, tests: dict[str, tuple[np.ndarray, np.ndarray]]
-) -> dict[str, float]:
-    """Scores of a linear probe of the frozen body."""
-    head = nn.Linear(features.shape[1], 2)
-    nn.init.zeros_(head.weight)
-    nn.init.zeros_(head.bias)
-    probe_head(head, features, np.eye(2)[labels])
-    with torch.inference_mode():
-        said = {k: head(torch.tensor(x)).softmax(-1).numpy() for k, (x, _) in tests.items()}
+def scored(said: dict[str, np.ndarray], tests: dict[str, Labelled]) -> dict[str, float]:
+    """Accuracy on the target, accuracy and cross-entropy (nats) on texts of the sources."""
+    (_, target), (_, source) = tests["target"], tests["source"]
+    own = said["source"][np.arange(len(source)), source]
     return {
-        "score": accuracy(said["target"], tests["target"][1]),
-        **on_source(said["source"], tests["source"][1]),
-    }
-
-
-def on_source(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Accuracy and cross-entropy (nats) on held-out texts of the sources."""
-    own = probabilities[np.arange(len(labels)), labels]
-    return {
-        "source_score": accuracy(probabilities, labels),
+        "score": accuracy(said["target"], target),
+        "source_score": accuracy(said["source"], source),
         "source_loss": float(-np.log(own.clip(1e-9)).mean()),
     }
