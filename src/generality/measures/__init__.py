@@ -45,6 +45,7 @@ from generality.measures.flips import (
 )
 from generality.measures.forgetting_report import ForgettingReport, forgetting_report
 from generality.measures.g_vendi import GVendi
+from generality.measures.greedy_match import greedy_match
 from generality.measures.group_effect import group_effect, negative_transfer
 from generality.measures.group_table import GroupAudit, auc_interval, delong
 from generality.measures.invariance import (
@@ -55,6 +56,7 @@ from generality.measures.invariance import (
 )
 from generality.measures.kfold_by_category import kfold_by_category
 from generality.measures.kl_to_base import KLToBase, kl_to_base
+from generality.measures.margin_labels import margin_labels
 from generality.measures.outcome_metrics import (
     GenerationRisk,
     OutcomeGap,
@@ -167,6 +169,7 @@ __all__ = [
     "forgetting_report",
     "gap_table",
     "generation_risk",
+    "greedy_match",
     "group_effect",
     "harden",
     "harmonic_mean",

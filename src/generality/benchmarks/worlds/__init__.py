@@ -15,6 +15,13 @@ from generality.benchmarks.worlds.chain_programs import (
     step_flags,
 )
 from generality.benchmarks.worlds.problem import ANSWER, Problem, answer_of
+from generality.benchmarks.worlds.skill_mixture import (
+    SKILLS,
+    NoisySolvers,
+    SkewedGenerator,
+    SkillMixture,
+    drawn_mixture,
+)
 from generality.benchmarks.worlds.string_tasks import (
     TASKS,
     StringTask,
@@ -24,18 +31,31 @@ from generality.benchmarks.worlds.string_tasks import (
     terse,
     trace,
 )
+from generality.benchmarks.worlds.target_programs import (
+    TARGET_WORDS,
+    TargetProblem,
+    TargetPrograms,
+)
 from generality.benchmarks.worlds.tokenizer import world_tokenizer
 
 __all__ = [
     "ANSWER",
+    "SKILLS",
     "STYLES",
+    "TARGET_WORDS",
     "TASKS",
     "Chain",
     "ChainPrograms",
+    "NoisySolvers",
     "Problem",
+    "SkewedGenerator",
+    "SkillMixture",
     "StringTask",
+    "TargetProblem",
+    "TargetPrograms",
     "answer_of",
     "compose",
+    "drawn_mixture",
     "make_chain",
     "mistaken",
     "solution",
