@@ -17,6 +17,7 @@ from generality.objectives import (
     UPDATE_LOSSES,
     CompatibleUpdate,
     OutputEnsemble,
+    UpdateObjective,
     copy_adapter,
     focal_distillation,
     token_masked_kd,
@@ -202,3 +203,29 @@ def test_an_ensemble_answers_with_the_mean_probability() -> None:
     x = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
     mean = (one(x).softmax(-1) + two(x).softmax(-1)) / 2
     torch.testing.assert_close(OutputEnsemble(one, two)(input=x).logits.softmax(-1), mean)
+
+
+def test_known_answers_teach_many_replicas_at_once(tmp_path) -> None:
+    from generality.lab import Lab
+    from generality.lab.replicate import zero_head
+
+    generator = np.random.default_rng(0)
+    truth = generator.integers(0, 3, 60)
+    x = (generator.normal(size=(60, 5)) + np.eye(3, 5)[truth]).astype(np.float32)
+    labels = np.eye(3, dtype=np.float32)[truth]
+    old = np.full_like(labels, 0.05) + 0.85 * np.eye(3, dtype=np.float32)[(truth + 1) % 3]
+    targets = np.concatenate([labels, old, labels], -1)
+    lab = Lab(home=tmp_path, device="cpu", progress=False)
+
+    def right(loss: str, warm: float) -> float:
+        trained = lab.replicate(
+            zero_head(5, 3), x, targets, loss=UpdateObjective(loss, warm=warm), seeds=[0, 1],
+            epochs=20, learning_rate=0.05,
+        )  # fmt: skip
+        return float((trained.predict_proba(x).argmax(-1).numpy() == truth).mean())
+
+    assert right("continued", 0.0) > 0.6
+    assert right("distill-old", 0.0) < 0.2  # it follows an old model that is always wrong
+    assert right("distill-old", 0.95) > 0.6
+    with pytest.raises(ValueError, match="loss is one of"):
+        UpdateObjective("plain")

@@ -14,7 +14,9 @@ from generality.objectives.compatible_update import (
     UPDATE_LOSSES,
     CompatibleUpdate,
     OutputEnsemble,
+    UpdateObjective,
     copy_adapter,
+    update_targets,
 )
 from generality.objectives.confidence import ConfidenceLoss
 from generality.objectives.conflict_loss import ConflictLoss, conflict_targets
@@ -62,6 +64,7 @@ __all__ = [
     "ProgressiveTargets",
     "ReverseGrad",
     "SelfDistillation",
+    "UpdateObjective",
     "conflict_targets",
     "copy_adapter",
     "coral",
@@ -86,4 +89,5 @@ __all__ = [
     "soft_cross_entropy",
     "sparse_topk_kl",
     "token_masked_kd",
+    "update_targets",
 ]

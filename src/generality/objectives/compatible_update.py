@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from generality.objectives.soft_cross_entropy import soft_cross_entropy
 from generality.objectives.token_masked_kd import focal_distillation, token_masked_kd
 
 UpdateLoss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -133,6 +134,64 @@ class CompatibleUpdate(nn.Module):
         if next(teacher.parameters()).device != place:
             teacher.to(place)
         return _logits(teacher(**inputs))
+
+
+class UpdateObjective(nn.Module):
+    """The same for a classifier whose teachers' answers are known beforehand, as a plain loss.
+
+    Called as loss(logits, targets, progress) with `update_targets` as targets, by `lab.fit`,
+    `lab.replicate`, `lab.finetune`: no teacher is in memory. For the first `warm` share of training
+    it is plain cross-entropy against the labels, so that one training first becomes the new model
+    and then the compatible one; 0 where the weights start as the new model's.
+
+    Args:
+        loss: a name of `UPDATE_LOSSES`.
+        warm: share of training, in [0, 1).
+
+    >>> labels, logits = torch.eye(3), torch.tensor([[2.0, 0, 0], [0, 0, 1], [0, 1, 0]])
+    >>> targets = update_targets(labels, logits.softmax(-1), logits.softmax(-1))
+    >>> round(UpdateObjective("muscle")(logits, targets, 0.9).item(), 4)  # both teachers agree
+    0.0
+    """
+
+    def __init__(self, loss: str = "muscle", *, warm: float = 0.0) -> None:
+        super().__init__()
+        if loss not in UPDATE_LOSSES or not 0 <= warm < 1:
+            raise ValueError(
+                f"loss is one of {', '.join(UPDATE_LOSSES)} and warm in [0, 1), not '{loss}' and "
+                f"{warm}"
+            )
+        self.loss, self.warm = loss, warm
+
+    def forward(
+        self,
+        logits: Float[Tensor, "batch classes"],
+        targets: Float[Tensor, "batch thrice_classes"],
+        progress: float,
+    ) -> Float[Tensor, ""]:
+        """The loss, in nats."""
+        labels, old, new = targets.chunk(3, -1)
+        if progress < self.warm:
+            return soft_cross_entropy(logits, labels)
+        teachers = [each.clamp_min(1e-12).log() for each in (old, new)]
+        return UPDATE_LOSSES[self.loss](logits, *teachers, labels.argmax(-1))
+
+    def extra_repr(self) -> str:
+        """The constructor's arguments."""
+        return f"loss={self.loss!r}, warm={self.warm}"
+
+
+def update_targets(
+    labels: Float[Tensor, "*n classes"],
+    old: Float[Tensor, "*n classes"],
+    new: Float[Tensor, "*n classes"],
+) -> Float[Tensor, "*n thrice_classes"]:
+    """Labels, the old and the new model's probabilities, as `UpdateObjective` reads them.
+
+    >>> update_targets(torch.eye(2), torch.ones(2, 2) / 2, torch.eye(2)).shape
+    torch.Size([2, 6])
+    """
+    return torch.cat([labels, old, new], -1)
 
 
 class OutputEnsemble(nn.Module):
