@@ -107,8 +107,10 @@ from generality.measures.universal_perturbation import (
 )
 from generality.measures.vendi import StreamingVendi, vendi_score
 from generality.measures.view_contributions import ViewContributions, view_contributions
+from generality.measures.mean_states import MeanStates
 
 __all__ = [
+    "MeanStates",
     "CELLS",
     "Agreement",
     "ArithmeticSteps",
