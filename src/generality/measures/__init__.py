@@ -57,6 +57,7 @@ from generality.measures.invariance import (
 from generality.measures.kfold_by_category import kfold_by_category
 from generality.measures.kl_to_base import KLToBase, kl_to_base
 from generality.measures.margin_labels import margin_labels
+from generality.measures.mean_states import MeanStates
 from generality.measures.outcome_metrics import (
     GenerationRisk,
     OutcomeGap,
@@ -65,6 +66,7 @@ from generality.measures.outcome_metrics import (
     generation_risk,
 )
 from generality.measures.pac import pac_environments, pac_gamma
+from generality.measures.pass_at_k import pass_at_k
 from generality.measures.per_example_gradients import per_example_gradients
 from generality.measures.projected_gradients import ProjectedGradients
 from generality.measures.proper_scores import brier, nll, temperature_scale
@@ -83,6 +85,7 @@ from generality.measures.response_logprob import (
 from generality.measures.selection_report import CriterionReport, selection_report
 from generality.measures.shift_report import PairedComparison, ShiftReport, wilson_interval
 from generality.measures.single_source_matrix import single_source_matrix
+from generality.measures.solution_diversity import SolutionDiversity, solution_diversity
 from generality.measures.step_error_rate import (
     ArithmeticSteps,
     StepJudge,
@@ -107,10 +110,8 @@ from generality.measures.universal_perturbation import (
 )
 from generality.measures.vendi import StreamingVendi, vendi_score
 from generality.measures.view_contributions import ViewContributions, view_contributions
-from generality.measures.mean_states import MeanStates
 
 __all__ = [
-    "MeanStates",
     "CELLS",
     "Agreement",
     "ArithmeticSteps",
@@ -132,6 +133,7 @@ __all__ = [
     "KLToBase",
     "LabelEntropy",
     "MeanPerplexity",
+    "MeanStates",
     "Moments",
     "NGramEntropy",
     "OutcomeGap",
@@ -143,6 +145,7 @@ __all__ = [
     "ScoreFlipReport",
     "Selected",
     "ShiftReport",
+    "SolutionDiversity",
     "StepJudge",
     "StreamingVendi",
     "TruncationPoint",
@@ -188,6 +191,7 @@ __all__ = [
     "outcome_error_rate",
     "pac_environments",
     "pac_gamma",
+    "pass_at_k",
     "per_example_gradients",
     "pgd_attack",
     "proxy_discrepancy",
@@ -201,6 +205,7 @@ __all__ = [
     "selection_report",
     "simplicity_bias_index",
     "single_source_matrix",
+    "solution_diversity",
     "step_error_rate",
     "student_supervisor_agreement",
     "subspace_overlap",

@@ -34,6 +34,7 @@ from generality.objectives.domain_penalties import (
 from generality.objectives.drm_loss import drm_loss
 from generality.objectives.knn_nll import knn_nll, neighbour_vote
 from generality.objectives.mk_mmd import mk_mmd
+from generality.objectives.multi_target import MultiTargetLoss
 from generality.objectives.orthogonal_group_loss import orthogonal_group_loss
 from generality.objectives.past_predictions import (
     PastPredictionTable,
@@ -58,6 +59,7 @@ __all__ = [
     "ConflictLoss",
     "DBATLoss",
     "DivDisLoss",
+    "MultiTargetLoss",
     "OutputEnsemble",
     "PastPredictionTable",
     "ProductLoss",
