@@ -51,7 +51,7 @@ def test_version(generality) -> None:
 
 def test_studies_are_listed_and_shown(generality) -> None:
     (first, *_) = strict(generality("list", "--json").out)
-    assert set(first) == {"study", "family", "title", "paper", "claims"}
+    assert set(first) == {"study", "family", "title", "paper"}
     assert first["study"] in generality("list").out
     shown = strict(generality("show", TINY, "--scale", "smoke", "--json").out)
     assert shown["config"]["seeds"] == 2

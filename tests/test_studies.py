@@ -50,6 +50,8 @@ def smoke_run(study: Study, steps: Path, runs: Path) -> RunRecord:
 def test_a_study_is_complete(study: Study) -> None:
     assert study.title
     assert len(study.title) <= 120
+    assert study.title == (study.module.__doc__ or "").splitlines()[0].rstrip(".")
+    assert study.paper == study.module.PAPER
     assert isinstance(study.paper, Paper)
     assert study.paper.title
     assert 1990 <= study.paper.year <= 2100

@@ -24,16 +24,14 @@ def list_studies(json: options.Json = False) -> None:
                     "family": study.family,
                     "title": study.title,
                     "paper": dataclasses.asdict(study.paper),
-                    "claims": len(study.claims),
                 }
                 for study in studies
             ]
         )
         return
-    table = Table("study", "family", "question", "year", "claims", box=None)
+    table = Table("study", "family", "question", "year", box=None)
     for study in studies:
-        row = (study.name, study.family, study.title, str(study.paper.year), str(len(study.claims)))
-        table.add_row(*row)
+        table.add_row(study.name, study.family, study.title, str(study.paper.year))
     options.console().print(table)
 
 

@@ -7,7 +7,16 @@ To add one: write the module (its docstring's first line is the title) with `Con
 in the test suite from then on. CONTRIBUTING.md has the steps.
 """
 
-from generality.studies.execute import run_study
-from generality.studies.study import Paper, Study, configure, find_studies, find_study
+from typing import TYPE_CHECKING
+
+from generality.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from generality.studies.execute import run_study
+    from generality.studies.study import Paper, Study, configure, find_studies, find_study
 
 __all__ = ["Paper", "Study", "configure", "find_studies", "find_study", "run_study"]
+
+__getattr__, __dir__ = lazy_names(
+    __name__, {name: "execute" if name == "run_study" else "study" for name in __all__}
+)

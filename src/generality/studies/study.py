@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import dataclasses
 import importlib
@@ -18,8 +19,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from generality.claims import Claim, Row
 from generality.errors import UserError, unknown
+
+if typing.TYPE_CHECKING:
+    from generality.claims import Claim, Row
 
 SCALES = ("smoke", "small", "full")
 
@@ -35,21 +38,47 @@ class Paper:
 
 @dataclass(frozen=True)
 class Study:
-    """A study module, seen from outside."""
+    """A study module, seen from outside; it is imported when more than its title is asked for.
+
+    Attributes:
+        name: as it is typed.
+        family: the folder it is in.
+        where: the module, or its full name.
+    """
 
     name: str
     family: str
-    module: ModuleType
+    where: ModuleType | str
+
+    @cached_property
+    def module(self) -> ModuleType:
+        """The module itself."""
+        return importlib.import_module(self.where) if isinstance(self.where, str) else self.where
 
     @cached_property
     def title(self) -> str:
         """First line of the module's docstring."""
-        return (self.module.__doc__ or self.name).strip().splitlines()[0].rstrip(".")
+        return (ast.get_docstring(self._source) or self.name).splitlines()[0].rstrip(".")
 
-    @property
+    @cached_property
     def paper(self) -> Paper:
         """The paper it tests."""
+        for line in self._source.body:
+            if isinstance(line, ast.Assign) and ast.unparse(line.targets[0]) == "PAPER":
+                with contextlib.suppress(ValueError, AttributeError):  # not written out in full
+                    call = typing.cast(ast.Call, line.value)
+                    named = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
+                    return Paper(*map(ast.literal_eval, call.args), **named)
         return typing.cast(Paper, self.module.PAPER)
+
+    @cached_property
+    def _source(self) -> ast.Module:
+        if isinstance(self.where, str):
+            spec = importlib.util.find_spec(self.where)
+            file = spec and spec.origin
+        else:
+            file = self.where.__file__
+        return ast.parse(Path(str(file)).read_text(encoding="utf-8"))
 
     @property
     def scales(self) -> Mapping[str, Any]:
@@ -59,16 +88,16 @@ class Study:
     @property
     def claims(self) -> Sequence[Claim]:
         """What the paper claims, as tests over the rows."""
-        return typing.cast(Sequence[Claim], self.module.CLAIMS)
+        return typing.cast("Sequence[Claim]", self.module.CLAIMS)
 
     @property
     def run(self) -> Callable[..., Iterator[Row]]:
         """The study itself: run(config, lab) yields rows."""
-        return typing.cast(Callable[..., Iterator[Row]], self.module.run)
+        return typing.cast("Callable[..., Iterator[Row]]", self.module.run)
 
 
 def find_studies() -> list[Study]:
-    """Every study that ships with generality, by family and name."""
+    """Every study that ships with generality, by family and name; none of them is imported."""
     package = importlib.import_module("generality.studies")
     found = []
     for family in pkgutil.iter_modules(package.__path__):
@@ -76,8 +105,8 @@ def find_studies() -> list[Study]:
             continue
         rooms = importlib.import_module(f"generality.studies.{family.name}")
         for paper in pkgutil.iter_modules(rooms.__path__):
-            module = importlib.import_module(f"{rooms.__name__}.{paper.name}")
-            found.append(Study(paper.name.replace("_", "-"), family.name, module))
+            name = paper.name.replace("_", "-")
+            found.append(Study(name, family.name, f"{rooms.__name__}.{paper.name}"))
     return found
 
 
