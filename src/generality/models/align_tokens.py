@@ -102,8 +102,8 @@ def project_topk(
     >>> ids, probabilities = project_topk(
     ...     [{"12": 0.6, "1": 0.3, "14": 0.1}, {".": 0.7, "!": 0.2, "?!": 0.1}], ["12", "."],
     ...     ["1", "2", "."], {"1": 5, "2": 6, ".": 7, "!": 8}, k=2)
-    >>> ids.tolist(), probabilities.round(3).tolist()
-    ([[5, 0], [6, 0], [7, 8]], [[1.0, 0.0], [1.0, 0.0], [0.778, 0.222]])
+    >>> ids.tolist(), probabilities[2].round(3)
+    ([[5, 0], [6, 0], [7, 8]], array([0.778, 0.222], dtype=float32))
     """
     if len(teacher_topk) != len(teacher):
         raise ValueError(f"{len(teacher_topk)} distributions for {len(teacher)} teacher tokens")

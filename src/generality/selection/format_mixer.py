@@ -72,8 +72,8 @@ class FormatMixer:
     Q: 2 + 1 ?
     A: Let's think step by step. | 2 and one more The answer is 3.
     >>> print(mixer.write(pool[2], "icl_ans").prompt)
-    Q: 1 + 1 ?
-    A: The answer is 2.
+    Q: 0 + 1 ?
+    A: The answer is 1.
     <BLANKLINE>
     Q: 2 + 1 ?
     A:
