@@ -13,7 +13,7 @@ from datasets import Dataset
 from numpy.typing import NDArray
 
 from generality.selection.judge import Judge
-from generality.selection.preference_pairs import preference_pairs
+from generality.selection.pairs_by_score import preference_pairs
 
 Score = Callable[[list[str], list[str]], Any]
 """From prompts and responses to one number each (a list, an array or a tensor)."""
