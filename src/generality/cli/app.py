@@ -14,7 +14,18 @@ import typer
 from typer.core import TyperGroup
 
 from generality import __version__
-from generality.cli import cache, claims, compare, listing, predict, report, results, run, select
+from generality.cli import (
+    cache,
+    claims,
+    compare,
+    distill,
+    listing,
+    predict,
+    report,
+    results,
+    run,
+    select,
+)
 from generality.errors import UserError
 
 
@@ -63,6 +74,7 @@ app.command("claims")(claims.claims)
 app.command("compare")(compare.compare)
 app.command("predict")(predict.predict)
 app.command("select")(select.select)
+app.command("distill")(distill.distill)
 app.command("results")(results.results)
 app.command("report")(report.report)
 app.add_typer(cache.app, name="cache")

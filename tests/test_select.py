@@ -1,0 +1,213 @@
+"""`generality select` from data to file and page, with a model small enough for a test."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import tiny_models
+from generality.errors import UserError
+from generality.lab import Lab
+from generality.models import load_model
+from generality.selection.data_portrait import DataPortrait, portrait_table
+from generality.selection.select_examples import Choice, best_of_each, select_examples
+from generality.selection.training_files import Record, examples_of, read_records
+
+TEMPLATE = "{% for m in messages %}{{ m.content }} {% endfor %}"
+RESPONSES = ("a good film", "the book was long and bad", "very very very very short")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("model")
+    tiny_models.tokenizer().save_pretrained(folder)
+    tiny_models.llama().save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def data(tmp_path) -> Path:
+    rows = [
+        {"prompt": f"is the {what} good", "completion": said, "source": who, "reference": "good"}
+        for what in ("film", "book")
+        for said, who in zip(RESPONSES, "xyz", strict=True)
+    ]
+    path = tmp_path / "data.jsonl"
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in [*rows, rows[0]]) + "broken\n")
+    return path
+
+
+def read(path) -> list:
+    return [record.content for record in read_records(path)]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.sampled_from([0.0, 1.0, 2.0, np.nan])), max_size=20),
+    st.integers(1, 3),
+)
+def test_the_best_of_each_prompt_by_the_book(rows, count) -> None:
+    prompts = np.array([prompt for prompt, _ in rows], np.uint64)
+    scores = np.array([score for _, score in rows], float)
+    keep = best_of_each(prompts, scores, count)
+    for prompt in set(prompts.tolist()):
+        own = [i for i in np.flatnonzero(prompts == prompt) if not np.isnan(scores[i])]
+        best = sorted(own, key=lambda i: (-scores[i], i))[:count]
+        assert set(np.flatnonzero(keep & (prompts == prompt))) == set(best)
+
+
+def test_grape_keeps_what_the_model_finds_most_probable(generality, data, model) -> None:
+    answer = generality("select", data, "-o", "out.jsonl", "--model", model, "--scores", "s.jsonl",
+                        "--rejected", "bad.jsonl", "--json")  # fmt: skip
+    assert answer.code == 0, answer.err
+    said = json.loads(answer.out)
+    from generality.measures import response_logprob
+
+    prompts = [f"is the {what} good" for what in ("film", "book") for _ in RESPONSES]
+    expected = response_logprob(
+        load_model(model, device="cpu"), tiny_models.tokenizer(), prompts, [*RESPONSES] * 2
+    )
+    scores = read("s.jsonl")
+    np.testing.assert_allclose([row["score"] for row in scores], expected, atol=1e-4)
+    best = expected.view(2, 3).argmax(1).tolist()
+    assert [row["completion"] for row in read("out.jsonl")] == [RESPONSES[place] for place in best]
+    assert sum(row["kept"] for row in scores) == 2
+    assert [row["reason"] for row in read("bad.jsonl")] == ["duplicate", "unparseable"]
+    assert said["written"] == 2
+    page = Path("out.report.html").read_text()
+    assert "http" not in page.replace("http-equiv", "")
+    assert "Before and after" in page
+    again = json.loads(
+        generality("select", data, "-o", "out.jsonl", "--model", model, "--json").out
+    )
+    assert again["steps"]["computed"] == 0
+    assert "2 records written to out.jsonl" in generality(
+        "select", data, "-o", "out.jsonl", "--model", model
+    ).out  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [
+        ("--method longest", [1, 1]),
+        ("--method shortest", [0, 0]),
+        ("--method strongest --source y", [1, 1]),
+        ("--method longest --per-prompt 2", [1, 2, 1, 2]),
+        ("--method dedup", [0, 1, 2, 0, 1, 2]),
+        ("--method dedup --judge exact", []),
+        ("--method longest --keep 1", [1]),
+    ],
+)
+def test_controls(generality, data, options, kept) -> None:
+    answer = generality("select", data, "-o", "out.jsonl", *options.split())
+    if not kept:
+        assert answer.code == 2
+        assert "6 wrong response" in answer.err
+        return
+    assert answer.code == 0, answer.err
+    assert [row["completion"] for row in read("out.jsonl")] == [RESPONSES[p] for p in kept]
+
+
+def test_gradients_spread_the_choice(generality, data, model) -> None:
+    options = ["--model", model, "--dim", "32", "--clusters", "3"]
+    answer = generality("select", data, "-o", "a.jsonl", "--method", "g-vendi", "--keep", "3",
+                        *options, "--json")  # fmt: skip
+    assert answer.code == 0, answer.err
+    said = json.loads(answer.out)
+    assert len(read("a.jsonl")) == 3
+    assert len(said["picture"]["dots"]) == 6
+    assert sum(kept for *_, kept in said["picture"]["dots"]) == 3
+    assert Path("a.report.html").read_text().count("<circle") == 6
+    answer = generality("select", data, "--report-only", "--method", "prismatic", *options)
+    assert answer.code == 0, answer.err
+    assert "Regions with few examples" in answer.out
+    Path("new.jsonl").write_text(
+        "".join(json.dumps({"prompt": "is it", "completion": said}) + "\n" for said in RESPONSES)
+    )
+    answer = generality("select", data, "-o", "new-out.jsonl", "--method", "prismatic",
+                        "--candidates", "new.jsonl", *options, "--json")  # fmt: skip
+    assert answer.code == 0, answer.err
+    assert json.loads(answer.out)["written"] == len(read("new-out.jsonl")) <= 3
+
+
+def test_own_answers_replace_given_ones_where_right(generality, data, model) -> None:
+    answer = generality("select", data, "-o", "out.jsonl", "--method", "s3ft", "--model", model,
+                        "--judge", "exact", "--max-tokens", "3", "--template", "{prompt}",
+                        "--json")  # fmt: skip
+    assert answer.code == 0, answer.err
+    rows = read("out.jsonl")
+    assert len(rows) == 6
+    assert {row["target_source"] for row in rows} == {"gold"}
+    assert [row["completion"] for row in rows] == [*RESPONSES] * 2
+
+
+def test_several_responses_in_one_record_and_other_shapes(generality, model) -> None:
+    Path("pool.jsonl").write_text(
+        json.dumps({"id": 7, "question": "is it", "responses": list(RESPONSES)}) + "\n"
+    )
+    answer = generality("select", "pool.jsonl", "-o", "out.parquet", "--method", "longest",
+                        "--per-prompt", "2")  # fmt: skip
+    assert answer.code == 0, answer.err
+    assert read("out.parquet") == [{"id": 7, "question": "is it", "responses": [*RESPONSES[1:]]}]
+    generality("select", "pool.jsonl", "-o", "out.jsonl", "--method", "longest", "--format",
+               "messages")  # fmt: skip
+    assert read("out.jsonl")[0]["messages"][1]["content"] == RESPONSES[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("", "Name the file to write by -o OUT, or ask for --report-only."),
+        ("-o out.csv --method random", "must end in .jsonl, .jsonl.gz, .parquet"),
+        ("-o nowhere/out.jsonl --method random", "does not exist"),
+        ("-o out.jsonl", "The method grape looks through a model: name it by --model."),
+        ("-o out.jsonl --method grap", "There is no method 'grap'. Did you mean 'grape'?"),
+        ("-o out.jsonl --method random --on-bad refuse", "record 7: duplicate"),
+        ("-o out.jsonl --method random --on-bad no", "There is no choice for --on-bad 'no'."),
+        ("-o out.jsonl --method random --judge num", "There is no judge 'num'."),
+        ("-o out.jsonl --method random --prompt nothing", "has no good example"),
+        ("-o out.jsonl --method random --format xml", "There is no format 'xml'."),
+        ("-o out.jsonl --method strongest", "needs --source"),
+        ("-o out.jsonl --method s3ft", "s3ft needs --model"),
+        ("-o out.jsonl --method random --candidates x.jsonl", "goes with --method prismatic"),
+        ("-o out.jsonl --model MODEL --template chat", "has no chat template"),
+        ("-o out.jsonl --model MODEL --template none", "a text with {prompt} in it"),
+    ],
+)
+def test_mistakes_are_one_sentence(generality, data, model, options, message) -> None:
+    answer = generality("select", data, *options.replace("MODEL", model).split())
+    assert (answer.code, answer.out) == (2, "")
+    assert message in answer.err
+    assert not list(Path.cwd().glob("out*"))
+
+
+def test_data_that_change_meanwhile_are_noticed(data, tmp_path, monkeypatch) -> None:
+    lab = Lab(home=tmp_path / "steps", device="cpu", progress=False)
+    passes = []
+
+    def changing(source, *, split=None):
+        passes.append(source)
+        records = list(read_records(source))
+        return iter(records if len(passes) == 1 else records[1:])
+
+    monkeypatch.setattr("generality.selection.select_examples.read_records", changing)
+    with pytest.raises(UserError, match="changed while it was read"):
+        select_examples(data, tmp_path / "out.jsonl", Choice("random"), lab=lab)
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_a_portrait_compares_equally_many_texts() -> None:
+    one, two = DataPortrait(), DataPortrait()
+    for number in range(40):
+        record = {"prompt": f"p{number}", "completion": f"word{number} and more"}
+        (example,) = examples_of(Record(number, record))
+        one.add(example)
+        if number < 10:
+            two.add(example)
+    table = portrait_table(one, two)
+    rows = {row[1]: row[2:] for row in table["rows"]}
+    assert rows["examples"] == ["40", "10"]
+    assert "on 10 examples of each" in table["note"]
+    assert rows["words of a response, median"] == ["3", "3"]
