@@ -97,6 +97,13 @@ if TYPE_CHECKING:
         agreement_filter,
         synthesise_domains,
     )
+    from generality.selection.system_messages import (
+        ORCA_COLLECTIONS,
+        SystemMessage,
+        SystemMessageMixer,
+        offers_choices,
+        orca_style_messages,
+    )
     from generality.selection.tailored_teacher import (
         TECHNIQUES,
         ChatDrafter,
@@ -104,6 +111,7 @@ if TYPE_CHECKING:
         TailoredTeacher,
         chat_student,
     )
+    from generality.selection.task_balanced_sample import task_balanced_rows, task_balanced_sample
     from generality.selection.weak_label_filter import filter_weak_labels
 
 _WHERE = {
@@ -134,6 +142,7 @@ _WHERE = {
     "ModelJudge": "judge",
     "NGramIndex": "ngram_index",
     "NumberMatch": "judge",
+    "ORCA_COLLECTIONS": "system_messages",
     "OnlineSelfSampler": "online_self_sampler",
     "ProceduralSynthesiser": "synthesisers",
     "PromptWriter": "prompt_writer",
@@ -158,6 +167,8 @@ _WHERE = {
     "SupervisionMixer": "supervision_mixer",
     "SynthesisLoop": "synthesis_loop",
     "SyntheticDomains": "synthetic_domains",
+    "SystemMessage": "system_messages",
+    "SystemMessageMixer": "system_messages",
     "TECHNIQUES": "tailored_teacher",
     "TailoredTeacher": "tailored_teacher",
     "Target": "solution_buffer",
@@ -183,10 +194,13 @@ _WHERE = {
     "minority_f1": "demonstration_optimizer",
     "ngram_overlap": "ngram_index",
     "not_near_copy": "subtasks",
+    "offers_choices": "system_messages",
     "one_shot": "demonstration_worth",
+    "orca_style_messages": "system_messages",
     "paraphrase_augment": "subtasks",
     "preference_pairs": "pairs_by_score",
     "proper_part": "subtasks",
+    "region_subsets": "pool_regions",
     "rejection_filter": "rejection_filter",
     "select_answer": "answer_rules",
     "selection_overlap": "fit_selector",
@@ -194,12 +208,15 @@ _WHERE = {
     "share_right": "demonstration_optimizer",
     "swap_in_mistakes": "demonstration_optimizer",
     "synthesise_domains": "synthetic_domains",
+    "task_balanced_rows": "task_balanced_sample",
+    "task_balanced_sample": "task_balanced_sample",
     "template_prompts": "prompt_writer",
     "value_strings": "state_tracer",
     "values_only": "state_tracer",
 }
 __all__ = [
     "FORMATS",
+    "ORCA_COLLECTIONS",
     "TECHNIQUES",
     "Accepted",
     "Candidate",
@@ -251,6 +268,8 @@ __all__ = [
     "SupervisionMixer",
     "SynthesisLoop",
     "SyntheticDomains",
+    "SystemMessage",
+    "SystemMessageMixer",
     "TailoredTeacher",
     "Target",
     "TeachingPair",
@@ -275,10 +294,13 @@ __all__ = [
     "minority_f1",
     "ngram_overlap",
     "not_near_copy",
+    "offers_choices",
     "one_shot",
+    "orca_style_messages",
     "paraphrase_augment",
     "preference_pairs",
     "proper_part",
+    "region_subsets",
     "rejection_filter",
     "select_answer",
     "selection_overlap",
@@ -286,6 +308,8 @@ __all__ = [
     "share_right",
     "swap_in_mistakes",
     "synthesise_domains",
+    "task_balanced_rows",
+    "task_balanced_sample",
     "template_prompts",
     "value_strings",
     "values_only",

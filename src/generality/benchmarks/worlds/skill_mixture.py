@@ -75,7 +75,8 @@ class SkewedGenerator:
 
     A candidate's skill is that of a random demonstration with probability `follow`, else drawn with
     shares proportional to 1 / rank ** `skew` in the order of `SKILLS`; its letters are a, b and c
-    with probability `narrow`, else all. `response` is right: the solver's secret.
+    with probability `narrow`, else all. `response` is right, and a solver's to replace; `truth`
+    stays in the record for an audit.
     """
 
     skew: float = 2.0
@@ -100,7 +101,10 @@ class SkewedGenerator:
             letters = LETTERS[:3] if rng.random() < self.narrow else LETTERS
             task = string_task(skill, letters=letters)
             [problem] = task.sample(1, self.length, int(rng.integers(2**31)))
-            found.append({"prompt": problem.prompt, "response": terse(problem), "skill": skill})
+            right = terse(problem)
+            found.append(
+                {"prompt": problem.prompt, "response": right, "truth": right, "skill": skill}
+            )
         return found
 
 
