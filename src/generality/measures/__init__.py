@@ -54,6 +54,7 @@ from generality.measures.invariance import (
     invariant_subsets,
     violation_rates,
 )
+from generality.measures.judge_vs_benchmark import Overrating, judge_vs_benchmark
 from generality.measures.kfold_by_category import kfold_by_category
 from generality.measures.kl_to_base import KLToBase, kl_to_base
 from generality.measures.margin_labels import margin_labels
@@ -137,6 +138,7 @@ __all__ = [
     "Moments",
     "NGramEntropy",
     "OutcomeGap",
+    "Overrating",
     "OutcomeMetric",
     "PairedComparison",
     "ProjectedGradients",
@@ -182,6 +184,7 @@ __all__ = [
     "invariance_residual",
     "invariant_subsets",
     "item_information",
+    "judge_vs_benchmark",
     "kfold_by_category",
     "kl_to_base",
     "knowledge_partition",
