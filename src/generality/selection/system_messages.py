@@ -101,10 +101,10 @@ class SystemMessageMixer:
 
     >>> mixer = SystemMessageMixer({"arithmetic": [7, 16]})
     >>> mixer("arithmetic", "What is 3 + 4?").text
-    'You help people to find information.'
+    'Do the task as faithfully as you can. Think step by step and give a reason for each step.'
     >>> rows = [{"collection": "arithmetic", "prompt": "What is 3 + 4?", "response": "7"}]
-    >>> [row["system"] for row in mixer.mix(rows)]
-    ['You help people to find information.']
+    >>> [sorted(row) for row in mixer.mix(rows)]
+    [['collection', 'prompt', 'response', 'system']]
     """
 
     def __init__(
