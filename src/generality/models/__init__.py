@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from generality.models.load import fetch_model, load_model, load_tokenizer
     from generality.models.multi_head import MultiHead, combine_heads, entropy_weights
     from generality.models.prompt_response import encode_response
+    from generality.models.teacher_topk import teacher_topk
     from generality.models.text_classifier import TextClassifier
     from generality.models.tiny_decoders import tiny_decoder
 
@@ -66,6 +67,7 @@ __all__ = [
     "mlp",
     "project_topk",
     "resolve_device",
+    "teacher_topk",
     "tiny_decoder",
 ]
 
@@ -104,6 +106,7 @@ __getattr__, __dir__ = lazy_names(
         "mlp": "featurized",
         "project_topk": "align_tokens",
         "resolve_device": "device",
+        "teacher_topk": "teacher_topk",
         "tiny_decoder": "tiny_decoders",
     },
 )

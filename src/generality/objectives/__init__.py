@@ -48,7 +48,7 @@ from generality.objectives.preference_losses import dpo_loss, pairwise_reward_lo
 from generality.objectives.product import ProductLoss
 from generality.objectives.reverse_grad import ReverseGrad, dann_alpha
 from generality.objectives.soft_cross_entropy import soft_cross_entropy
-from generality.objectives.sparse_topk_kl import sparse_topk_kl
+from generality.objectives.sparse_topk_kl import TopkDistillation, sparse_topk_kl
 from generality.objectives.token_masked_kd import focal_distillation, token_masked_kd
 
 __all__ = [
@@ -66,6 +66,7 @@ __all__ = [
     "ProgressiveTargets",
     "ReverseGrad",
     "SelfDistillation",
+    "TopkDistillation",
     "UpdateObjective",
     "conflict_targets",
     "copy_adapter",

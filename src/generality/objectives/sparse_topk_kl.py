@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def sparse_topk_kl(
@@ -48,3 +48,37 @@ def sparse_topk_kl(
     probs = probs / probs.sum(-1, keepdim=True)
     log_p = probs.clamp(min=1e-30).log()
     return (probs * (log_p - log_q)).sum(-1).sum() / max(len(probs), 1)
+
+
+class TopkDistillation(nn.Module):
+    """A causal language model whose forward pass is `sparse_topk_kl` towards a teacher's top k.
+
+    For `Lab.sft(…, wrap=TopkDistillation, extra={"topk_ids": …, "topk_probs": …})` or a trainer of
+    yours: it takes a batch with these two columns, (batch, tokens, k), beside input_ids. Row t
+    holds the targets of token t itself; rows of zeros, such as the prompt's, do not count.
+
+    >>> import torch
+    >>> from generality.models import tiny_decoder
+    >>> model = TopkDistillation(tiny_decoder("0.05M", vocabulary=9))
+    >>> ids, probs = torch.tensor([[[0], [4], [2]]]), torch.tensor([[[0.0], [1.0], [1.0]]])
+    >>> tokens, labels = torch.tensor([[1, 4, 2]]), torch.tensor([[-100, 4, 2]])
+    >>> loss = model(input_ids=tokens, labels=labels, topk_ids=ids, topk_probs=probs)
+    >>> bool(loss.isclose(model.model(tokens, labels=labels).loss))
+    True
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self,
+        input_ids: Int[Tensor, "batch tokens"],
+        topk_ids: Int[Tensor, "batch tokens k"],
+        topk_probs: Float[Tensor, "batch tokens k"],
+        attention_mask: Int[Tensor, "batch tokens"] | None = None,
+        labels: Int[Tensor, "batch tokens"] | None = None,
+    ) -> Float[Tensor, ""]:
+        """The mean over tokens that have a target; `labels` are not used."""
+        logits = self.model(input_ids=input_ids, attention_mask=attention_mask).logits
+        return sparse_topk_kl(logits[:, :-1], topk_ids[:, 1:].long(), topk_probs[:, 1:])
