@@ -174,6 +174,46 @@ def test_floor_and_methods_never_see_labels_of_the_target(compare) -> None:
     assert own["draw_x"].tolist() == own["draw_y"].tolist()
 
 
+def test_a_few_labelled_rows_of_the_target_are_one_more_domain(compare) -> None:
+    network = Network(hidden=8, steps=60, per_domain=16)
+    common = {"methods": ["erm", "coral"], "seeds": 2, "network": network}
+    frame = hospitals(200)
+    without, given = (
+        compare(frame, target="west", **common, **more)
+        for more in ({}, {"target_labels": 80, "select": "target-sample"})
+    )
+    scores = [run.rows.set_index(["method", "seed"])["score"] for run in (without, given)]
+    assert (scores[1] > scores[0]).all(), "the west's labels tell what its cue says"
+    assert scores[1].mean() > scores[0].mean() + 0.05
+    np.testing.assert_array_equal(without.rows["ceiling"], given.rows["ceiling"])
+    tried = pd.read_parquet(given.directory / "candidates.parquet")
+    assert tried["target-sample"].between(0, 1).all()
+    assert any("80 labelled rows" in said for said in given.config["conclusions"])
+    assert not any("80 labelled rows" in said for said in without.config["conclusions"])
+
+
+def test_a_sample_makes_a_second_domain(compare) -> None:
+    two = {name: SITES[name] for name in ("north", "west")}
+    options = {"methods": ["coral"], "target": "west"}
+    with pytest.raises(UserError, match="needs at least 2; there is 1"):
+        compare(hospitals(sites=two), **options)
+    record = compare(hospitals(sites=two), target_labels=10, **options)
+    assert set(record.rows["method"]) == {"erm", "coral"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"target_labels": 31}, "of which half are scored on; ask for at most 30"),
+        ({"target_labels": 2}, "fewer than 5 teach nothing"),
+        ({"select": "target-sample"}, "say how many there are with --target-labels"),
+    ],
+)
+def test_samples_that_one_cannot_have(compare, options: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        compare(hospitals(), **options)
+
+
 def test_one_target_without_labels_is_predicted_and_not_scored(compare) -> None:
     frame = hospitals(40)
     frame.loc[frame["site"] == "west", "outcome"] = None

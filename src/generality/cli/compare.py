@@ -38,7 +38,11 @@ def compare(
     max_length: Annotated[int, typer.Option(min=1, help="Tokens of a text that are read.")] = 256,
     split: Annotated[str | None, typer.Option(help="Split of a hub data set.")] = None,
     weak_label: Annotated[
-        str | None, typer.Option(help="Column of weak labels.", rich_help_panel=LABELS)
+        list[str] | None,
+        typer.Option(
+            help="Column of weak labels; several (COL,COL or repeated) are averaged.",
+            rich_help_panel=LABELS,
+        ),
     ] = None,
     weak_probabilities: Annotated[
         str | None,
@@ -47,9 +51,16 @@ def compare(
         ),
     ] = None,
     weak_model: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
-            help="A saved classifier, or a ladder name such as bag-of-words.",
+            help="A saved classifier, or a ladder name such as bag-of-words; several are averaged.",
+            rich_help_panel=LABELS,
+        ),
+    ] = None,
+    via: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Model(s) to bootstrap through: each learns from the one before, weakest first.",
             rich_help_panel=LABELS,
         ),
     ] = None,
@@ -94,8 +105,8 @@ def compare(
     select: Annotated[
         str,
         typer.Option(
-            help="Choose by held-out-source, leave-one-domain-out, crafted-shift or oracle (which "
-            "peeks).",
+            help="Choose by held-out-source, leave-one-domain-out, crafted-shift, target-sample "
+            "or oracle (which peeks).",
             rich_help_panel=DOMAINS,
         ),
     ] = "held-out-source",
@@ -112,6 +123,14 @@ def compare(
         int | None,
         typer.Option(min=1, help="Units between features and head.", rich_help_panel=DOMAINS),
     ] = None,
+    target_labels: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Labelled rows of the target that you have: trained on as one more domain.",
+            rich_help_panel=DOMAINS,
+        ),
+    ] = 0,
     drop_duplicates: Annotated[
         bool,
         typer.Option(
@@ -149,8 +168,9 @@ def compare(
     if domain is None and layout is None and (weak or not _images(data)):
         _refuse(
             "goes with --domain COLUMN",
-            {"--target": target, "--image": image, "--features": features, "--group": group},
-        )
+            {"--target": target, "--image": image, "--features": features, "--group": group,
+             "--target-labels": target_labels or None},
+        )  # fmt: skip
         from generality.benchmarks import read_rows
         from generality.compare import compare_weak_labels
 
@@ -158,9 +178,10 @@ def compare(
             read_rows(data, split=split, as_text=[text or "text"]),
             text=text or "text",
             label=label,
-            weak_label=weak_label,
+            weak_label=",".join(weak_label or []) or None,
             weak_probabilities=weak_probabilities.split(",") if weak_probabilities else None,
-            weak_model=weak_model,
+            weak_model=",".join(weak_model or []) or None,
+            via=",".join(via or []) or None,
             model=model or "minilm-l6",
             tuning=tuning,
             layer=layer,
@@ -176,8 +197,8 @@ def compare(
     else:
         _refuse(
             "does not go with domains",
-            {"--weak-label": weak_label, "--weak-probabilities": weak_probabilities,
-             "--weak-model": weak_model, "--epochs": epochs},
+            {"--weak-label": weak_label or None, "--weak-probabilities": weak_probabilities,
+             "--weak-model": weak_model or None, "--via": via or None, "--epochs": epochs},
         )  # fmt: skip
         from generality.compare import compare_domains
         from generality.compare.domain_features import FeatureRecipe
@@ -205,6 +226,7 @@ def compare(
             draws=draws,
             network=replace(usual, **{name: size for name, size in sizes.items() if size}),
             drop_duplicates=drop_duplicates,
+            target_labels=target_labels,
             lab=lab,
             root=out,
             source=data,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
+from generality.benchmarks import stratified
 from generality.compare.domain_splits import DomainSplit, split_domain
 from generality.measures import ece
 
@@ -42,18 +43,21 @@ class Fold:
         sources: domains trained on.
         splits: `splits[seed][domain]`.
         classes: how many there are.
+        sample: labelled rows of the target that one has; four fifths of them are trained on, as a
+            domain of their own, and a fifth can be chosen by.
     """
 
     target: int
     sources: tuple[int, ...]
     splits: list[list[DomainSplit]]
     classes: int
+    sample: int = 0
 
-    def arms(self, draws: int, *, inner: bool) -> list[Arm]:
+    def arms(self, labels: Int[np.ndarray, " n"], draws: int, *, inner: bool) -> list[Arm]:
         """Every seed and draw; with `inner` each once more without each source in turn."""
         left_out = self.sources if inner else (-1,)
         return [
-            Arm(draw, seed, self._train(seed, without), without)
+            Arm(draw, seed, self._train(labels, seed, without), without)
             for without in left_out
             for seed in range(len(self.splits))
             for draw in range(draws)
@@ -63,7 +67,7 @@ class Fold:
         """The same training with labels of the target: on it alone, and beside the sources."""
         seeds = range(len(self.splits))
         own = [self.target_part(labels, seed).train for seed in seeds]
-        together = [(*self._train(seed, -1), own[seed]) for seed in seeds]
+        together = [(*self._sources(seed, -1), own[seed]) for seed in seeds]
         return [
             [Arm(d, s, rows, ceiling=True) for s, rows in enumerate(each) for d in range(draws)]
             for each in ([(part,) for part in own], together)
@@ -73,7 +77,18 @@ class Fold:
         """The known half of the target: what the ceiling learns from, and is chosen by."""
         return split_domain(labels, self.splits[seed][self.target].known, seed)
 
-    def _train(self, seed: int, without: int) -> tuple[np.ndarray, ...]:
+    def sampled(self, labels: Int[np.ndarray, " n"], seed: int) -> DomainSplit:
+        """The `sample` labelled rows of the target that one has, classes in proportion."""
+        known = self.splits[seed][self.target].known
+        return split_domain(labels, known[stratified(labels[known], self.sample, seed)], seed)
+
+    def _train(
+        self, labels: Int[np.ndarray, " n"], seed: int, without: int
+    ) -> tuple[np.ndarray, ...]:
+        own = (self.sampled(labels, seed).train,) if self.sample else ()
+        return (*self._sources(seed, without), *own)
+
+    def _sources(self, seed: int, without: int) -> tuple[np.ndarray, ...]:
         return tuple(self.splits[seed][d].train for d in self.sources if d != without)
 
 
@@ -133,6 +148,10 @@ def candidate(
         )
     if fold.target >= 0 and len(split[fold.target].score):
         known, scored = split[fold.target].known, split[fold.target].score
+        if fold.sample:
+            sample = fold.sampled(labels, arm.seed)
+            found["target-sample"] = accuracy(answer(place, sample.held, ""), labels[sample.held])
+            known = np.setdiff1d(known, sample.train)
         found["oracle"] = accuracy(answer(place, known, ""), labels[known])
         found |= scores(answer(place, scored, ""), labels[scored], groups[scored])
     return found

@@ -100,15 +100,16 @@ def measure(
 
     Returns:
         For each method one dict per seed and draw: `draw`, `seed`, the criteria (`held-out-source`,
-        `leave-one-domain-out`, `crafted-shift`, `oracle`) and the scores on the target.
+        `leave-one-domain-out`, `crafted-shift`, `target-sample`, `oracle`) and the scores on the
+        target.
     """
     algorithm = DOMAIN_METHODS[next(iter(methods))].algorithm
     known = np.isin(np.arange(len(labels)), _rows_of(fold))
     centre = moments(np.asarray(views[""])[known])
     inputs = {name: standardised(view, *centre) for name, view in views.items()}
-    arms = fold.arms(len(hypers), inner=False)
+    arms = fold.arms(labels, len(hypers), inner=False)
     main = train_arms(algorithm, hypers, inputs[""], labels, arms, fold.classes, network)
-    inner_arms = fold.arms(len(hypers), inner=True) if inner else []
+    inner_arms = fold.arms(labels, len(hypers), inner=True) if inner else []
     found: dict[str, list[dict[str, float]]] = {}
     nested = (
         train_arms(algorithm, hypers, inputs[""], labels, inner_arms, fold.classes, network)

@@ -22,7 +22,8 @@ class DomainSplit:
         train: four fifths of the labelled rows, where the domain is trained on.
         held: the others, on which candidates are chosen.
         known: half of the labelled rows, where the domain is the target: the ceiling learns from
-            their labels, the oracle chooses by them; no method sees these labels.
+            their labels, the oracle chooses by them; no method sees these labels, but those of
+            a sample that one says one has.
         score: the other half, on which everything is scored.
     """
 

@@ -96,7 +96,7 @@ def measure_tuned(
     `texts` are those of every row, under "" as they are and under each kind of crafted shift.
     """
     candidates = []
-    for arm in fold.arms(len(hypers), inner=False):
+    for arm in fold.arms(labels, len(hypers), inner=False):
         split = fold.splits[arm.seed]
         held = np.concatenate([split[domain].held for domain in fold.sources])
         asked = {view: held for view in texts if view}
@@ -106,7 +106,7 @@ def measure_tuned(
         candidates.append(candidate(look_up, 0, arm, fold, labels, groups, list(texts)))
     if inner:
         left_out: dict[tuple[int, int], list[float]] = {}
-        for arm in fold.arms(len(hypers), inner=True):
+        for arm in fold.arms(labels, len(hypers), inner=True):
             rows = fold.splits[arm.seed][arm.without].held
             said = _answers(lab, texts, labels, fold, arm, name, hypers, tuned, {"": rows})
             right = accuracy(said[""][rows], labels[rows])

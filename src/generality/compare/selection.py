@@ -19,6 +19,7 @@ CRITERIA = {
     "held-out-source": "accuracy on held-out rows of the training domains",
     "leave-one-domain-out": "accuracy on each training domain of a model trained without it",
     "crafted-shift": "accuracy on corrupted held-out rows of the training domains",
+    "target-sample": "accuracy on a fifth of the few labelled rows of the target that one has",
     "oracle": "accuracy on labelled rows of the target itself, which one would not have",
 }
 """By name, what each measures. "oracle" peeks: it says what perfect selection would be worth."""
