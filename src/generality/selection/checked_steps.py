@@ -11,7 +11,7 @@ from typing import Any
 
 _STEP = re.compile(r"^\s*(?:step\s*\d+\s*[:.)]|\d+\s*[.)]|[-*•])\s*", re.IGNORECASE)
 _ANSWER = re.compile(
-    r"^\W*(?:final\s+)?answer\W*[:=]\s*|\bthe answer is:?\s+|^####\s*|=>\s*|\\boxed\{",
+    r"^\W*(?:final\s+)?answer\W*[:=]\s*|\bthe answer is:?\s+|####\s*|=>\s*|\\boxed\{",
     re.IGNORECASE | re.MULTILINE,
 )
 _SUM = re.compile(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -29,6 +29,7 @@ from generality.selection.draft_pool import Draft, DraftPool
 from generality.selection.judge import Judge, code_of, last_number
 from generality.selection.record_screen import Screen, screen_table
 from generality.selection.state_tracer import StateTracer
+from generality.selection.system_messages import SystemMessage, SystemMessageMixer
 from generality.selection.teacher import PROBLEMS, Answer, Teacher
 from generality.selection.training_files import (
     SHAPES,
@@ -64,16 +65,6 @@ STEPS = (
 PROGRAM = (
     "Write a short straight-line Python program, without functions or input, that works this out "
     "and stores the result in the variable `answer`. Write the program alone."
-)
-MESSAGES = (
-    "",
-    "You are a helpful assistant. Give a detailed answer that can be understood on its own.",
-    "You are a helpful assistant. Answer at length, and leave nothing out that helps.",
-    "Answer as if you were explaining to a five-year-old.",
-    "You follow instructions exactly. Help as much as you can.",
-    "Do the task as faithfully as you can. Think step by step and justify each step.",
-    "You are a teacher. First say what the task asks for and by which rules, then follow them.",
-    "Break the task into parts, solve each part in turn, and then put them together.",
 )
 TECHNIQUES = {
     "step by step": "Explain step by step.",
@@ -226,29 +217,28 @@ def _with(example: Example, words: str) -> list[Message]:
     return [*before, {**last, "content": f"{last['content']}\n\n{words}"}]
 
 
-def _chosen_message(example: Example, sample: int, recipe: Recipe, messages: Sequence[str]) -> str:
-    """A system message drawn by the prompt, so that it does not depend on what else there is."""
-    rng = np.random.default_rng([recipe.seed, example.prompt_key])
-    return messages[int(rng.permutation(len(messages))[sample % len(messages)])]
-
-
 def explain(run: _Run, chunk: list[Example]) -> Iterator[Outcome]:
-    """Answers under system messages drawn for each prompt, as Orca's.
+    """Answers under system messages drawn for each prompt, as Orca's (`SystemMessageMixer`).
 
-    A record's own system message stays. Where the record has a reference, a wrong answer fails.
+    Several samples have different messages. A record's own system message stays, and makes one
+    sample. Where the record has a reference, a wrong answer fails.
     """
-    recipe = run.recipe
+    messages = [SystemMessage(n, text) for n, text in enumerate(run.recipe.messages, start=1)]
+    mixers = [
+        SystemMessageMixer(messages=messages or None, seed=run.recipe.seed + draw)
+        for draw in range(1 if run.recipe.samples == 1 else 8 * run.recipe.samples)
+    ]
+    whose: list[Example] = []
     conversations: list[list[Message]] = []
-    messages = recipe.messages or MESSAGES
     for example in chunk:
-        for sample in range(recipe.samples):
-            own = example.before[0]["role"] == "system"
-            said = "" if own else _chosen_message(example, sample, recipe, messages)
-            first = [{"role": "system", "content": said}] if said else []
+        own = example.before[0]["role"] == "system"
+        drawn = dict.fromkeys(mixer("*", example.prompt).text for mixer in mixers)
+        for text in [""] if own else list(drawn)[: run.recipe.samples]:
+            first = [{"role": "system", "content": text}] if text else []
             conversations.append([*first, *example.before])
+            whose.append(example)
     answers = run.ask(conversations, heat=0.0)
-    for place, (asked, answer) in enumerate(zip(conversations, answers, strict=True)):
-        example = chunk[place // recipe.samples]
+    for example, asked, answer in zip(whose, conversations, answers, strict=True):
         right = None if answer.problem else run.judge(example, answer.text)
         if answer.problem or right is False:
             problem = answer.problem or "wrong answer"
@@ -474,6 +464,12 @@ def distill(
                     continue
                 made.add(outcome.example)
                 yield {**SHAPES[shape](outcome.example), **outcome.extra}
+        if not seen:
+            raise UserError(
+                f"{source} has no good prompt: "
+                + (", ".join(f"{n} {kind}" for kind, n in main.dropped.items()) or "it is empty")
+                + ". Say which column holds them by --prompt."
+            )
 
     def refuse_or_log(outcome: Failed) -> None:
         if main.on_bad == "refuse" and outcome.problem != "held out":
@@ -492,12 +488,6 @@ def distill(
 
     with main.rejecting(rejected), _logging(failed) as log:
         written = write_records(out, examples())
-    if not seen:
-        raise UserError(
-            f"{source} has no good prompt: "
-            + (", ".join(f"{n} {kind}" for kind, n in main.dropped.items()) or "it is empty")
-            + ". Say which column holds them by --prompt."
-        )
     if pairs is not None:
         write_records(pairs, run.pairs)
     report = _report(recipe, source, run, main, made, counts, seen)

@@ -699,9 +699,15 @@ def _report(
             "Nobody checked that the responses are right; among wrong ones the most probable wins. "
             "With a column of references, --judge leaves wrong ones out."
         )
+    bad = sum(screen.dropped.values())
+    quality = [("quality", "bad records, share", bad / (bad + screen.kept), 0.0)]
+    if choice.judge is not None:
+        wrong = screen.dropped.get("wrong response", 0)
+        share = screen.kept / (screen.kept + wrong)
+        quality.append(("quality", "right by the judge, share", share, 1.0))
     made = [
         {"title": "What was kept and why", "columns": ["Why", "Examples"], "rows": why, "note": ""},
-        portrait_table(before, after, score=fit, further=further),
+        portrait_table(before, after, score=fit, further=[*quality, *further]),
         source_table(before, after),
         *tables,
         screen_table(screen.summary()),
