@@ -16,8 +16,8 @@ from generality.errors import UserError
 from generality.lab import Lab
 from generality.lab.journal import Journal
 from generality.models.chat import Completion, EndpointChat, EndpointError, retry_after
-from generality.selection.checked_steps import checked_steps, final_answer
 from generality.selection.distillation import AnswerMatch
+from generality.selection.solution_steps import checked_steps, final_answer
 from generality.selection.teacher import EndpointTeacher, judged, make_teacher, render
 from generality.selection.training_files import read_records
 

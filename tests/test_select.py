@@ -11,7 +11,7 @@ from generality.errors import UserError
 from generality.lab import Lab
 from generality.models import load_model
 from generality.selection.data_portrait import DataPortrait, portrait_table
-from generality.selection.select_examples import Choice, best_of_each, select_examples
+from generality.selection.example_choice import Choice, best_of_each, select_examples
 from generality.selection.training_files import Record, examples_of, read_records
 
 TEMPLATE = "{% for m in messages %}{{ m.content }} {% endfor %}"
@@ -189,7 +189,7 @@ def test_data_that_change_meanwhile_are_noticed(data, tmp_path, monkeypatch) -> 
         records = list(read_records(source))
         return iter(records if len(passes) == 1 else records[1:])
 
-    monkeypatch.setattr("generality.selection.select_examples.read_records", changing)
+    monkeypatch.setattr("generality.selection.example_choice.read_records", changing)
     with pytest.raises(UserError, match="changed while it was read"):
         select_examples(data, tmp_path / "out.jsonl", Choice("random"), lab=lab)
     assert not (tmp_path / "out.jsonl").exists()
@@ -208,3 +208,24 @@ def test_a_portrait_compares_equally_many_texts() -> None:
     assert rows["examples"] == ["40", "10"]
     assert "on 10 examples of each" in table["note"]
     assert rows["words of a response, median"] == ["3", "3"]
+
+
+def test_a_stopped_choice_scores_no_chunk_again(data, tmp_path, model, monkeypatch) -> None:
+    monkeypatch.setattr("generality.selection.example_choice._CHUNK", 2)
+    choice = Choice("grape", model=model)
+    lab = Lab(home=tmp_path / "steps", device="cpu", progress=False)
+    step, calls = lab.step, []
+
+    def stops(*arguments, **options):
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return step(*arguments, **options)
+
+    monkeypatch.setattr(lab, "step", stops)
+    with pytest.raises(KeyboardInterrupt):
+        select_examples(data, tmp_path / "out.jsonl", choice, lab=lab)
+    assert not (tmp_path / "out.jsonl").exists()
+    again = Lab(home=tmp_path / "steps", device="cpu", progress=False)
+    chosen = select_examples(data, tmp_path / "out.jsonl", choice, lab=again)
+    assert (again.steps.reused, again.steps.computed, chosen.written) == (2, 1, 2)

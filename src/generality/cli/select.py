@@ -170,7 +170,7 @@ def select(
     and output. Scores are kept, so that the same command goes on where a killed one was.
     """
     from generality.report.data_report import json_safe, show_data_report, write_data_report
-    from generality.selection.select_examples import Choice, select_examples
+    from generality.selection.example_choice import Choice, select_examples
 
     if (out is None) != report_only:
         raise UserError("Name the file to write by -o OUT, or ask for --report-only.")

@@ -23,7 +23,7 @@ def write_data_report(path: Path, report: Mapping[str, Any], *, command: str = "
     Args:
         path: the file; its folder is there.
         report: title, subtitle, answer, notes, tables and perhaps a picture, as
-            `generality.selection.select_examples` gives them.
+            `generality.selection.example_choice` gives them.
         command: what was typed.
 
     Raises:

@@ -32,8 +32,10 @@ if TYPE_CHECKING:
         one_shot,
     )
     from generality.selection.digit_renderer import DigitRenderer, digit_specs
+    from generality.selection.distillation import AnswerMatch, Recipe, distill
     from generality.selection.domain_proposer import DomainProposer, DomainSpec
     from generality.selection.draft_pool import Draft, DraftPool
+    from generality.selection.example_choice import Choice, select_examples
     from generality.selection.exams import FixedExam, SimilarExam, VariantExam
     from generality.selection.fit_selector import (
         EmbeddingNearest,
@@ -60,14 +62,17 @@ if TYPE_CHECKING:
     from generality.selection.online_self_sampler import OnlineSelfSampler
     from generality.selection.pairs_by_score import preference_pairs
     from generality.selection.prompt_writer import PromptWriter, template_prompts
+    from generality.selection.record_screen import Screen
     from generality.selection.rejection_filter import Accepted, rejection_filter
     from generality.selection.response_pool import (
         ResponsePool,
     )
+    from generality.selection.self_supervised_data import write_self_supervised
     from generality.selection.self_to_supervised import SelfToSupervised
     from generality.selection.severity_ladder import SeverityLadder, severity_ladder
     from generality.selection.softmax_drafter import SoftmaxDrafter
     from generality.selection.solution_buffer import SolutionBuffer, Target
+    from generality.selection.solution_steps import checked_steps, final_answer
     from generality.selection.sparse_cluster_filter import DiverseSubset, SparseClusterFilter
     from generality.selection.state_tracer import (
         SandboxExecutor,
@@ -112,12 +117,21 @@ if TYPE_CHECKING:
         chat_student,
     )
     from generality.selection.task_balanced_sample import task_balanced_rows, task_balanced_sample
+    from generality.selection.teacher import EndpointTeacher, LocalTeacher, make_teacher
+    from generality.selection.training_files import (
+        Example,
+        examples_of,
+        read_records,
+        write_records,
+    )
     from generality.selection.weak_label_filter import filter_weak_labels
 
 _WHERE = {
     "Accepted": "rejection_filter",
+    "AnswerMatch": "distillation",
     "Candidate": "demonstration_optimizer",
     "ChatDrafter": "tailored_teacher",
+    "Choice": "example_choice",
     "DemonstrationOptimizer": "demonstration_optimizer",
     "DigitRenderer": "digit_renderer",
     "DiverseSubset": "sparse_cluster_filter",
@@ -127,14 +141,17 @@ _WHERE = {
     "DraftPool": "draft_pool",
     "Drafter": "tailored_teacher",
     "EmbeddingNearest": "fit_selector",
+    "EndpointTeacher": "teacher",
     "ExactMatch": "judge",
     "ExamItem": "demonstration_worth",
+    "Example": "training_files",
     "FORMATS": "format_mixer",
     "FitSelector": "fit_selector",
     "FixedExam": "exams",
     "FormatMixer": "format_mixer",
     "Formatted": "format_mixer",
     "Judge": "judge",
+    "LocalTeacher": "teacher",
     "LongestResponse": "fit_selector",
     "Majority": "judge",
     "MajorityAgreement": "synthesis_loop",
@@ -148,10 +165,12 @@ _WHERE = {
     "PromptWriter": "prompt_writer",
     "Question": "demonstration_worth",
     "RandomResponse": "fit_selector",
+    "Recipe": "distillation",
     "ResponsePool": "response_pool",
     "ResponseSelector": "fit_selector",
     "ReverseFit": "fit_selector",
     "SandboxExecutor": "state_tracer",
+    "Screen": "record_screen",
     "SelfToSupervised": "self_to_supervised",
     "SeverityLadder": "severity_ladder",
     "ShortestResponse": "fit_selector",
@@ -186,10 +205,15 @@ _WHERE = {
     "arithmetic_executor": "state_tracer",
     "budget_shares": "budget",
     "chat_student": "tailored_teacher",
+    "checked_steps": "solution_steps",
     "demonstration_value": "demonstration_worth",
     "demonstration_values": "demonstration_worth",
     "digit_specs": "digit_renderer",
+    "distill": "distillation",
+    "examples_of": "training_files",
     "filter_weak_labels": "weak_label_filter",
+    "final_answer": "solution_steps",
+    "make_teacher": "teacher",
     "matched_budget": "budget",
     "minority_f1": "demonstration_optimizer",
     "ngram_overlap": "ngram_index",
@@ -200,9 +224,11 @@ _WHERE = {
     "paraphrase_augment": "subtasks",
     "preference_pairs": "pairs_by_score",
     "proper_part": "subtasks",
+    "read_records": "training_files",
     "region_subsets": "pool_regions",
     "rejection_filter": "rejection_filter",
     "select_answer": "answer_rules",
+    "select_examples": "example_choice",
     "selection_overlap": "fit_selector",
     "severity_ladder": "severity_ladder",
     "share_right": "demonstration_optimizer",
@@ -213,14 +239,18 @@ _WHERE = {
     "template_prompts": "prompt_writer",
     "value_strings": "state_tracer",
     "values_only": "state_tracer",
+    "write_records": "training_files",
+    "write_self_supervised": "self_supervised_data",
 }
 __all__ = [
     "FORMATS",
     "ORCA_COLLECTIONS",
     "TECHNIQUES",
     "Accepted",
+    "AnswerMatch",
     "Candidate",
     "ChatDrafter",
+    "Choice",
     "DemonstrationOptimizer",
     "DigitRenderer",
     "DiverseSubset",
@@ -230,13 +260,16 @@ __all__ = [
     "DraftPool",
     "Drafter",
     "EmbeddingNearest",
+    "EndpointTeacher",
     "ExactMatch",
     "ExamItem",
+    "Example",
     "FitSelector",
     "FixedExam",
     "FormatMixer",
     "Formatted",
     "Judge",
+    "LocalTeacher",
     "LongestResponse",
     "Majority",
     "MajorityAgreement",
@@ -249,10 +282,12 @@ __all__ = [
     "PromptWriter",
     "Question",
     "RandomResponse",
+    "Recipe",
     "ResponsePool",
     "ResponseSelector",
     "ReverseFit",
     "SandboxExecutor",
+    "Screen",
     "SelfToSupervised",
     "SeverityLadder",
     "ShortestResponse",
@@ -286,10 +321,15 @@ __all__ = [
     "arithmetic_executor",
     "budget_shares",
     "chat_student",
+    "checked_steps",
     "demonstration_value",
     "demonstration_values",
     "digit_specs",
+    "distill",
+    "examples_of",
     "filter_weak_labels",
+    "final_answer",
+    "make_teacher",
     "matched_budget",
     "minority_f1",
     "ngram_overlap",
@@ -300,9 +340,11 @@ __all__ = [
     "paraphrase_augment",
     "preference_pairs",
     "proper_part",
+    "read_records",
     "region_subsets",
     "rejection_filter",
     "select_answer",
+    "select_examples",
     "selection_overlap",
     "severity_ladder",
     "share_right",
@@ -313,6 +355,8 @@ __all__ = [
     "template_prompts",
     "value_strings",
     "values_only",
+    "write_records",
+    "write_self_supervised",
 ]
 
 __getattr__, __dir__ = lazy_names(__name__, _WHERE)

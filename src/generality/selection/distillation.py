@@ -23,11 +23,11 @@ from generality.errors import UserError, unknown
 from generality.lab import Lab
 from generality.measures.pass_at_k import pass_at_k
 from generality.models.chat import Message
-from generality.selection.checked_steps import checked_steps, final_answer
 from generality.selection.data_portrait import DataPortrait, figure, portrait_table
 from generality.selection.draft_pool import Draft, DraftPool
 from generality.selection.judge import Judge, code_of, last_number
 from generality.selection.record_screen import Screen, screen_table
+from generality.selection.solution_steps import checked_steps, final_answer
 from generality.selection.state_tracer import StateTracer
 from generality.selection.system_messages import SystemMessage, SystemMessageMixer
 from generality.selection.teacher import PROBLEMS, Answer, Teacher

@@ -21,9 +21,9 @@ from datasets import (
 from generality.errors import UserError
 from generality.lab import Lab
 from generality.selection.data_portrait import DataPortrait, portrait_table, source_table
+from generality.selection.example_choice import Selected
 from generality.selection.judge import Judge
 from generality.selection.record_screen import Screen, screen_table
-from generality.selection.select_examples import Selected
 from generality.selection.self_to_supervised import PARAPHRASE, SelfToSupervised
 from generality.selection.teacher import Prompter
 from generality.selection.training_files import (
