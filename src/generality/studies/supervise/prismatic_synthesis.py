@@ -92,14 +92,14 @@ class Config:
     """Every knob of the study."""
 
     panels: tuple[str, ...] = ("skills", "size", "real", "loop")
-    seeds: int = 5
+    seeds: int = 4
     size: str = "0.15M"  # of the student and the proxy
     other: str = "0.05M"  # of another proxy
     pretrain: int = 8000  # examples of all skills, lists of 2 and 3, once
     pretrain_rate: float = 3e-3  # Adam, batch 32, cosine to 0
-    subsets: int = 14  # trainings a seed
+    subsets: int = 10  # trainings a seed
     items: int = 600  # examples of a subset
-    scored: int = 300  # of them that the numbers look at
+    scored: int = 200  # of them that the numbers look at
     epochs: float = 3.0  # over a subset; another size gets as many steps
     learning_rate: float = 1e-3  # Adam, batch 32, cosine to 0
     test: int = 256  # examples of each of two tests: lists of 4, and of 5
