@@ -17,7 +17,7 @@ from generality import __version__
 from generality.lab.steps import StepStore
 
 TINY = tiny_study.__file__
-COMMANDS = ("run", "list", "show", "claims", "compare", "predict", "results", "report", "cache")
+COMMANDS = tuple("run list show claims compare predict select distill results report cache".split())
 
 
 def strict(text: str) -> object:

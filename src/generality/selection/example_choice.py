@@ -7,6 +7,7 @@ writes what was chosen.
 
 from __future__ import annotations
 
+import collections
 import functools
 import itertools
 import tempfile
@@ -27,7 +28,7 @@ from generality.models.identity import model_identity
 from generality.selection.data_portrait import DataPortrait, portrait_table, source_table
 from generality.selection.judge import Judge
 from generality.selection.record_screen import KINDS, Screen, screen_table
-from generality.selection.teacher import Prompter
+from generality.selection.teacher import Prompter, context_of
 from generality.selection.training_files import (
     SHAPES,
     Example,
@@ -232,7 +233,10 @@ def select_examples(
 def _screen(make: Callable[[], Screen], choice: Choice, scorer: _Scorer) -> Screen:
     screen = make()
     screen.max_length = choice.max_length
-    if choice.model and choice.max_length is not None:
+    if choice.model and choice.method in SPREAD and choice.max_length is None:
+        room = context_of(choice.model) - 2  # tokens that open and end a text
+        screen.max_length = int(room) if np.isfinite(room) else None
+    if choice.model and screen.max_length is not None:
         screen.length = scorer.tokens
     return screen
 
@@ -407,7 +411,8 @@ class _Features:
         scores = []
         for pool in (np.arange(self.rows), chosen):
             rows = self.mapped[np.sort(rng.choice(pool, size, replace=False))]
-            scores.append(vendi_score(rows[rows.any(1)]))
+            rows = rows[rows.any(1)]
+            scores.append(vendi_score(rows) if len(rows) else float("nan"))
         return "diversity", f"G-Vendi (of {size})", scores[0], scores[1]
 
     def picture(self, keep: Bool[np.ndarray, " n"]) -> dict[str, Any]:
@@ -601,10 +606,13 @@ def _write(
         if place + 1 != len(keep) or digest.digest() != seen.digest.digest():
             raise UserError(f"{source} changed while it was read; run the command again.")
 
-    if out is None:
-        return after, sum(1 for _ in kept())
-    like = Path(source) if str(source).lower().endswith(".parquet") and shape == "same" else None
-    written = write_records(out, _records(kept(), shape), like=like)
+    written = 0
+    if out is not None:
+        plain = str(source).lower().endswith(".parquet") and shape == "same"
+        like = Path(source) if plain else None
+        written = write_records(out, _records(kept(), shape), like=like)
+    else:
+        collections.deque(kept(), maxlen=0)
     if scores is not None:
         fates = (
             {"number": e.number, "candidate": e.candidate, "score": _number(value), "kept": bool(k)}
@@ -660,21 +668,18 @@ def _from_candidates(
                     after.add(example)
                     yield example
 
-    if out is None:
-        written = sum(1 for _ in accepted())
-    else:
+    written = 0
+    if out is not None:
         written = write_records(out, _records(accepted(), shape))
+    else:
+        collections.deque(accepted(), maxlen=0)
     keep = np.array(fate, bool)
     reasons = {
         "kept: falls into a region of which the data have few": int(keep.sum()),
         "left out: falls where the data have many, or beyond --keep": int((~keep).sum()),
     }
     table = screen_table(second.summary()) | {"title": "Bad records among the candidates"}
-    report = _report(
-        choice, source, main, before, after, reasons, [table], features.picture(
-            np.zeros(features.rows, bool)
-        ), [], scorer,
-    )  # fmt: skip
+    report = _report(choice, source, main, before, after, reasons, [table], None, [], scorer)
     return Selected(keep, np.full(len(keep), np.nan), reasons, report, written)
 
 

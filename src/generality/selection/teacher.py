@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,25 +160,32 @@ class EndpointTeacher:
         else:
             if lab.steps.folder(key).exists():
                 shutil.rmtree(partial, ignore_errors=True)
-        return [Answer(*each) for each in said]
+        return [
+            Answer("", problem, detail) if problem else judged(Completion(text, finish, refusal))
+            for text, finish, refusal, problem, detail in said
+        ]
 
-    def one(self, conversation: list[Message], options: dict[str, Any]) -> Answer:
-        """Ask once. Raises UserError where the endpoint would take no request at all."""
+    def one(self, conversation: list[Message], options: dict[str, Any]) -> list[str]:
+        """Ask once: text, finish, refusal, and where there is none, the problem and its detail.
+
+        Raises UserError where the endpoint would take no request at all.
+        """
         try:
             if isinstance(self.chat, EndpointChat):
-                return judged(self.chat.complete(conversation, **options))
-            return judged(Completion(self.chat(conversation, **options)))
+                ended = self.chat.complete(conversation, **options)
+                return [ended.text, ended.finish, ended.refusal, "", ""]
+            return [self.chat(conversation, **options), "", "", "", ""]
         except EndpointError as error:
             if error.kind == "denied":
                 raise
-            return Answer("", error.kind, str(error))
+            return ["", "", "", error.kind, str(error)]
 
-    def count(self, answer: Answer) -> None:
+    def count(self, said: list[str]) -> None:
         """Keep count of failures in a row. Raises UserError where there are too many."""
-        self._failed = self._failed + 1 if answer.problem in PASSING else 0
+        self._failed = self._failed + 1 if said[3] in PASSING else 0
         if self._failed >= self.give_up:
             raise UserError(
-                f"{self._failed} questions in a row had no answer; the last one: {answer.detail} "
+                f"{self._failed} questions in a row had no answer; the last one: {said[4]} "
                 "Finished answers are kept: run the same command again when the endpoint is well."
             )
 
@@ -197,46 +204,42 @@ def asked(
     path: Path,
     tell: Any,
 ) -> list[list[str]]:
-    """The memoised step: a chunk of answers, each as text, problem and detail.
+    """The memoised step: a chunk of answers as `EndpointTeacher.one` gives them.
 
     Raises `_UnfinishedChunk`, and is not kept, where an answer may come another time.
     """
     journal = Journal(path)
     said = journal.read()
-    todo = [place for place in range(len(part)) if str(place) not in said]
-    tell(len(part) - len(todo))
+    todo = iter([place for place in range(len(part)) if str(place) not in said])
+    tell(len(said))
     pool = ThreadPoolExecutor(teacher.workers)
-    running: dict[Future[Answer], int] = {}
-    waiting = iter(todo)
+    running: dict[Future[list[str]], int] = {}
+
+    def keep(place: int, answer: list[str]) -> None:
+        said[str(place)] = answer
+        if answer[3] not in PASSING:
+            journal.write(str(place), answer)
+
     try:
         while True:
-            while len(running) < teacher.workers and (place := next(waiting, None)) is not None:
+            while len(running) < teacher.workers and (place := next(todo, None)) is not None:
                 running[pool.submit(teacher.one, part[place], options)] = place
             if not running:
                 break
             for future in wait(running, return_when=FIRST_COMPLETED).done:
-                place, answer = running.pop(future), future.result()
-                said[str(place)] = [answer.text, answer.problem, answer.detail]
-                if answer.problem not in PASSING:
-                    journal.write(str(place), said[str(place)])
+                answer = future.result()
+                keep(running.pop(future), answer)
                 tell(len(said))
                 teacher.count(answer)
     finally:
-        for place, answer in _landed(running):
-            if answer.problem not in PASSING:
-                journal.write(str(place), [answer.text, answer.problem, answer.detail])
+        for future, place in running.items():  # what came in while the work was being stopped
+            if future.done() and not future.cancelled() and future.exception() is None:
+                keep(place, future.result())
         pool.shutdown(wait=not running, cancel_futures=True)
     answers = [said[str(place)] for place in range(len(part))]
-    if any(problem in PASSING for _, problem, _ in answers):
+    if any(answer[3] in PASSING for answer in answers):
         raise _UnfinishedChunk(answers)
     return answers
-
-
-def _landed(running: dict[Future[Answer], int]) -> Iterator[tuple[int, Answer]]:
-    """Answers that came in while the work was being stopped."""
-    for future, place in running.items():
-        if future.done() and not future.cancelled() and future.exception() is None:
-            yield place, future.result()
 
 
 class LocalTeacher:
