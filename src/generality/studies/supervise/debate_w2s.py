@@ -95,7 +95,7 @@ SCALES = {
         seeds=2, facts=8, relevant=3, visible=2, pretraining=64, supervised=64, transfer=64,
         test=96, hidden=8, turns=(1, 3), lies=(0.1,), members=(1, 4), epochs=3,
     ),
-    "small": Config(),
+    "small": Config(text_task="movie"),
     "full": Config(
         seeds=20, text_task="sciq", text_question="{text}\nIs this answer right?",
         debater="hf:Qwen/Qwen2.5-7B", weak="hf:Qwen/Qwen2.5-1.5B", student="hf:Qwen/Qwen2.5-7B",
