@@ -16,10 +16,10 @@ from generality.errors import UserError
 from generality.lab import Lab
 from generality.lab.journal import Journal
 from generality.models.chat import Completion, EndpointChat, EndpointError, retry_after
-from generality.selection.distillation import AnswerMatch
+from generality.selection.distillation import AnswerMatch, Recipe
 from generality.selection.solution_steps import checked_steps, final_answer
 from generality.selection.teacher import EndpointTeacher, judged, make_teacher, render
-from generality.selection.training_files import read_records
+from generality.selection.training_files import Record, prompt_of, read_records
 
 
 @pytest.fixture(autouse=True)
@@ -466,3 +466,13 @@ def test_a_killed_job_repeats_no_finished_example(tmp_path) -> None:
     assert len(repeated) <= 4, "at most those that were on their way"
     assert len(server.asked) == 30
     assert len(once) - len(repeated) >= finished
+
+
+def test_a_long_text_is_no_reference() -> None:
+    texts = {"4": "4", "word " * 20: "", f"{'word ' * 20}#### 72": f"{'word ' * 20}#### 72"}
+    for text, wanted in texts.items():
+        example = prompt_of(Record(1, {"prompt": "p", "completion": text}))
+        assert Recipe("explain").wanted(example) == wanted
+    named = prompt_of(Record(1, {"prompt": "p", "completion": "4", "gold": 5}))
+    assert Recipe("explain", reference="gold").wanted(named) == "5"
+    assert Recipe("explain", reference="other").wanted(named) == ""

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import tracemalloc
 
 import pyarrow.parquet as pq
 import pytest
@@ -246,3 +247,51 @@ def test_case_spaces_and_punctuation_make_no_difference(text) -> None:
     assert normalised(once) == once
     assert normalised(f" {text.swapcase()}\n") in (once, f" {text.swapcase()}\n")
     assert latin_share(text) == 1
+
+
+@pytest.mark.parametrize("name", ["big.jsonl", "big.jsonl.gz", "big.parquet"])
+def test_memory_does_not_grow_with_the_file(tmp_path, name) -> None:
+    long = "word " * 200
+    rows = ({"prompt": f"{n} {long}", "completion": long} for n in range(3_000))
+    write_records(tmp_path / name, rows)
+    tracemalloc.start()
+    try:
+        screen = Screen(duplicates="exact")
+        count = sum(1 for _ in screen.examples(read_records(tmp_path / name)))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert count == 3_000
+    assert peak < 0.7 * 3_000 * 2 * len(long), "one batch of a thousand rows, at most"
+
+
+def test_hub_data_are_streamed(monkeypatch) -> None:
+    asked, taken = [], []
+
+    def rows():
+        for number in range(1_000_000):
+            taken.append(number)
+            yield {"prompt": f"p{number}", "completion": "c"}
+
+    def load(repository, config, *, streaming):
+        asked.append((repository, config, streaming))
+        return {"train": rows(), "test": rows()}
+
+    monkeypatch.setattr("datasets.load_dataset", load)
+    records = read_records("hf:org/name:small", split="test")
+    assert [next(records).number for _ in range(2)] == [1, 2]
+    assert asked == [("org/name", "small", True)]
+    assert len(taken) == 2
+    with pytest.raises(UserError, match="has the splits train, test; choose one with --split"):
+        next(read_records("hf:org/name", split="dev"))
+    with pytest.raises(UserError, match="names no dataset"):
+        next(read_records("hf:"))
+
+
+def test_a_hub_out_of_reach_is_said(monkeypatch) -> None:
+    def load(*_, **__):
+        raise ConnectionError("offline")
+
+    monkeypatch.setattr("datasets.load_dataset", load)
+    with pytest.raises(UserError, match="Could not stream the dataset org/name from the hub: offl"):
+        next(read_records("hf:org/name"))

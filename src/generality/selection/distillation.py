@@ -74,6 +74,7 @@ TECHNIQUES = {
 }
 _ENDING = "End with one line that begins with 'Answer:' and holds the final answer alone."
 _CHUNK = 64
+_BRIEF = 8  # words
 
 
 @dataclass(frozen=True)
@@ -144,10 +145,18 @@ class Recipe:
         return usual if self.temperature is None else self.temperature
 
     def wanted(self, example: Example) -> str:
-        """The reference of an example, "" without one."""
-        usual = example.record.get("reference") or example.response
-        value = example.record.get(self.reference) if self.reference else usual
-        return "" if value is None else str(value)
+        """The reference of an example, "" without one.
+
+        A response of the record's own is one where it says which part is the answer (`final_answer`)
+        or is no longer than eight words; a longer text cannot be matched.
+        """
+        if self.reference:
+            value = example.record.get(self.reference)
+            return "" if value is None else str(value)
+        if example.record.get("reference") is not None:
+            return str(example.record["reference"])
+        own = example.response
+        return own if final_answer(own) or len(own.split()) <= _BRIEF else ""
 
 
 @dataclass(frozen=True)
