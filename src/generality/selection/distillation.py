@@ -147,8 +147,8 @@ class Recipe:
     def wanted(self, example: Example) -> str:
         """The reference of an example, "" without one.
 
-        A response of the record's own is one where it says which part is the answer (`final_answer`)
-        or is no longer than eight words; a longer text cannot be matched.
+        A response of the record's own is one where it says which part is the answer
+        (`final_answer`) or is no longer than eight words; a longer text cannot be matched.
         """
         if self.reference:
             value = example.record.get(self.reference)
