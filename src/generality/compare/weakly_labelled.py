@@ -11,7 +11,8 @@ from datasets import Dataset
 from jaxtyping import Float, Int
 
 from generality.benchmarks import encode_labels, read_probabilities
-from generality.compare.weak_models import WeakModel, align, judged_by
+from generality.compare.label_sources import about_sources, averaged, class_names, listed
+from generality.compare.weak_models import align, judged_by
 from generality.compare.winner import read_texts
 from generality.errors import UserError, unknown
 from generality.lab import Lab
@@ -56,19 +57,20 @@ def weakly_labelled(
     *,
     text: str,
     label: str | None,
-    weak_label: str | None,
+    weak_label: str | Sequence[str] | None,
     weak_probabilities: str | Sequence[str] | None,
-    weak_model: str | None,
+    weak_model: str | Sequence[str] | None,
     max_length: int,
     lab: Lab,
 ) -> WeaklyLabelled:
-    """Read a table with exactly one source of weak labels.
+    """Read a table with exactly one kind of weak labels; several of that kind are averaged.
 
     Raises:
         UserError: for anything in the table that would make the comparison meaningless.
     """
     _one_source(weak_label, weak_probabilities, weak_model)
-    for column in (text, label, weak_label):
+    columns = listed(weak_label, data.column_names)
+    for column in (text, label, *columns):
         if column is not None and column not in data.column_names:
             raise unknown("column", column, data.column_names)
     if len(data) < FEWEST_ROWS:
@@ -77,18 +79,30 @@ def weakly_labelled(
     notes = _blank_texts(texts)
     truth, names = _truth(data, label)
 
-    if weak_label is not None and _holds_numbers_between_classes(data, weak_label):
-        weak_label, weak_probabilities = None, weak_label
-    if weak_label is not None:
-        weak, names = _weak_classes(data, weak_label, names)
+    if len(columns) == 1 and _holds_numbers_between_classes(data, columns[0]):
+        columns, weak_probabilities = [], columns[0]
+    sources: list[str] = []
+    if columns:
+        sources, names = columns, names or class_names(data, columns)
+        members = [_weak_classes(data, column, names) for column in columns]
     elif weak_probabilities is not None:
         weak, names = _weak_columns(data, weak_probabilities, names)
+        members = [weak]
     else:
-        assert weak_model is not None
-        judged = judged_by(weak_model, texts, truth, names, max_length=max_length, lab=lab)
-        weak, names, more = align(judged, names)
-        notes += more
-        texts, weak, truth = _without_its_own(judged, texts, weak, truth)
+        sources, members, learned_from = listed(weak_model), [], np.empty(0, dtype=int)
+        for name in sources:
+            judged = judged_by(name, texts, truth, names, max_length=max_length, lab=lab)
+            weak, names, more = align(judged, names)
+            members.append(weak)
+            notes += more
+            learned_from = np.union1d(learned_from, judged.learned_from)
+        kept = _without_their_own(learned_from, len(texts))
+        texts, truth = [texts[row] for row in kept], truth[kept]
+        members = [weak[kept] for weak in members]
+    assert names is not None
+    weak = averaged(members)
+    if len(sources) > 1:
+        notes = [*about_sources(sources, np.stack(members), truth), *notes]
     if len(names) > len(texts) / 2:
         raise UserError(
             f"There are {len(names)} classes in {len(texts)} rows; that looks like free text or an "
@@ -149,9 +163,7 @@ def _truth(data: Dataset, label: str | None) -> tuple[np.ndarray, list[str] | No
     return truth, names
 
 
-def _weak_classes(
-    data: Dataset, column: str, names: list[str] | None
-) -> tuple[np.ndarray, list[str]]:
+def _weak_classes(data: Dataset, column: str, names: list[str]) -> np.ndarray:
     codes, names = encode_labels(data, column, names)
     missing = [row for row, code in enumerate(codes) if code is None]
     if missing:
@@ -159,7 +171,7 @@ def _weak_classes(
             f"Column '{column}' has no weak label in {len(missing)} rows, first in row "
             f"{missing[0] + 1}; drop these rows or label them."
         )
-    return np.eye(len(names))[np.array(codes)], names
+    return np.eye(len(names))[np.array(codes)]
 
 
 def _weak_columns(
@@ -190,14 +202,12 @@ def _holds_numbers_between_classes(data: Dataset, column: str) -> bool:
     )
 
 
-def _without_its_own(
-    judged: WeakModel, texts: list[str], weak: np.ndarray, truth: np.ndarray
-) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Leave out the rows that the weak model learned from: its labels there are too good."""
-    kept = np.setdiff1d(np.arange(len(texts)), judged.learned_from)
+def _without_their_own(learned_from: np.ndarray, rows: int) -> np.ndarray:
+    """The rows that no weak model learned from: its labels are too good there."""
+    kept = np.setdiff1d(np.arange(rows), learned_from)
     if len(kept) < FEWEST_ROWS:
         raise UserError(
             f"Without the rows that the weak model learns from, {len(kept)} are left; a comparison "
             f"needs at least {FEWEST_ROWS}."
         )
-    return [texts[row] for row in kept], weak[kept], truth[kept]
+    return kept
