@@ -115,7 +115,7 @@ class Debate:
     answer A defends is drawn at random, half of the questions each way, and never depends on the
     truth. Both debaters are the same frozen model; sampled with another seed it is another debate.
 
-    Source: Wu et al. 2025 (arXiv 2501.13124). Its prompts are not published: `template` is ours.
+    Source: Lang et al. 2025 (arXiv 2501.13124). Its prompts are not published: `template` is ours.
 
     Args:
         debater: a `Chat` (it has a `fingerprint`): its own turns come to it as the assistant's and
@@ -248,7 +248,7 @@ class MarketMaking(Debate):
     that was said; the speaker argues for the answer that the judge finds less likely. A talk ends
     when a turn moves the judge by less than `tolerance`, or after `turns`.
 
-    Source: Hubinger 2020 (AI safety via market making), as a baseline of Wu et al. 2025; here the
+    Source: Hubinger 2020 (AI safety via market making), as a baseline of Lang et al. 2025; here the
     market's price is the judge's own probability, and no model is trained to predict it.
 
     Args:

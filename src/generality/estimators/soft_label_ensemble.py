@@ -73,7 +73,7 @@ class SoftLabelEnsemble(ClassifierMixin, BaseEstimator):
     Raises:
         ValueError: no model, an unknown `combine`, or not one matrix a member.
 
-    Source: Wu et al. 2025 (arXiv 2501.13124), section on ensembles.
+    Source: Lang et al. 2025 (arXiv 2501.13124), section on ensembles.
 
     >>> from generality.estimators import SoftProbe
     >>> rng = np.random.default_rng(0)

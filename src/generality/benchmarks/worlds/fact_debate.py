@@ -117,7 +117,7 @@ def fact_debate(
     Raises:
         ValueError: shapes that differ, an unknown kind, a market without a judge.
 
-    Source: our simulation of Wu et al. 2025 (arXiv 2501.13124), which uses language models.
+    Source: our simulation of Lang et al. 2025 (arXiv 2501.13124), which uses language models.
 
     >>> questions = fact_questions(4, seed=0)
     >>> talk = fact_debate(questions.facts, questions.facts * questions.rule, turns=3)

@@ -1,6 +1,6 @@
 """Can a strong model that is not trusted, by debating itself, make a weak one a better supervisor?
 
-Protocol (Wu et al. 2025, arXiv 2501.13124). Two copies of a frozen strong model argue for opposite
+Protocol (Lang et al. 2025, arXiv 2501.13124). Two copies of a frozen strong model argue for opposite
 answers to every question, on sides drawn at random. A weak model learns from true labels of
 questions with their transcripts and labels other questions, each with its own transcript; several
 weak models, each with debates of its own seed, average their probabilities. A strong student learns
