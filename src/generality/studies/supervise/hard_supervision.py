@@ -65,9 +65,9 @@ class Config:
     easy_steps: int = 2  # of the longest chain of stage 1
     hard_steps: int = 3  # of every hard chain
     part_steps: tuple[int, ...] = (2,)  # of the subtasks of a hard chain
-    easy: int = 20_000  # examples of stage 1, read once
+    easy: int = 12_000  # examples of stage 1, read once
     easy_learning_rate: float = 3e-3
-    teacher_tasks: int = 6000  # hard tasks the teachers learn from; no student sees them
+    teacher_tasks: int = 4000  # hard tasks the teachers learn from; no student sees them
     strong: float = 0.75  # share of the teachers' training after which the stronger one is kept
     weak: float = 0.3  # the same of the weaker one
     samples: int = 3  # of each teacher, a task
@@ -79,9 +79,9 @@ class Config:
     added: float = 0.1  # outcome error rate of the subtasks that are added
     epochs: float = 1.0  # of stage 2 over the hard tasks; other arms read as much
     learning_rate: float = 3e-3
-    batch_size: int = 32
+    batch_size: int = 16
     max_tokens: int = 10  # of an answer
-    seeds: int = 4
+    seeds: int = 3
 
     def __post_init__(self) -> None:
         if not 0 < self.weak < self.strong < 1 or not self.error_rates:
