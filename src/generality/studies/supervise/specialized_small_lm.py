@@ -1,7 +1,7 @@
 """Specialising a small language model: what is gained on one skill, and what is paid elsewhere?
 
 Protocol (Fu et al. 2023, arXiv 2301.12726). A small model that knows several tasks is tuned on
-chains of thought for one of them, longer sums than it has seen, from a solver and the token
+chains of thought for one of them, sums of more steps than it has seen, from a solver and the token
 probabilities of a larger teacher. Every checkpoint is scored on the target, on relatives of it
 that are not tuned on (shorter and longer chains, other names), with a demonstration in the prompt,
 and on five other tasks. Floor: the model before. Ceiling: a model of four times the size,
@@ -70,23 +70,24 @@ class Config:
     data_path: str | None = None  # folder of your own tasks; None: chains and lists
     others: tuple[str, ...] = ("copy", "reverse", "first", "last", "max")  # tasks that should stay
     modulus: int = 5  # of the sums
-    base_steps: int = 2  # of the longest chain before specialising
-    steps: int = 3  # of the chains that are specialised on
-    base: int = 12_000  # chains the generic model learns from, and as many of the other tasks
+    base_steps: int = 1  # of the longest chain before specialising
+    steps: int = 2  # of the chains that are specialised on
+    base: int = 10_000  # chains the generic model learns from
+    lists: int = 15_000  # problems of the other tasks, in equal shares
     base_learning_rate: float = 3e-3
     teacher: str = "0.25M"  # size of the teacher
-    teacher_chains: int = 24_000  # of up to `steps` steps that the teacher learns from
+    teacher_chains: int = 12_000  # of up to `steps` steps that the teacher learns from
     k: int = 5  # token probabilities that the teacher tells
     k_shot: int = 1  # demonstrations in a prompt
     problems: int = 4000  # of specialisation
-    tokens: int = 200_000  # read by each arm
+    tokens: int = 120_000  # read by each arm
     learning_rate: float = 3e-3
     batch_size: int = 32
-    validation: int = 60  # problems of each kind that a checkpoint is chosen by
-    test: int = 150  # problems of each kind that count
+    validation: int = 50  # problems of each kind that a checkpoint is chosen by
+    test: int = 100  # problems of each kind that count
     max_tokens: int = 10  # of an answer
     checkpoints: tuple[float, ...] = (0.25, 0.5, 0.75)  # shares of training, and its end
-    seeds: int = 3
+    seeds: int = 4
 
     def __post_init__(self) -> None:
         if self.main not in self.sizes or not self.base_steps < self.steps:
@@ -95,7 +96,7 @@ class Config:
 
 SCALES = {
     "smoke": Config(
-        sizes=("0.05M",), main="0.05M", others=("copy", "last"), base=64, teacher="0.05M",
+        sizes=("0.05M",), main="0.05M", others=("copy", "last"), base=64, lists=64, teacher="0.05M",
         teacher_chains=64, problems=48, tokens=2000, validation=6, test=8, checkpoints=(0.5,),
         seeds=1, max_tokens=5,
     ),
@@ -362,8 +363,8 @@ class Worlds:
         mixer = FormatMixer(worked, k_shot=config.k_shot, template=self.template)
         pairs = [(example.prompt, example.response) for example in mixer.mix(worked)]
         for name in config.others:
-            avoid = {*self.exams[f"generic:{name}"].prompts} if name != "last" else set()
-            count = config.base // len(config.others)
+            avoid = {*self.exams[f"generic:{name}"].prompts}
+            count = config.lists // len(config.others)
             for problem in string_task(name).sample(count, (2, 4), 1, avoid=avoid):
                 pairs.append((problem.prompt, terse(problem)))
         tuned = lab.sft(
