@@ -114,7 +114,7 @@ def _steps_predict_better(rows: pd.DataFrame) -> Outcome:
         for seed, arms in select(rows, POOL, {STEPS, OUTCOME}).groupby("seed")
         for rate in (STEPS, OUTCOME)
     ]
-    return greater(STEPS, OUTCOME)(pd.DataFrame(found))
+    return replace(greater(STEPS, OUTCOME)(pd.DataFrame(found)), unit="rank correlation")
 
 
 CLAIMS = (
