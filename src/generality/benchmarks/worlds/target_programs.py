@@ -134,7 +134,7 @@ def _values(program: str) -> list[int]:
     """What each statement of a program of ours computes."""
     known: dict[str, int] = {}
     for statement in program.split(_SEPARATOR):
-        name, _, left, sign, right = statement.split()
-        a, b = (known[x] if x in known else int(x) for x in (left, right))
-        known[name] = a * b if sign == "*" else a + b if sign == "+" else a - b
+        name, _, left, operator, right = statement.split()
+        x, y = (known[word] if word in known else int(word) for word in (left, right))
+        known[name] = x * y if operator == "*" else x + y if operator == "+" else x - y
     return list(known.values())

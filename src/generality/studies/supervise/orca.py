@@ -1,0 +1,372 @@
+"""Explanations against answers, and a middle teacher before the strong one: what helps a student?
+
+Protocol (Mukherjee et al. 2023, arXiv 2306.02707). A small model that knows short problems is tuned
+on longer ones, on a teacher's bare answers or on its explanations. Floor: answers. Ceiling: five
+times as many explanations of the strong teacher. It is tested on lengths it saw, on one between
+them, on longer ones, and on four tasks of which it then sees fifty examples each. The strong
+teacher states every step and never errs; the middle one states every other step and goes wrong in
+a tenth of its explanations (one step, from which the rest follows).
+
+The paper compares five million explanations of the middle teacher and then one million of the
+strong one with that one million alone, so that order and amount change together. Here all four
+orders of two teachers learn from N, then N/5 examples (`middle-strong`, …), beside `strong-fifth`,
+the paper's comparison. `answers-tokens` reads as many tokens as `strong` does.
+
+Differences from the paper, each with its effect: procedural tasks over letters and digits and a
+decoder of 0.25M parameters instead of FLAN and LLaMA-13B (explanations are exact, and their length
+is the number of steps); one word per system message (short, steps, check); the judge looks at form
+alone (the worst case of one that does); optimiser and learning rate begin anew with each stage, as
+in the paper. Scores are exact matches.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from generality.benchmarks.worlds import (
+    TASKS,
+    Problem,
+    mistaken,
+    string_task,
+    terse,
+    trace,
+    world_tokenizer,
+)
+from generality.claims import Claim, Row, greater
+from generality.errors import UserError
+from generality.lab import Lab, TrainConfig
+from generality.lab.stages import Stage, tune_in_stages
+from generality.models import load_model, load_tokenizer, tiny_decoder
+from generality.selection import SystemMessage, SystemMessageMixer
+from generality.studies.study import Paper
+
+PAPER = Paper(
+    "Orca: Progressive Learning from Complex Explanation Traces of GPT-4",
+    arxiv="2306.02707",
+    year=2023,
+)
+
+WORDS = (*TASKS, "short", "steps", "check")
+MIXER = SystemMessageMixer(
+    messages=[SystemMessage(i, word) for i, word in enumerate(("short", "steps", "check"), 1)]
+)
+TWO_STAGES = ("middle-strong", "strong-strong", "middle-middle", "strong-middle")
+ARMS = ("answers", "answers-tokens", "strong", "strong-fifth", *TWO_STAGES, "mixed", "ceiling")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every knob of the study."""
+
+    model: str = "0.25M"  # a size of `tiny_decoder`; with data_path a model's name
+    data_path: str | None = None  # folder of train.jsonl and test.jsonl; None: string tasks
+    tasks: tuple[str, ...] = ("reverse", "sort", "successor", "count", "max", "sum", "and", "merge")
+    unseen: tuple[str, ...] = ("dedupe", "swap", "last", "or")
+    base_examples: int = 48_000  # that the shared start is trained on, once each
+    base_lengths: tuple[int, ...] = (2, 3)  # symbols
+    lengths: tuple[int, ...] = (2, 3, 5)  # that students learn from
+    between: int = 4  # a length they do not see
+    longer: int = 6  # another
+    examples: int = 3000  # N
+    fifth: float = 0.2  # of N, in the second stage
+    more: int = 5  # times N, of the ceiling
+    errors: float = 0.1  # share of the middle teacher's explanations that go wrong
+    every: int = 2  # of the middle teacher's steps are stated
+    adaptation: int = 50  # examples of each unseen task
+    adaptation_epochs: float = 4.0
+    epochs: float = 1.0  # of each stage
+    learning_rate: float = 2e-3  # of Adam, cosine to 0 in each stage
+    batch_size: int = 32
+    test: int = 10  # problems of each task and length
+    max_tokens: int = 40  # of a response
+    seeds: int = 3
+
+    def __post_init__(self) -> None:
+        if {self.between, self.longer} & {*self.lengths, *self.base_lengths}:
+            raise UserError("between and longer are lengths that no training shows.")
+        if set(self.tasks) & set(self.unseen):
+            raise UserError("unseen tasks are not among tasks.")
+
+
+SCALES = {
+    "smoke": Config(
+        model="0.05M", tasks=("reverse", "count"), unseen=("last",), base_examples=64,
+        examples=40, more=2, adaptation=4, adaptation_epochs=1.0, test=2, max_tokens=12, seeds=1,
+    ),
+    "small": Config(),
+    "full": Config(
+        model="hf:meta-llama/Llama-2-7b-hf", data_path="data/openorca", examples=5_000_000,
+        base_examples=0, epochs=4.0, learning_rate=2e-5, more=1, max_tokens=1024, seeds=3,
+    ),
+}  # fmt: skip
+
+SEEN = {"panel": "seen"}
+NEW = {"panel": ["between", "longer", "unseen tasks"]}
+CLAIMS = (
+    Claim(
+        "Explanations teach more than answers to the same queries",
+        greater("strong", "answers"),
+        paper_says="+26 points on BIG-Bench Hard over Vicuna-13B",
+    ),
+    Claim(
+        "They do so when answers may be read until the tokens are as many",
+        greater("strong", "answers-tokens"),
+    ),
+    Claim(
+        "Their lead holds on lengths and tasks that were not taught",
+        greater("strong", "answers-tokens", where=NEW),
+    ),
+    Claim(
+        "A student taught in stages comes up to its middle teacher on what was taught",
+        greater("middle-strong", 0.9, where=SEEN),
+    ),
+    Claim(
+        "A middle teacher's explanations before the strong one's beat the latter alone",
+        greater("middle-strong", "strong-fifth"),
+        paper_says="41.7 against 37.2 on AGIEval, with six times the data",
+    ),
+    Claim(
+        "They do so at equal amounts of data: better than the strong teacher twice",
+        greater("middle-strong", "strong-strong"),
+    ),
+    Claim(
+        "Ending with the strong teacher beats going on with the middle one",
+        greater("middle-strong", "middle-middle"),
+    ),
+    Claim(
+        "A judge of form flatters the student of answers more than the student of explanations",
+        greater("answers", "strong", on="flattery"),
+        paper_says="Vicuna: 92 % of ChatGPT by a judge, 48 % on BIG-Bench Hard",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One query with what each teacher says: the answer alone, and explained."""
+
+    prompt: str
+    answer: str
+    strong: str
+    middle: str
+
+
+def run(config: Config, lab: Lab) -> Iterator[Row]:
+    """Rows of every arm and panel, seed by seed."""
+    network, tokenizer = language_model(config)
+    base = None
+    if config.data_path is None:
+        base = lab.sft(
+            network, *base_examples(config), tokenizer=tokenizer, seed=0,
+            config=training(config, 1.0),
+        ).weights  # fmt: skip
+    for seed in lab.seeds(config.seeds):
+        pools, panels = data(config, seed)
+        found: dict[str, dict[str, Row]] = {}
+        for arm in ARMS:
+            tuned = tune_in_stages(
+                lab, network, stages(config, arm, pools), tokenizer=tokenizer, seed=seed,
+                config=training(config, config.epochs), weights=base,
+            )  # fmt: skip
+            found[arm] = arm_rows(config, lab, arm, tuned.weights, panels, seed)
+            for row in found[arm].values():
+                row["tokens"] = tuned.tokens
+        for arm, rows in found.items():
+            for panel, row in rows.items():
+                floor, ceiling = (found[name][panel]["score"] for name in ("answers", "ceiling"))
+                yield Row(method=arm, seed=seed, panel=panel, floor=floor, ceiling=ceiling, **row)
+
+
+def stages(config: Config, arm: str, pools: dict[str, list[Lesson]]) -> list[Stage]:
+    """What an arm learns from, one stage after another."""
+    first, second, further = pools["first"], pools["second"], pools["further"]
+    tell = functools.partial(stage, epochs=config.epochs)
+    if arm in ("answers", "answers-tokens"):
+        ratio = words(first, "strong") / words(first, "answer") if arm == "answers-tokens" else 1.0
+        return [stage(first, "answer", config.epochs * ratio)]
+    if arm == "mixed":
+        return [mixed(first, config.epochs)]
+    if arm in TWO_STAGES:
+        one, two = arm.split("-")
+        return [tell(first, one), tell(second, two)]
+    return [
+        tell({"strong": first, "strong-fifth": second, "ceiling": first + further}[arm], "strong")
+    ]
+
+
+def stage(lessons: Sequence[Lesson], teacher: str, epochs: float) -> Stage:
+    """One teacher's responses, under the system message that asks for them."""
+    system = "short" if teacher == "answer" else "steps"
+    prompts = [f"{system} {lesson.prompt}" for lesson in lessons]
+    return Stage(prompts, [getattr(lesson, teacher) for lesson in lessons], epochs)
+
+
+def mixed(lessons: Sequence[Lesson], epochs: float) -> Stage:
+    """The strong teacher under system messages of three kinds."""
+    systems = [MIXER("*", lesson.prompt).text for lesson in lessons]
+    said = {
+        "short": lambda lesson: lesson.answer,
+        "steps": lambda lesson: lesson.strong,
+        "check": lambda lesson: f"{lesson.strong} ; check {lesson.answer}",
+    }
+    prompts = [f"{system} {lesson.prompt}" for system, lesson in zip(systems, lessons, strict=True)]
+    responses = [said[system](lesson) for system, lesson in zip(systems, lessons, strict=True)]
+    return Stage(prompts, responses, epochs)
+
+
+def words(lessons: Sequence[Lesson], teacher: str) -> int:
+    """About how many tokens are read with these responses."""
+    return sum(len(f"{lesson.prompt} {getattr(lesson, teacher)}".split()) + 3 for lesson in lessons)
+
+
+def arm_rows(
+    config: Config, lab: Lab, arm: str, weights: Any, panels: dict[str, Any], seed: int
+) -> dict[str, Row]:
+    """A row per panel: exact matches, asked as the arm was taught and asked for steps."""
+    network, tokenizer = language_model(config)
+    own = "short" if arm.startswith("answers") else "steps"
+    teacher = "answer" if own == "short" else "strong"
+    rows: dict[str, Row] = {}
+    for panel, (problems, adaptation) in panels.items():
+        adapted = weights
+        if adaptation:
+            adapted = tune_in_stages(
+                lab, network, [stage(adaptation, teacher, config.adaptation_epochs)],
+                tokenizer=tokenizer, config=training(config, 1.0), seed=seed, weights=weights,
+            ).weights  # fmt: skip
+        said = {
+            system: lab.generate(
+                network, [f"{system} {p.prompt}" for p in problems], weights=adapted,
+                tokenizer=tokenizer, max_tokens=config.max_tokens, batch_size=320, chunk=1000,
+            )
+            for system in {own: None, "steps": None}
+        }  # fmt: skip
+        right = {
+            system: np.mean([p.check(r[0]) for p, r in zip(problems, texts, strict=True)])
+            for system, texts in said.items()
+        }
+        form = np.mean([in_form(p, r[0]) for p, r in zip(problems, said["steps"], strict=True)])
+        rows[panel] = Row(
+            score=float(right[own]),
+            form=float(form),
+            flattery=float(form - right["steps"]),
+            response_words=float(np.mean([len(texts[0].split()) for texts in said[own]])),
+        )
+    return rows
+
+
+def in_form(problem: Problem, response: str) -> bool:
+    """Whether a response looks like a full explanation, right or wrong: the judge of form."""
+    steps, arrow, answer = response.partition("=>")
+    stated = [step.split() for step in steps.split(";")]
+    as_many = len(stated) == max(len(problem.states), 1) and all(stated)
+    return bool(arrow) and as_many and len(answer.split()) == len(problem.answer.split())
+
+
+# Data -------------------------------------------------------------------------------------------
+
+
+def data(config: Config, seed: int) -> tuple[dict[str, list[Lesson]], dict[str, Any]]:
+    """Lessons for the stages, and panels of problems, with examples to adapt to where there are."""
+    if config.data_path is not None:
+        return from_files(config, Path(config.data_path))
+    n = config.examples
+    sizes = {"first": n, "second": round(n * config.fifth), "further": n * (config.more - 1)}
+    pools = {
+        name: lessons(config, config.tasks, config.lengths, size, 10 * seed + place)
+        for place, (name, size) in enumerate(sizes.items())
+    }
+    panel = functools.partial(draw, config.tasks, count=config.test * len(config.tasks))
+    asked = 10 * seed + len(sizes)
+    panels: dict[str, Any] = {
+        "seen": (panel(lengths=(max(config.lengths),), seed=asked), []),
+        "between": (panel(lengths=(config.between,), seed=asked), []),
+        "longer": (panel(lengths=(config.longer,), seed=asked), []),
+    }
+    size = config.adaptation * len(config.unseen)
+    panels["unseen tasks"] = (
+        draw(config.unseen, 2 * config.test * len(config.unseen), config.lengths, asked),
+        lessons(config, config.unseen, config.lengths, size, asked + 1),
+    )
+    return pools, panels
+
+
+def draw(tasks: Sequence[str], count: int, lengths: Sequence[int], seed: int) -> list[Problem]:
+    """Problems shuffled over tasks and lengths, as evenly as the numbers allow."""
+    cells = [(task, length) for task in tasks for length in lengths]
+    shares = [len(part) for part in np.array_split(range(count), len(cells))]
+    found = [
+        problem
+        for (task, length), share in zip(cells, shares, strict=True)
+        for problem in string_task(task).sample(share, length, seed)
+    ]
+    random.Random(seed).shuffle(found)
+    return found
+
+
+def lessons(
+    config: Config, tasks: Sequence[str], lengths: Sequence[int], count: int, seed: int
+) -> list[Lesson]:
+    """What both teachers say about problems drawn for them."""
+    rng = random.Random(seed)
+    return [
+        Lesson(
+            problem.prompt, terse(problem), trace(problem),
+            trace(
+                mistaken(problem, seed) if rng.random() < config.errors else problem,
+                every=config.every,
+            ),
+        )
+        for problem in draw(tasks, count, lengths, seed)
+    ]  # fmt: skip
+
+
+def base_examples(config: Config) -> tuple[list[str], list[str]]:
+    """Short problems, half answered and half explained."""
+    drawn = lessons(config, config.tasks, config.base_lengths, config.base_examples, 0)
+    parts = stage(drawn[::2], "answer", 1.0), stage(drawn[1::2], "strong", 1.0)
+    return [*parts[0].prompts, *parts[1].prompts], [*parts[0].responses, *parts[1].responses]
+
+
+def from_files(config: Config, folder: Path) -> tuple[dict[str, list[Lesson]], dict[str, Any]]:
+    """Real queries: train.jsonl (prompt, answer, strong, middle) and test.jsonl (prompt, answer).
+
+    Answers in responses follow a "=>".
+    """
+    read = {
+        name: [json.loads(line) for line in (folder / f"{name}.jsonl").read_text().splitlines()]
+        for name in ("train", "test")
+    }
+    every = [Lesson(r["prompt"], r["answer"], r["strong"], r["middle"]) for r in read["train"]]
+    n, fifth = config.examples, round(config.examples * config.fifth)
+    pools = {"first": every[:n], "second": every[n : n + fifth], "further": every[n + fifth :]}
+    return pools, {"seen": ([Problem("", r["prompt"], (), r["answer"]) for r in read["test"]], [])}
+
+
+def language_model(config: Config) -> tuple[Any, Any]:
+    """From a seed to the network, and its tokenizer."""
+    if config.data_path is None:
+        tokenizer = world_tokenizer(WORDS)
+        return functools.partial(tiny_decoder, config.model, vocabulary=len(tokenizer)), tokenizer
+    return functools.partial(named, config.model), load_tokenizer(config.model)
+
+
+def named(name: str, seed: int) -> Any:
+    """A pretrained model; the seed changes nothing in it."""
+    return load_model(name)
+
+
+def training(config: Config, epochs: float) -> TrainConfig:
+    """The same for all."""
+    return TrainConfig(
+        epochs=epochs, batch_size=config.batch_size, learning_rate=config.learning_rate,
+        max_grad_norm=1.0,
+    )  # fmt: skip
