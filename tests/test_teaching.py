@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.special import expit
 
 from generality.benchmarks.worlds import answer_of
-from generality.benchmarks.worlds.recipes import ORDERS, Recipe, Recipes, recipe_problem, told
+from generality.benchmarks.worlds.recipes import MOVES, Recipe, Recipes, recipe_problem
 from generality.errors import UserError
 from generality.measures import discriminative_subset, item_information
 from generality.models import RecordedChat
@@ -396,27 +396,29 @@ def test_f1_is_of_the_rarer_class() -> None:
 # ------------------------------------------------------------------------- recipes
 
 
+MOVE = st.sampled_from(sorted(MOVES))
+
+
 @settings(max_examples=50, deadline=None)
-@given(st.sampled_from(sorted(ORDERS)), st.integers(1, 4), st.integers(0, 4),
-       st.lists(st.integers(0, 4), min_size=4, max_size=4))  # fmt: skip
-def test_a_recipe_moves_and_changes_every_digit(order, times, add, digits) -> None:
-    problem = recipe_problem("a b", Recipe(order, times, add), digits)
-    assert sorted(Recipe(order, 1, 0)(digits)) == sorted(digits)
-    moved = [int(word) for word in problem.states[0].split()]
-    assert answer_of(problem.solution) == " ".join(str((times * d + add) % 5) for d in moved)
-    assert problem.check(problem.working)
-    assert told(problem.solution) == str(problem.recipe)
+@given(MOVE, MOVE, st.lists(st.integers(0, 9), min_size=3, max_size=5))
+def test_a_recipe_does_one_move_after_the_other(first, second, digits) -> None:
+    problem = recipe_problem("a b", Recipe(first, second), digits)
+    between = [int(word) for word in problem.states[0].split()]
+    assert between == MOVES[first](digits)
+    assert answer_of(problem.solution) == " ".join(map(str, MOVES[second](between)))
     assert WorldCheck()(problem.prompt, problem.solution, problem.answer) == 1
 
 
-def test_orders_differ_and_neighbours_differ_in_one_part() -> None:
-    assert len({tuple(move([1, 2, 3])) for move in ORDERS.values()}) == len(ORDERS)
+def test_moves_differ_and_neighbours_share_exactly_one() -> None:
+    assert len({tuple(move([1, 2, 3])) for move in MOVES.values()}) == len(MOVES)
     recipes = Recipes()
     for seed in range(30):
         recipe = recipes.draw(np.random.default_rng(seed))
-        other = recipes.neighbour(recipe, seed)
-        parts = [(r.order, r.times, r.add) for r in (recipe, other)]
-        assert sum(a != b for a, b in zip(*parts, strict=True)) == 1
+        near, far = recipes.neighbour(recipe, seed), recipes.unrelated(recipe, seed)
+        assert (near.first == recipe.first) + (near.second == recipe.second) == 1
+        assert (far.first == recipe.first) + (far.second == recipe.second) == 0
+        assert not near.same_as(recipe)
+        assert not far.same_as(recipe)
 
 
 def test_problems_of_a_rule_are_different_and_avoid_what_they_should() -> None:
@@ -428,4 +430,4 @@ def test_problems_of_a_rule_are_different_and_avoid_what_they_should() -> None:
     assert len(seen) == 5
     assert not seen & {problem.prompt for problem in second}
     with pytest.raises(ValueError, match="are left under"):
-        Recipes(length=1).under(name, recipe, 6, seed=0)
+        Recipes(length=1).under(name, recipe, 11, seed=0)

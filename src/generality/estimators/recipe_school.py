@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from generality.benchmarks.worlds import ANSWER, answer_of, world_tokenizer
@@ -86,7 +85,7 @@ class RecipeSchool:
         """What a reader writes; `options` as of `Lab.generate`."""
         return self.lab.generate(
             reader.network, prompts, weights=reader.weights, tokenizer=self.tokenizer,
-            max_tokens=4 + 4 * self.recipes.length, batch_size=256, chunk=4096, **options,
+            max_tokens=8 + 2 * self.recipes.length, batch_size=256, chunk=4096, **options,
         )  # fmt: skip
 
     def answering(
@@ -109,7 +108,7 @@ class RecipeSchool:
             if kind == "neighbour":
                 recipe = self.recipes.neighbour(recipe, 1000 * seed + place)
             elif kind == "unrelated":
-                recipe = self.recipes.draw(np.random.default_rng([seed, place]))
+                recipe = self.recipes.unrelated(recipe, 1000 * seed + place)
             shown = name if kind == "same" else name[::-1]
             return self.recipes.under(shown, recipe, wanted, 1000 * at + place, avoid={problem})
 

@@ -1,8 +1,8 @@
 """Recipes for short strings of digits: rules with names, that can be told in words and followed.
 
-A rule puts the digits in another order, then multiplies and adds to each, modulo 5 or 10. Its name
-says nothing about it. Who knows the rule can tell it (`reverse times 2 add 4`); who is told it can
-apply it to other digits: a world in which one model can teach another, and be checked.
+A rule moves the digits, twice. Its name says nothing about it. Who knows the rule can tell it
+(`reverse left`); who is told it can apply it to other digits: a world in which one model can teach
+another, and be checked. (Rules that add numbers took tiny models too long to learn.)
 """
 
 from __future__ import annotations
@@ -15,48 +15,45 @@ import numpy as np
 
 from generality.benchmarks.worlds.problem import ANSWER, Problem
 
-ORDERS: dict[str, Callable[[list[int]], list[int]]] = {
+MOVES: dict[str, Callable[[list[int]], list[int]]] = {
     "keep": lambda x: x,
     "reverse": lambda x: x[::-1],
     "left": lambda x: x[1:] + x[:1],
     "right": lambda x: x[-1:] + x[:-1],
+    "first": lambda x: x[:1] * len(x),
+    "last": lambda x: x[-1:] * len(x),
 }
-"""What a recipe may do with the places of digits; all differ from three digits on."""
+"""What a step of a recipe does; all differ from three digits on."""
 
-RECIPE_WORDS = (*ORDERS, "times", "add")
+RECIPE_WORDS = tuple(MOVES)
 """Words beyond those of `world_tokenizer`: give them as `extra`."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """An order of places and, for each digit, times · digit + add.
+    """Two moves, one after the other.
 
-    >>> str(Recipe("reverse", 2, 4)), Recipe("reverse", 2, 4)([1, 2, 3, 4])
-    ('reverse times 2 add 4', [2, 0, 3, 1])
+    >>> str(Recipe("reverse", "left")), Recipe("reverse", "left")([1, 2, 3])
+    ('reverse left', [2, 1, 3])
     """
 
-    order: str
-    times: int
-    add: int
-    modulus: int = 5
+    first: str
+    second: str
 
     def __call__(self, digits: list[int]) -> list[int]:
-        """The digits after it."""
-        ordered = ORDERS[self.order](digits)
-        return [(self.times * digit + self.add) % self.modulus for digit in ordered]
+        """The digits after both moves."""
+        return MOVES[self.second](MOVES[self.first](digits))
 
     def __str__(self) -> str:
-        return f"{self.order} times {self.times} add {self.add}"
+        return f"{self.first} {self.second}"
 
+    def same_as(self, other: Recipe, length: int = 3) -> bool:
+        """Whether both do the same to any string of this length; 36 recipes do 9 things to three.
 
-def told(response: str) -> str:
-    """The recipe that a response states, without its application; empty where there is none.
-
-    >>> told("left times 1 add 4 : 3 2 => 2 1"), told("3 2 => 2 1")
-    ('left times 1 add 4', '')
-    """
-    recipe, colon, _ = response.partition(" : ")
-    return recipe if colon else ""
+        >>> Recipe("left", "left").same_as(Recipe("keep", "right"))
+        True
+        """
+        return self(list(range(length))) == other(list(range(length)))
 
 
 @dataclass(frozen=True)
@@ -69,30 +66,25 @@ class RecipeProblem(Problem):
     """
 
     name: str = ""
-    recipe: Recipe = Recipe("keep", 1, 0)
-
-    @property
-    def working(self) -> str:
-        """The digits in their new order, then the answer: what a student writes."""
-        return f"{self.states[0]} {ANSWER} {self.answer}"
+    recipe: Recipe = Recipe("keep", "keep")
 
     @property
     def solution(self) -> str:
-        """The recipe, then its application: what a teacher writes."""
-        return f"{self.recipe} : {self.working}"
+        """The recipe, the digits after its first move, the answer."""
+        return f"{self.recipe} : {self.states[0]} {ANSWER} {self.answer}"
 
 
 def recipe_problem(name: str, recipe: Recipe, digits: list[int]) -> RecipeProblem:
     """One problem.
 
-    >>> problem = recipe_problem("b k", Recipe("reverse", 2, 4), [1, 2, 3, 4])
+    >>> problem = recipe_problem("b k", Recipe("reverse", "left"), [1, 2, 3])
     >>> problem.prompt, problem.solution
-    ('b k : 1 2 3 4 ?', 'reverse times 2 add 4 : 4 3 2 1 => 2 0 3 1')
+    ('b k : 1 2 3 ?', 'reverse left : 3 2 1 => 2 1 3')
     """
-    ordered = " ".join(map(str, ORDERS[recipe.order](digits)))
+    between = " ".join(map(str, MOVES[recipe.first](digits)))
     result = " ".join(map(str, recipe(digits)))
     prompt = f"{name} : {' '.join(map(str, digits))} ?"
-    return RecipeProblem("recipe", prompt, (ordered, result), result, name, recipe)
+    return RecipeProblem("recipe", prompt, (between, result), result, name, recipe)
 
 
 @dataclass(frozen=True)
@@ -100,29 +92,19 @@ class Recipes:
     """A source of rules and of problems under them.
 
     Args:
-        length: digits in a string, at least 3 for all orders to differ.
-        multipliers: what a recipe may multiply by; those without a common divisor with the modulus
-            can be undone.
-        modulus: of all digits; 10 takes tiny models several times as long to learn as 5.
+        length: digits in a string, at least 3 for all moves to differ.
 
     >>> recipes = Recipes()
     >>> [(name, recipe)] = recipes.rules(1, seed=0).items()
     >>> [problem.prompt for problem in recipes.under(name, recipe, 2, seed=0)]
-    ['w d : 4 3 2 ?', 'w d : 1 1 0 ?']
+    ['w d : 8 6 5 ?', 'w d : 2 3 0 ?']
     """
 
     length: int = 3
-    multipliers: tuple[int, ...] = (1, 2)
-    modulus: int = 5
 
     def draw(self, generator: np.random.Generator) -> Recipe:
         """One recipe of all there are."""
-        return Recipe(
-            str(generator.choice(list(ORDERS))),
-            int(generator.choice(self.multipliers)),
-            int(generator.integers(self.modulus)),
-            self.modulus,
-        )
+        return Recipe(*map(str, generator.choice(list(MOVES), size=2)))
 
     def rules(self, count: int, seed: int) -> dict[str, Recipe]:
         """Recipes by the rules' names, at most 676; no name recurs, a recipe may."""
@@ -141,7 +123,7 @@ class Recipes:
         generator = np.random.default_rng(seed)
         found: dict[str, RecipeProblem] = {}
         for _ in range(100 * count):
-            digits = generator.integers(self.modulus, size=self.length).tolist()
+            digits = generator.integers(10, size=self.length).tolist()
             problem = recipe_problem(name, recipe, digits)
             if problem.prompt not in avoid:
                 found.setdefault(problem.prompt, problem)
@@ -150,29 +132,37 @@ class Recipes:
         raise ValueError(f"no {count} problems of {self.length} digits are left under {name}")
 
     def neighbour(self, recipe: Recipe, seed: int) -> Recipe:
-        """A recipe that differs in exactly one of its parts.
+        """A recipe that shares one move with this one and does something else.
 
-        >>> str(Recipes().neighbour(Recipe("reverse", 2, 4), seed=0))
-        'right times 2 add 4'
+        >>> str(Recipes().neighbour(Recipe("reverse", "left"), seed=0))
+        'last left'
         """
         generator = np.random.default_rng(seed)
         while True:
             other = self.draw(generator)
-            part = str(generator.choice(["order", "times", "add"]))
-            changed = replace(recipe, **{part: getattr(other, part)})
-            if changed != recipe:
-                return changed
+            part = "first" if generator.random() < 0.5 else "second"
+            near = replace(recipe, **{part: getattr(other, part)})
+            if not near.same_as(recipe, self.length):
+                return near
+
+    def unrelated(self, recipe: Recipe, seed: int) -> Recipe:
+        """A recipe of which no move is in the same place, and that does something else."""
+        generator = np.random.default_rng(seed)
+        while True:
+            other = self.draw(generator)
+            apart = other.first != recipe.first and other.second != recipe.second
+            if apart and not other.same_as(recipe, self.length):
+                return other
 
     def lessons(self, count: int, seed: int) -> tuple[list[str], list[str]]:
         """Prompts and responses from which a student learns to follow recipes.
 
         Each prompt is a problem and its recipe; the response applies it, then asks another problem
-        of the same rule and solves that. All rules are new, names mean nothing.
+        of the same rule and solves that, the recipe said again. All rules are new, names mean
+        nothing.
 
         >>> prompts, responses = Recipes().lessons(1, seed=0)
         >>> print(prompts[0], responses[0], sep="\\n")
-        w q : 0 0 0 ? left times 1 add 1 :
-        0 0 0 => 1 1 1 ; w q : 0 4 3 ? 4 3 0 => 0 4 1
         """
         generator = np.random.default_rng(seed)
         prompts, responses = [], []
@@ -181,17 +171,18 @@ class Recipes:
             recipe = self.draw(generator)
             shown, asked = (
                 recipe_problem(name, recipe, digits.tolist())
-                for digits in generator.integers(self.modulus, size=(2, self.length))
+                for digits in generator.integers(10, size=(2, self.length))
             )
             prompts.append(f"{shown.prompt} {recipe} :")
-            responses.append(f"{shown.working} ; {asked.prompt} {asked.working}")
+            applied = shown.solution.partition(" : ")[2]
+            responses.append(f"{applied} ; {asked.prompt} {asked.solution}")
         return prompts, responses
 
 
 def lesson(problem: str, solution: str, question: str) -> str:
     """A solved problem, then a question: what the student reads.
 
-    >>> lesson("b k : 1 2 ?", "keep times 1 add 1 : 1 2 => 2 3", "b k : 4 4 ?")
-    'b k : 1 2 ? keep times 1 add 1 : 1 2 => 2 3 ; b k : 4 4 ?'
+    >>> lesson("b k : 1 2 3 ?", "keep left : 1 2 3 => 2 3 1", "b k : 4 4 5 ?")
+    'b k : 1 2 3 ? keep left : 1 2 3 => 2 3 1 ; b k : 4 4 5 ?'
     """
     return f"{problem} {solution} ; {question}"
