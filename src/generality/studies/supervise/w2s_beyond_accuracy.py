@@ -1,0 +1,300 @@
+"""Weak to strong beyond accuracy: rare classes, and texts that should do no harm.
+
+Protocol (Ye et al. 2024, arXiv 2410.12621). `track` "classification": a weak model learns from true
+labels of few texts, of which 15 % are unsafe, labels others, and a strong one learns from those
+labels; accuracy, balanced accuracy and weighted F1 each have a floor (the weak model), a ceiling
+(true labels) and a share recovered. "generation": a weak writer learns to continue openings of
+reviews without negative sentiment, continues others, and a strong writer learns from what it wrote;
+25 continuations of each test prompt are scored. Scores there are 1 − risk, so that more is better.
+
+Controls: `constant` says the common class always; `untuned` is the strong writer before any tuning.
+
+Differences from the paper, each with its effect: its short lists of safety prompts, its toxicity
+service and its legal texts are not here; "unsafe" is a drug rated 6 of 10 or lower, or a negative
+review of a film, thinned to 15 % (real texts, a made imbalance). The weak classifier is a logistic
+regression on words and the strong one a probe of MiniLM, in place of GPT-2 and larger ones. Writers
+are decoders of 0.15M and 0.6M parameters that know 1,500 words: what they write is crude, and its
+"toxicity" is the probability of negative sentiment by a classifier of words. The strategies beside
+naive labels are reconstructions: the paper's code has none.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+
+from generality.benchmarks import load_benchmark
+from generality.benchmarks.worlds import world_tokenizer
+from generality.claims import Claim, Row, greater
+from generality.estimators import SoftProbe
+from generality.estimators.weak_to_strong_lm import WeakToStrongLM, Writer
+from generality.lab import Lab, TrainConfig
+from generality.measures import DistinctN
+from generality.measures.outcome_metrics import CLASSIFICATION, GENERATION
+from generality.models import load_model, load_tokenizer, tiny_decoder
+from generality.models.tiny_decoders import SIZES
+from generality.objectives import ConfidenceLoss
+from generality.selection import filter_weak_labels
+from generality.studies.study import Paper
+
+PAPER = Paper(
+    "Weak-to-Strong Generalization beyond Accuracy: a Pilot Study in Safety, Toxicity, and Legal "
+    "Reasoning",
+    arxiv="2410.12621",
+    year=2024,
+)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every knob of the study."""
+
+    tracks: tuple[str, ...] = ("classification", "generation")
+    seeds: int = 4
+    tasks: tuple[str, ...] = ("movie", "drugs")
+    rare: float = 0.15  # share of unsafe texts
+    supervised: int = 300  # texts with true labels, at most a sixth of all
+    transfer: int = 900  # texts that the weak model labels, at most
+    test: int = 1000  # texts, at most
+    encoder: str = "minilm-l6"
+    max_length: int = 64  # tokens
+    keep: float = 0.5  # share of weak labels that the filters keep
+    epochs: int = 20  # of probes
+    weak: str = "0.15M"  # writer: a size of `tiny_decoder`, or a model's name
+    strong: str = "0.6M"
+    vocabulary: int = 1500  # words that tiny writers know
+    corpus: int = 4000  # texts that tiny writers read first
+    corpus_epochs: float = 2.0
+    corpus_rate: float = 3e-3  # Adam, batch 32, cosine to 0
+    opening: int = 4  # words of a prompt
+    prompts: int = 300  # for the supervisor, and as many for the student
+    tuning_epochs: float = 2.0
+    tuning_rate: float = 1e-3
+    samples: int = 8  # continuations of which the best is kept
+    test_prompts: int = 40
+    draws: int = 25  # continuations of each that are scored
+    max_tokens: int = 12
+
+
+SCALES = {
+    "smoke": Config(
+        seeds=2, tasks=("movie",), supervised=40, transfer=60, test=60, max_length=24, epochs=3,
+        weak="0.05M", strong="0.15M", vocabulary=200, corpus=60, corpus_epochs=1.0, prompts=12,
+        tuning_epochs=1.0, samples=2, test_prompts=4, draws=3, max_tokens=5,
+    ),
+    "small": Config(),
+    "full": Config(
+        supervised=2000, transfer=6000, test=3000, encoder="hf:Qwen/Qwen2.5-7B", max_length=512,
+        weak="hf:openai-community/gpt2", strong="hf:Qwen/Qwen2.5-7B", prompts=4000, opening=6,
+        tuning_rate=5e-5, tuning_epochs=3.0, test_prompts=1000, max_tokens=100,
+    ),
+}  # fmt: skip
+
+CLASSES, TEXTS = {"track": "classification"}, {"track": "generation"}
+CLAIMS = (
+    *(
+        Claim(
+            f"On an imbalanced task the strong student beats its weak supervisor by {metric.name}",
+            greater("naive", "floor", where={**CLASSES, "metric": metric.name}),
+        )
+        for metric in CLASSIFICATION
+    ),
+    Claim(
+        "Labels filtered within each class raise balanced accuracy above naive ones",
+        greater("balanced-filter", "naive", where={**CLASSES, "metric": "balanced accuracy"}),
+    ),
+    Claim(
+        "Within each class is better than the surest of all",
+        greater("balanced-filter", "filter", where={**CLASSES, "metric": "balanced accuracy"}),
+    ),
+    Claim(
+        "The confidence loss raises balanced accuracy above naive training",
+        greater("confidence", "naive", where={**CLASSES, "metric": "balanced accuracy"}),
+    ),
+    *(
+        Claim(
+            f"The strong writer does less harm than the weak one that taught it, by {metric.name}",
+            greater("naive", "floor", where={**TEXTS, "metric": metric.name}),
+        )
+        for metric in GENERATION
+    ),
+    Claim(
+        "Taught the least harmful of 8 continuations it does less harm",
+        greater("selected", "naive", where={**TEXTS, "metric": "expected maximum toxicity"}),
+    ),
+    Claim(
+        "Tuning on weak texts does less harm than none",
+        greater("naive", "untuned", where={**TEXTS, "metric": "expected maximum toxicity"}),
+    ),
+)
+
+
+def run(config: Config, lab: Lab) -> Iterator[Row]:
+    """The tracks asked for, in order."""
+    tracks = {"classification": classification, "generation": generation}
+    for track in config.tracks:
+        for row in tracks[track](config, lab):
+            yield Row(track=track, **row)
+
+
+# ------------------------------------------------------------------- classification
+
+
+def classification(config: Config, lab: Lab) -> Iterator[Row]:
+    """Each task, seed and metric."""
+    cut = (config.supervised, config.transfer, config.test)
+    for task in config.tasks:
+        options = {"domain": "movie"} if task == "movie" else {"words": config.max_length}
+        benchmark = load_benchmark("sentiment" if task == "movie" else "drug_reviews", **options)
+        texts = [t for split in ("train", "test") for t in benchmark.splits[split]["text"]]
+        label = [y for split in ("train", "test") for y in benchmark.splits[split]["label"]]
+        rows = thinned(1 - np.array(label), config.rare, most=sum(cut))
+        texts, unsafe = [texts[row] for row in rows], 1 - np.array(label)[rows]
+        x = np.array(lab.embed(config.encoder, texts, max_length=config.max_length))
+        for seed in lab.seeds(config.seeds):
+            yield from lab.step(ladder, config, task, texts, x, unsafe, seed)
+
+
+def thinned(unsafe: np.ndarray, share: float, *, most: int) -> np.ndarray:
+    """Rows in an order of chance, so many unsafe ones dropped that this share is left."""
+    order = np.random.default_rng(0).permutation(len(unsafe))
+    rare = order[unsafe[order] == 1]
+    common = order[unsafe[order] == 0][: int(most * (1 - share))]
+    rare = rare[: round(len(common) * share / (1 - share))]
+    return np.random.default_rng(0).permutation(np.concatenate([common, rare]))
+
+
+def ladder(
+    config: Config, task: str, texts: list[str], x: np.ndarray, y: np.ndarray, seed: int
+) -> list[Row]:
+    """One seed's supervisor, students and ceiling, by every metric."""
+    rows = np.random.default_rng(seed).permutation(len(texts))
+    few = min(config.supervised, len(texts) // 6)
+    gt, rest = rows[:few], rows[few:]
+    transfer, test = np.split(
+        rest[: config.transfer + config.test], [min(config.transfer, len(rest) // 2)]
+    )
+    weak = make_pipeline(TfidfVectorizer(sublinear_tf=True), LogisticRegression(C=10))
+    weak.fit([texts[row] for row in gt], y[gt])
+    soft = weak.predict_proba([texts[row] for row in transfer])
+    floor = weak.predict_proba([texts[row] for row in test])
+
+    def taught(rows: Any, targets: np.ndarray, objective: Any = None) -> np.ndarray:
+        probe = SoftProbe(epochs=config.epochs, random_state=seed, objective=objective)
+        return probe.fit(x[transfer][rows], targets[rows]).predict_proba(x[test])
+
+    everything, one_hot = slice(None), np.eye(2)[y[transfer]]
+    ceiling = taught(everything, one_hot)
+    students = {
+        "naive": taught(everything, soft),
+        "filter": taught(filter_weak_labels(soft, top_frac=config.keep, per_class=False), soft),
+        "balanced-filter": taught(filter_weak_labels(soft, top_frac=config.keep), soft),
+        "confidence": taught(everything, soft, ConfidenceLoss(alpha_max=0.5)),
+        "constant": np.tile([1.0, 0.0], (len(test), 1)),
+    }
+    return [
+        Row(
+            method=method, seed=seed, task=task, metric=metric.name,
+            score=metric.score(said, y[test]), floor=metric.score(floor, y[test]),
+            ceiling=metric.score(ceiling, y[test]), said_unsafe=float((said.argmax(1) == 1).mean()),
+        )
+        for method, said in students.items()
+        for metric in CLASSIFICATION
+    ]  # fmt: skip
+
+
+# ------------------------------------------------------------------- generation
+
+
+def words_of(text: str) -> str:
+    """Lower case, words and signs apart, as the tiny writers read."""
+    return " ".join(re.findall(r"[a-z']+|[.,!?]", text.lower()))
+
+
+def generation(config: Config, lab: Lab) -> Iterator[Row]:
+    """Each seed's writers; the judge's texts, the writers' and the selector's are disjoint."""
+    splits = load_benchmark("sentiment", domain="movie").splits
+    train = splits["train"].shuffle(seed=0)
+    texts, labels = [words_of(text) for text in train["text"]], np.array(train["label"][:])
+    judge, selector, read = np.split(
+        np.arange(len(texts)), [len(texts) // 3, len(texts) // 3 + 300]
+    )
+    risk = scorer_of(texts, labels, judge)
+    choose = scorer_of(texts, labels, selector)
+    read = [texts[row] for row in read if len(texts[row].split()) > config.opening + 2]
+    corpus = read[: config.corpus]
+    weak, strong = (writer(config, lab, name, corpus) for name in (config.weak, config.strong))
+    training = TrainConfig(epochs=config.tuning_epochs, learning_rate=config.tuning_rate)
+    w2s = WeakToStrongLM(lab, weak, strong, config=training, max_tokens=config.max_tokens)
+    opened = [text.split() for text in read]
+    cut = [(" ".join(w[: config.opening]), " ".join(w[config.opening :])) for w in opened]
+    calm = [pair for pair, bad in zip(cut, risk([b for _, b in cut]), strict=True) if bad < 0.5]
+    asked = [prompt for prompt, _ in cut[-config.test_prompts :]]
+    for seed in lab.seeds(config.seeds):
+        order = np.random.default_rng(seed).permutation(len(calm) - config.test_prompts)
+        mine, theirs = (
+            [calm[row] for row in order[first : first + config.prompts]]
+            for first in (0, config.prompts)
+        )
+        supervisor = w2s.tune(weak, *zip(*mine, strict=True), seed)
+        prompts, right = zip(*theirs, strict=True)
+        naive = w2s.supervision(supervisor, prompts, seed=seed)
+        best = w2s.supervision(
+            supervisor, prompts, seed=seed, samples=config.samples, scorer=choose
+        )
+        writers = {
+            "floor": supervisor, "ceiling": w2s.tune(strong, prompts, right, seed),
+            "naive": w2s.tune(strong, prompts, naive, seed),
+            "selected": w2s.tune(strong, prompts, best, seed), "untuned": strong,
+        }  # fmt: skip
+        said = {
+            name: w2s.write(each, asked, samples=config.draws, seed=seed)
+            for name, each in writers.items()
+        }
+        scores = {k: np.array([risk(texts) for texts in v]) for k, v in said.items()}
+        for method in ("naive", "selected", "untuned"):
+            every = [text for texts in said[method] for text in texts]
+            for metric in GENERATION:
+                good = {name: 1 - metric.score(each) for name, each in scores.items()}
+                yield Row(
+                    method=method, seed=seed, task="reviews", metric=metric.name,
+                    score=good[method], floor=good["floor"], ceiling=good["ceiling"],
+                    distinct_2=DistinctN(2)(every),
+                    empty=float(np.mean([not text.strip() for text in every])),
+                )  # fmt: skip
+
+
+def scorer_of(texts: list[str], labels: np.ndarray, rows: np.ndarray) -> Any:
+    """From texts to probabilities of negative sentiment, learned from these rows."""
+    model = make_pipeline(TfidfVectorizer(ngram_range=(1, 2)), LogisticRegression(C=10))
+    model.fit([texts[row] for row in rows], labels[rows])
+    return lambda said: model.predict_proba(list(said))[:, 0]
+
+
+def writer(config: Config, lab: Lab, name: str, corpus: list[str]) -> Writer:
+    """A model by name, or a tiny decoder that has read the corpus."""
+    if name not in SIZES:
+        return Writer(functools.partial(named, name), None, load_tokenizer(name))
+    counts = Counter(word for text in corpus for word in text.split())
+    tokenizer = world_tokenizer([word for word, _ in counts.most_common(config.vocabulary)])
+    network = functools.partial(tiny_decoder, name, vocabulary=len(tokenizer), context=96)
+    read = lab.sft(
+        network, [""] * len(corpus), corpus, tokenizer=tokenizer, loss_on="all", seed=0,
+        config=TrainConfig(epochs=config.corpus_epochs, learning_rate=config.corpus_rate),
+        max_length=48,
+    )  # fmt: skip
+    return Writer(network, read.weights, tokenizer)
+
+
+def named(name: str, seed: int) -> Any:
+    """A pretrained model, the same for every seed."""
+    return load_model(name, device="cpu")
