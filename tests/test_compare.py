@@ -66,7 +66,11 @@ def test_from_weak_labels_to_predictions_on_new_texts(compare, lab: Lab, tmp_pat
     seen: list[dict] = []
     record = compare(reviews(), label="label", weak_label="weak", on_row=seen.append)
 
-    methods = [name for name in METHODS if name not in ("hard", "product")]
+    methods = [
+        name
+        for name, method in METHODS.items()
+        if not (method.same_if_hard or method.via or method.update)
+    ]
     assert list(dict.fromkeys(record.rows["method"])) == methods
     assert len(record.rows) == len(seen) == 2 * len(methods)
     naive = record.rows[record.rows["method"] == "naive"]
@@ -167,13 +171,14 @@ def test_a_comparison_that_was_stopped_goes_on(tmp_path: Path) -> None:
     assert len(pd.read_parquet(folder / "rows.parquet")) == 3
     assert not (folder / "best").exists()
     lab, methods = run(stop_after=None)
-    assert len(methods) == 8
+    assert len(methods) == 10
     assert lab.steps.reused >= 3  # features, ceiling and the first method
 
 
 def test_probabilities_bring_the_soft_methods(compare) -> None:
     record = compare(reviews(), label="label", weak_probabilities="p")
-    assert list(dict.fromkeys(record.rows["method"])) == list(METHODS)
+    direct = [name for name, method in METHODS.items() if not (method.via or method.update)]
+    assert list(dict.fromkeys(record.rows["method"])) == direct
     scores = record.rows.groupby("method")["score"].mean()
     assert scores["naive"] != scores["hard"]
     as_label = compare(reviews(), label="label", weak_label="p", methods=["naive"])
@@ -346,7 +351,7 @@ def test_leaderboard_by_hand() -> None:
 
 
 def test_methods_that_fall_together() -> None:
-    assert applicable(None, soft=True) == (list(METHODS), [])
+    assert applicable(None, soft=True, via=True, old_model=True) == (list(METHODS), [])
     assert applicable(["product", "confidence-0.5"], soft=False)[0] == ["naive", "confidence-0.5"]
     weak = np.array([[0.6, 0.4]])
     np.testing.assert_allclose(METHODS["hard"].targets(weak), [[1, 0]])

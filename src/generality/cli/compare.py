@@ -64,6 +64,14 @@ def compare(
             rich_help_panel=LABELS,
         ),
     ] = None,
+    old_model: Annotated[
+        str | None,
+        typer.Option(
+            help="The model in use (a saved classifier, or a column of its answers): keep what it "
+            "has right.",
+            rich_help_panel=LABELS,
+        ),
+    ] = None,
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Passes over the data.", rich_help_panel=LABELS)
     ] = None,
@@ -163,7 +171,7 @@ def compare(
 
     lab = options.make_lab(device, on)
     names = methods.split(",") if methods else None
-    weak = weak_label or weak_probabilities or weak_model
+    weak = weak_label or weak_probabilities or weak_model or old_model
     record: RunRecord
     if domain is None and layout is None and (weak or not _images(data)):
         _refuse(
@@ -182,6 +190,7 @@ def compare(
             weak_probabilities=weak_probabilities.split(",") if weak_probabilities else None,
             weak_model=",".join(weak_model or []) or None,
             via=",".join(via or []) or None,
+            old_model=old_model,
             model=model or "minilm-l6",
             tuning=tuning,
             layer=layer,
@@ -198,7 +207,8 @@ def compare(
         _refuse(
             "does not go with domains",
             {"--weak-label": weak_label or None, "--weak-probabilities": weak_probabilities,
-             "--weak-model": weak_model or None, "--via": via or None, "--epochs": epochs},
+             "--weak-model": weak_model or None, "--via": via or None, "--epochs": epochs,
+             "--old-model": old_model},
         )  # fmt: skip
         from generality.compare import compare_domains
         from generality.compare.domain_features import FeatureRecipe

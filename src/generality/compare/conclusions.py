@@ -10,7 +10,7 @@ import pandas as pd
 from jaxtyping import Int
 from scipy import stats
 
-from generality.compare.leaderboard import Standing
+from generality.compare.leaderboard import Standing, winner
 
 CONTROL = "label-smoothing"
 
@@ -63,6 +63,31 @@ def with_truth(
         said.append(
             f"The winner does not beat the trivial control {CONTROL} ({control.score:.3f}): what "
             "it gains may be no more than softer labels."
+        )
+    return said
+
+
+def of_update(standings: Sequence[Standing], rows: pd.DataFrame) -> list[str]:
+    """How many of an old model's right answers were lost, and what keeping them cost."""
+    won = next(each for each in standings if each.chosen)
+    old = float(rows["old_score"].mean())
+    said = [
+        f"Saved: {won.method}. Among the methods within one standard error of the most accurate on "
+        "the select parts it breaks fewest of the old model's right answers there.",
+        f"On the report parts the old model scores {old:.3f} and {won.method} {won.score:.3f}. It "
+        f"has wrong {won.measures['negative_flips']:.1%} of all rows that the old model had right, "
+        f"and right {won.measures['positive_flips']:.1%} that it had wrong. An update between "
+        f"these accuracies has to break {max(0.0, old - won.score):.1%}.",
+    ]
+    for rival in ("naive", "distill-average"):
+        each = next((each for each in standings if each.method == rival), None)
+        if each is not None and each is not won:
+            said.append(
+                f"{rival} scores {each.score:.3f} and breaks {each.measures['negative_flips']:.1%}."
+            )
+    if won.score < old:
+        said.append(
+            "The update is less accurate than the old model: keep the old one, or find more labels."
         )
     return said
 
@@ -127,4 +152,5 @@ def seedwise(rows: pd.DataFrame) -> pd.DataFrame:
     Unlike the overall winner, which is chosen on the select parts of all seeds, this choice has
     seen no row of the report part it is scored on.
     """
-    return rows.loc[rows.groupby("seed")["select"].idxmax()]
+    own = [part[part["method"] == winner(part)] for _, part in rows.groupby("seed")]
+    return pd.concat(own)

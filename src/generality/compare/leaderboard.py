@@ -15,7 +15,11 @@ from generality.claims import Row, greater
 from generality.gap import RecoveredShare, recovered_interval
 
 _BASIC = ["method", "seed", "score", "floor", "ceiling"]
-_MEASURES = ("ece", "agreement", "copied_errors", "negative_flips", "positive_flips", "weak_loss")
+_MEASURES = (
+    "ece", "agreement", "copied_errors", "negative_flips", "positive_flips", "relative_flips",
+    "weak_loss",
+)  # fmt: skip
+_CHOICE = ["select", "select_flips", "select_error"]
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ def leaderboard(rows: pd.DataFrame | Iterable[Row]) -> list[Standing]:
     frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))
     if frame.empty:
         return []
-    wanted = [*_BASIC, "select", *_MEASURES]
+    wanted = [*_BASIC, *_CHOICE, *_MEASURES]
     numbers = frame.reindex(columns=wanted)
     numbers[wanted[1:]] = numbers[wanted[1:]].astype(float)
     chosen = winner(numbers)
@@ -84,9 +88,19 @@ def leaderboard(rows: pd.DataFrame | Iterable[Row]) -> list[Standing]:
 
 
 def winner(rows: pd.DataFrame) -> str | None:
-    """The method with the best mean `select`; None without any."""
+    """The method with the best mean `select`; None without any.
+
+    Where an old model's answers should be kept there is `select_flips`, the share that it had right
+    and the method has wrong: the method with the fewest wins, among those whose mean `select` is
+    within one standard error (`select_error`) of the best.
+    """
     if "select" not in rows or rows["select"].isna().all():
         return None
+    if "select_flips" in rows and rows["select_flips"].notna().any():
+        found = rows.groupby("method", sort=False)[_CHOICE].mean()
+        place = int(found["select"].to_numpy().argmax())
+        least = found["select"].iloc[place] - found["select_error"].iloc[place]
+        return str(found.loc[found["select"] >= least, "select_flips"].idxmin())
     means = rows.groupby("method", sort=False)["select"].mean()
     return str(means.index[int(np.nanargmax(means.to_numpy()))])
 

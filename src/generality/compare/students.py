@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, Protocol, get_args
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from torch import Tensor
 
 from generality.compare.winner import save_probe, save_tuned
 from generality.errors import UserError, unknown
@@ -109,21 +111,22 @@ class Students(Protocol):
         """Train one student with seed 0 and keep it in `folder`."""
 
 
-def make_students(lab: Lab, texts: list[str], recipe: Recipe) -> Students:
-    """The students for a recipe, on these texts."""
+def make_students(lab: Lab, texts: list[str], recipe: Recipe, classes: int) -> Students:
+    """The students for a recipe, on these texts; targets may have further columns than classes."""
     if recipe.tuning == "probe":
-        return ProbeStudents(lab, texts, recipe)
-    return TunedStudents(lab, texts, recipe)
+        return ProbeStudents(lab, texts, recipe, classes)
+    return TunedStudents(lab, texts, recipe, classes)
 
 
 class ProbeStudents:
     """Linear probes: features once, all seeds of an arm trained together.
 
+    A loss that remembers (`SelfDistillation`) trains one seed after another, in the same steps.
     Features are standardised with the moments of all texts (inputs only; no label is used).
     """
 
-    def __init__(self, lab: Lab, texts: list[str], recipe: Recipe) -> None:
-        self.lab, self.recipe = lab, recipe
+    def __init__(self, lab: Lab, texts: list[str], recipe: Recipe, classes: int) -> None:
+        self.lab, self.recipe, self.classes = lab, recipe, classes
         features = lab.embed(
             recipe.model,
             texts,
@@ -142,8 +145,8 @@ class ProbeStudents:
         ask: Int[np.ndarray, "seeds m"],
     ) -> Float[np.ndarray, "seeds m classes"]:
         """See `Students`."""
-        trained = self._train(objective, rows, targets)
-        said = trained.predict_proba(self.features).numpy()
+        weights = self._train(objective, rows, targets)
+        said = (torch.as_tensor(self.features) @ weights.mT).softmax(-1).numpy()
         return np.take_along_axis(said, ask[..., None], axis=1)
 
     def save(
@@ -155,33 +158,53 @@ class ProbeStudents:
         about: dict[str, Any],
     ) -> None:
         """See `Students`."""
-        trained = self._train(objective, rows[None], targets[None])
+        weights = self._train(objective, rows[None], targets[None])
         tensors = {
-            "weight": trained.parameters["weight"][0],
+            "weight": weights[0],
             "mean": torch.from_numpy(self.mean.astype(np.float32)),
             "scale": torch.from_numpy(self.scale.astype(np.float32)),
         }
         save_probe(folder, tensors, about)
 
-    def _train(self, objective: Callable[..., Any], rows: np.ndarray, targets: np.ndarray) -> Any:
-        return self.lab.replicate(
-            zero_head(self.features.shape[1], targets.shape[-1]),
-            self.features,
-            targets,
-            rows=rows,
-            loss=objective,
-            seeds=range(len(rows)),
-            learning_rate=self.recipe.learning_rate,
-            epochs=self.recipe.passes,
-            optimizer="adam",
-        )
+    def _train(
+        self, objective: Callable[..., Any], rows: np.ndarray, targets: np.ndarray
+    ) -> Float[Tensor, "seeds classes dim"]:
+        """The weights of each seed's probe."""
+        dim, epochs, rate = self.features.shape[1], self.recipe.passes, self.recipe.learning_rate
+        if not (isinstance(objective, torch.nn.Module) and list(objective.buffers())):
+            trained = self.lab.replicate(
+                zero_head(dim, self.classes),
+                self.features,
+                targets,
+                rows=rows,
+                loss=objective,
+                seeds=range(len(rows)),
+                learning_rate=rate,
+                epochs=epochs,
+                optimizer="adam",
+            )
+            return trained.parameters["weight"]
+        fitted = [
+            self.lab.fit(
+                functools.partial(_head, dim=dim, classes=self.classes),
+                self.features[rows[seed]],
+                targets[seed],
+                objective=objective,
+                config=TrainConfig(epochs=epochs, learning_rate=rate, schedule="constant"),
+                seed=seed,
+                predict={},
+                keep_weights=True,
+            )
+            for seed in range(len(rows))
+        ]
+        return torch.stack([each.weights["weight"] for each in fitted])
 
 
 class TunedStudents:
     """Backbones whose weights learn, one training per seed, wherever the lab runs them."""
 
-    def __init__(self, lab: Lab, texts: list[str], recipe: Recipe) -> None:
-        self.lab, self.texts, self.recipe = lab, texts, recipe
+    def __init__(self, lab: Lab, texts: list[str], recipe: Recipe, classes: int) -> None:
+        self.lab, self.texts, self.recipe, self.classes = lab, texts, recipe, classes
 
     def predict(
         self,
@@ -192,7 +215,15 @@ class TunedStudents:
     ) -> Float[np.ndarray, "seeds m classes"]:
         """See `Students`."""
         items = [
-            (self.recipe, self._texts(rows[s]), targets[s], objective, self._texts(ask[s]), s)
+            (
+                self.recipe,
+                self._texts(rows[s]),
+                targets[s],
+                objective,
+                self._texts(ask[s]),
+                s,
+                self.classes,
+            )
             for s in range(len(rows))
         ]
         return np.stack(list(self.lab.map(_tuned, items, description="Tuning students")))
@@ -208,11 +239,19 @@ class TunedStudents:
         """See `Students`."""
         recipe = self.recipe
         tuned = _finetune(
-            self.lab, recipe, self._texts(rows), targets, objective, {}, 0, keep_weights=True
+            self.lab,
+            recipe,
+            self._texts(rows),
+            targets,
+            objective,
+            {},
+            0,
+            self.classes,
+            keep_weights=True,
         )
         classifier = TextClassifier.from_name(
             recipe.model,
-            targets.shape[1],
+            self.classes,
             pooling=recipe.pooling,
             layer=-1 if recipe.layer is None else recipe.layer,
             tuning=recipe.tuning,
@@ -228,9 +267,13 @@ class TunedStudents:
         return [self.texts[row] for row in rows]
 
 
+def _head(seed: int, dim: int, classes: int) -> torch.nn.Module:
+    return zero_head(dim, classes)
+
+
 def _tuned(lab: Lab, item: tuple[Any, ...]) -> Float[np.ndarray, "m classes"]:
-    recipe, texts, targets, objective, ask, seed = item
-    tuned = _finetune(lab, recipe, texts, targets, objective, {"ask": ask}, seed)
+    recipe, texts, targets, objective, ask, seed, classes = item
+    tuned = _finetune(lab, recipe, texts, targets, objective, {"ask": ask}, seed, classes)
     return tuned.probabilities["ask"]
 
 
@@ -242,6 +285,7 @@ def _finetune(
     objective: Callable[..., Any],
     predict: dict[str, list[str]],
     seed: int,
+    classes: int,
     **options: Any,
 ) -> Any:
     return lab.finetune(
@@ -256,5 +300,6 @@ def _finetune(
         pooling=recipe.pooling,
         layer=-1 if recipe.layer is None else recipe.layer,
         max_length=recipe.max_length,
+        classes=classes,
         **options,
     )

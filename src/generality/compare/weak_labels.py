@@ -1,7 +1,8 @@
 """Which method learns best from your weak labels?
 
-Protocol. There is exactly one source of weak labels: a column of classes, columns of
-probabilities, or a model. True labels may be known for all rows, for some, or for none.
+Protocol. There is exactly one kind of weak labels: a column of classes, columns of probabilities,
+or a model; several columns of classes, or several models, are averaged. True labels may be known
+for all rows, for some, or for none.
 
 With truth for at least 100 rows, for each seed these rows are split at random, classes in
 proportion, into *train* (50 %), *select* (20 %) and *report* (30 %).
@@ -19,6 +20,12 @@ proportion, into *train* (50 %), *select* (20 %) and *report* (30 %).
 
 True labels thus serve to measure and to choose between a handful of methods, never to train.
 Features are standardised, and tokens counted, over all texts; no label is involved.
+
+With an old model (`old_model`) flips are counted against its answers instead of the weak labels',
+methods join that learn from them too, and the winner is the method that breaks fewest of its right
+answers on `select` among those within one standard error of the most accurate there. Without weak
+labels the true ones of `train` teach, the floor is the old model's accuracy, and there is no
+ceiling.
 
 Without truth (or with less) students are trained on 70 % of the rows; their agreement with the
 weak labels of the others and the cross-entropy of those are reported. No score, floor or ceiling
@@ -41,21 +48,25 @@ from datasets import Dataset
 from jaxtyping import Float, Int
 
 from generality.benchmarks import leaks, stratified
-from generality.claims import Claim, Row, greater, judge
+from generality.claims import Claim, Row, Test, equivalent, greater, judge, less
 from generality.compare import conclusions
+from generality.compare.bootstrap import Bootstrap
+from generality.compare.label_sources import listed
 from generality.compare.leaderboard import leaderboard, winner
-from generality.compare.methods import METHODS, applicable
-from generality.compare.students import Recipe, Students, make_students
+from generality.compare.lessons import Lessons
+from generality.compare.methods import applicable
+from generality.compare.students import Recipe, make_students
 from generality.compare.weakly_labelled import FEWEST_TRUE, WeaklyLabelled, weakly_labelled
 from generality.errors import UserError
 from generality.gap import gap_recovered
 from generality.lab import Lab, RunRecord, open_run, read_run, run_directory, write_json
 from generality.lab.fingerprint import fingerprint
-from generality.measures import ece, flip_report, student_supervisor_agreement
+from generality.measures import FlipReport, ece, flip_report, student_supervisor_agreement
 from generality.objectives import soft_cross_entropy
 
 SHARES = {"train": 0.5, "select": 0.2}  # the rest reports
 _CHOSEN = "the winner"
+_AS_ACCURATE = 0.02  # accuracy that an update may differ by and be as good
 _JUDGED = ["method", "seed", "score", "floor", "ceiling"]
 
 
@@ -64,9 +75,11 @@ def compare_weak_labels(
     *,
     text: str = "text",
     label: str | None = None,
-    weak_label: str | None = None,
+    weak_label: str | Sequence[str] | None = None,
     weak_probabilities: str | Sequence[str] | None = None,
-    weak_model: str | None = None,
+    weak_model: str | Sequence[str] | None = None,
+    via: str | Sequence[str] | None = None,
+    old_model: str | Sequence[str] | None = None,
     model: str = "minilm-l6",
     tuning: str = "probe",
     layer: int | None = None,
@@ -86,11 +99,16 @@ def compare_weak_labels(
         data: the table, with its columns as they are called in the file.
         text: the column of texts; missing ones count as empty.
         label: the column of true labels; blank where there is none.
-        weak_label: the column of weak labels (classes, or probabilities).
+        weak_label: the column of weak labels (classes, or probabilities), or several columns of
+            classes, which are averaged.
         weak_probabilities: column or columns of class probabilities, as `read_probabilities`
             takes them; columns named like the classes (or `p_<class>`) may come in any order.
         weak_model: a saved classifier, a `transformers` sequence classifier (folder or
-            `hf:org/name`), or a backbone to fit on half of the true labels.
+            `hf:org/name`), or a backbone to fit on half of the true labels; several are averaged.
+        via: models between the weak labels and the student, weakest first, for the method
+            "bootstrapped"; None leaves it out.
+        old_model: a column (or columns) of the answers of the model in use, or the model itself
+            as for `weak_model`, but with classes of its own; its right answers should be kept.
         model: the student's backbone.
         tuning: "probe", "lora" or "full".
         layer: hidden state that it reads; None is the last.
@@ -117,10 +135,20 @@ def compare_weak_labels(
         raise UserError(f"--seeds {seeds}: compare over at least one.")
     table = weakly_labelled(
         data, text=text, label=label, weak_label=weak_label,
-        weak_probabilities=weak_probabilities, weak_model=weak_model, max_length=max_length,
-        lab=lab,
+        weak_probabilities=weak_probabilities, weak_model=weak_model, old_model=old_model,
+        max_length=max_length, lab=lab,
     )  # fmt: skip
-    names, left_out = applicable(methods, soft=table.soft)
+    measured = len(table.true_rows) >= FEWEST_TRUE
+    if table.old is not None and not measured:
+        raise UserError(
+            f"Whether an update breaks what worked takes true labels for {FEWEST_TRUE} rows or "
+            f"more (--label); there are {len(table.true_rows)}."
+        )
+    between = listed(via)
+    names, left_out = applicable(
+        methods, soft=table.soft, via=bool(between), old_model=table.old is not None
+    )
+    bootstrap = Bootstrap(lab, table.texts, recipe, between)
     asked = {
         "study": "compare",
         "title": f"Which method learns best from the weak labels of {source}?",
@@ -128,38 +156,42 @@ def compare_weak_labels(
         "seeds": seeds,
         "config": {
             "source": source, "text": text, "label": label, "weak_label": weak_label,
-            "weak_probabilities": weak_probabilities, "weak_model": weak_model, "model": model,
-            "tuning": tuning, "layer": layer, "pooling": pooling, "methods": names,
+            "weak_probabilities": weak_probabilities, "weak_model": weak_model, "via": via,
+            "old_model": old_model,
+            "model": model, "tuning": tuning, "layer": layer, "pooling": pooling, "methods": names,
             "epochs": recipe.passes, "max_length": max_length, "labels": table.label_names,
             "rows": len(table.texts), "rows_with_truth": len(table.true_rows),
-            "content": fingerprint(table.texts, table.weak, table.truth)[:16],
+            "content": fingerprint(table.texts, table.weak, table.truth, table.old)[:16],
         },
         "command": _command(source, {
             "text": text, "label": label, "weak-label": weak_label,
-            "weak-probabilities": weak_probabilities, "weak-model": weak_model, "model": model,
-            "tuning": tuning, "layer": layer, "pooling": pooling, "methods": methods,
-            "seeds": seeds, "epochs": epochs, "max-length": max_length,
+            "weak-probabilities": weak_probabilities, "weak-model": weak_model, "via": via,
+            "old-model": old_model,
+            "model": model, "tuning": tuning, "layer": layer, "pooling": pooling,
+            "methods": methods, "seeds": seeds, "epochs": epochs, "max-length": max_length,
         }),
         "factors": [],
-        "floor_name": "the weak labels",
+        "floor_name": "the old model" if table.true_teacher else "the weak labels",
         "ceiling_name": "true labels",
     }  # fmt: skip
     directory = run_directory(root, asked)
-    measured = len(table.true_rows) >= FEWEST_TRUE
     with open_run(directory, asked) as writer:
-        students = make_students(lab, table.texts, recipe)
+        students = make_students(lab, table.texts, recipe, len(table.label_names))
+        lessons = Lessons(students, bootstrap, recipe.passes, table.old)
         run = _with_truth if measured else _without_truth
-        for row in run(table, names, students, lab.seeds(seeds)):
+        for row in run(table, names, lessons, lab.seeds(seeds)):
             writer.append(row)
             if on_row:
                 on_row(row)
         rows = pd.DataFrame(writer.rows)
         saved, said, verdicts = (_measured if measured else _unmeasured)(table, names, rows)
+        everything = np.arange(len(table.texts))
+        objective, targets = lessons.of(saved, everything[None], table.weak[None])
         students.save(
             directory / "best",
-            METHODS[saved].objective,
-            np.arange(len(table.texts)),
-            METHODS[saved].targets(table.weak),
+            objective,
+            everything,
+            targets[0],
             {
                 "method": saved, "seed": 0, "label_names": table.label_names, "text": text,
                 "model": model, "tuning": tuning, "layer": layer, "pooling": pooling,
@@ -198,26 +230,31 @@ def _split(
 
 
 def _with_truth(
-    table: WeaklyLabelled, names: Sequence[str], students: Students, seeds: Sequence[int]
+    table: WeaklyLabelled,
+    names: Sequence[str],
+    lessons: Lessons,
+    seeds: Sequence[int],
 ) -> Iterator[Row]:
     train, select, report = _split(table.truth[table.true_rows], table.true_rows, seeds)
     held = np.concatenate([select, report], axis=1)
     border = select.shape[1]
+    students = lessons.students
     best = students.predict(soft_cross_entropy, train, table.one_hot(train), held)[:, border:]
     for name in names:
-        method = METHODS[name]
-        said = students.predict(method.objective, train, method.targets(table.weak[train]), held)
+        objective, targets = lessons.of(name, train, table.weak[train])
+        said = students.predict(objective, train, targets, held)
         for s, seed in enumerate(seeds):
             truth, weak = table.truth[report[s]], table.weak[report[s]]
             student = said[s, border:]
             agreement = student_supervisor_agreement(student, weak, truth)
-            flips = flip_report(weak, student, truth)
+            before = weak if table.old is None else table.old[report[s]]
+            flips = flip_report(before, student, truth)
             row = Row(
                 method=name,
                 seed=seed,
                 score=accuracy(student, truth),
-                floor=accuracy(weak, truth),
-                ceiling=accuracy(best[s], truth),
+                floor=accuracy(before if table.true_teacher else weak, truth),
+                ceiling=None if table.true_teacher else accuracy(best[s], truth),
                 select=accuracy(said[s, :border], table.truth[select[s]]),
                 ece=ece(student, truth),
                 agreement=agreement.overall,
@@ -226,19 +263,45 @@ def _with_truth(
                 positive_flips=flips.positive,
                 weak_loss=cross_entropy(student, weak),
             )
-            share = float(gap_recovered(row["floor"], row["score"], row["ceiling"]))
-            yield {**row, "recovered": _known(share)}
+            if table.old is not None:
+                row |= _kept(table, select[s], said[s, :border], before, flips, truth)
+            known = row["ceiling"] is not None
+            levels = (row["floor"], row["score"], row["ceiling"])
+            yield {**row, "recovered": _known(float(gap_recovered(*levels))) if known else None}
+
+
+def _kept(
+    table: WeaklyLabelled,
+    select: Int[np.ndarray, " n"],
+    said: Float[np.ndarray, "n classes"],
+    before: Float[np.ndarray, "m classes"],
+    flips: FlipReport,
+    truth: Int[np.ndarray, " m"],
+) -> Row:
+    """What an update kept of the old model's answers, and what it is chosen by."""
+    assert table.old is not None
+    right = accuracy(said, table.truth[select])
+    return Row(
+        old_score=accuracy(before, truth),
+        relative_flips=_known(flips.relative),
+        inconsistent=flips.inconsistent,
+        select_flips=flip_report(table.old[select], said, table.truth[select]).negative,
+        select_error=math.sqrt(right * (1 - right) / len(select)),
+    )
 
 
 def _without_truth(
-    table: WeaklyLabelled, names: Sequence[str], students: Students, seeds: Sequence[int]
+    table: WeaklyLabelled,
+    names: Sequence[str],
+    lessons: Lessons,
+    seeds: Sequence[int],
 ) -> Iterator[Row]:
     everything = np.arange(len(table.texts))
     train, select, held = _split(table.weak.argmax(1), everything, seeds)
     train = np.concatenate([train, select], axis=1)
     for name in names:
-        method = METHODS[name]
-        said = students.predict(method.objective, train, method.targets(table.weak[train]), held)
+        objective, targets = lessons.of(name, train, table.weak[train])
+        said = lessons.students.predict(objective, train, targets, held)
         for s, seed in enumerate(seeds):
             weak = table.weak[held[s]]
             yield Row(
@@ -260,7 +323,12 @@ def _measured(
     truth = table.truth[table.true_rows]
     seeds = sorted(rows["seed"].unique())
     train, _, report = _split(truth, table.true_rows, seeds)
-    said = conclusions.with_truth(leaderboard(rows), rows, table.truth[report], table.label_names)
+    if table.old is not None:
+        said = conclusions.of_update(leaderboard(rows), rows)
+    else:
+        said = conclusions.with_truth(
+            leaderboard(rows), rows, table.truth[report], table.label_names
+        )
     if unused := len(table.texts) - len(truth):
         said.append(
             f"{unused} rows have no truth: they took part only in the training that was saved."
@@ -273,7 +341,8 @@ def _measured(
         )
     saved = winner(rows)
     assert saved is not None
-    return saved, said, [verdict.to_dict() for verdict in judge(_claims(names), _chosen(rows))]
+    claims = _update_claims(names) if table.old is not None else _claims(names)
+    return saved, said, [verdict.to_dict() for verdict in judge(claims, _chosen(rows))]
 
 
 def _unmeasured(
@@ -300,9 +369,34 @@ def _claims(names: Sequence[str]) -> list[Claim]:
     return claims
 
 
+def _update_claims(names: Sequence[str]) -> list[Claim]:
+    """Claims on what the winner of each seed keeps of the old model's answers."""
+    chosen = "The winner (chosen by each seed's select part)"
+    flips = "negative_flips"
+    claims = [Claim(f"{chosen} is more accurate than the old model", greater(_CHOSEN, "old"))]
+    for rival, called in (("naive", "naive training"), ("distill-average", "their average")):
+        if rival in names and len(names) > 1:
+            test = less(_CHOSEN, rival, on=flips)
+            claims.append(Claim(f"{chosen} breaks fewer right answers than {called}", test))
+    if "naive" in names and len(names) > 1:
+        test = equivalent(_CHOSEN, "naive", margin=_AS_ACCURATE)
+        claims.append(Claim(f"{chosen} is as accurate as naive training", test))
+    return [Claim(claim.statement, _alone(claim.test)) for claim in claims]
+
+
+def _alone(test: Test) -> Test:
+    """The test on its own column only, so that no other measurement is taken for a setting."""
+    on = "score" if test.description.startswith("score") else "negative_flips"
+    return Test(test.description, lambda rows: test(rows[["method", "seed", on]]))
+
+
 def _chosen(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows that claims are judged on, with each seed's own winner as one more method."""
-    return pd.concat([rows, conclusions.seedwise(rows).assign(method=_CHOSEN)])[_JUDGED]
+    every = pd.concat([rows, conclusions.seedwise(rows).assign(method=_CHOSEN)])
+    if "old_score" not in rows:
+        return every[_JUDGED]
+    old = rows.drop_duplicates("seed").assign(method="old", score=rows["old_score"])
+    return pd.concat([every, old])[[*_JUDGED, "negative_flips"]]
 
 
 def accuracy(probabilities: Float[np.ndarray, "n k"], truth: Int[np.ndarray, " n"]) -> float:

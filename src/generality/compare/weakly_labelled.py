@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from generality.benchmarks import encode_labels, read_probabilities
 from generality.compare.label_sources import about_sources, averaged, class_names, listed
 from generality.compare.weak_models import align, judged_by
-from generality.compare.winner import read_texts
+from generality.compare.winner import is_sequence_classifier, read_texts, saved_folder
 from generality.errors import UserError, unknown
 from generality.lab import Lab
 
@@ -33,6 +33,8 @@ class WeaklyLabelled:
         label_names: of the classes.
         soft: whether the weak labels are more than one-hot.
         notes: sentences about what was done with the table.
+        old: what an old model says of the rows, where there is one whose answers should be kept.
+        true_teacher: whether the labels to learn from are the true ones.
     """
 
     texts: list[str]
@@ -41,6 +43,8 @@ class WeaklyLabelled:
     label_names: list[str]
     soft: bool
     notes: list[str] = field(default_factory=list)
+    old: Float[np.ndarray, "rows classes"] | None = None
+    true_teacher: bool = False
 
     @property
     def true_rows(self) -> Int[np.ndarray, " known"]:
@@ -60,14 +64,23 @@ def weakly_labelled(
     weak_label: str | Sequence[str] | None,
     weak_probabilities: str | Sequence[str] | None,
     weak_model: str | Sequence[str] | None,
+    old_model: str | Sequence[str] | None = None,
     max_length: int,
     lab: Lab,
 ) -> WeaklyLabelled:
     """Read a table with exactly one kind of weak labels; several of that kind are averaged.
 
+    With an old model there may be no weak labels: the true ones teach then.
+
     Raises:
         UserError: for anything in the table that would make the comparison meaningless.
     """
+    sources_given = weak_label or weak_probabilities or weak_model
+    true_teacher = bool(old_model) and not sources_given
+    if true_teacher:
+        if label is None:
+            raise UserError("Name the column of labels to learn from with --label.")
+        weak_label = [label]
     _one_source(weak_label, weak_probabilities, weak_model)
     columns = listed(weak_label, data.column_names)
     for column in (text, label, *columns):
@@ -82,6 +95,7 @@ def weakly_labelled(
     if len(columns) == 1 and _holds_numbers_between_classes(data, columns[0]):
         columns, weak_probabilities = [], columns[0]
     sources: list[str] = []
+    kept = np.arange(len(texts))
     if columns:
         sources, names = columns, names or class_names(data, columns)
         members = [_weak_classes(data, column, names) for column in columns]
@@ -97,9 +111,13 @@ def weakly_labelled(
             notes += more
             learned_from = np.union1d(learned_from, judged.learned_from)
         kept = _without_their_own(learned_from, len(texts))
-        texts, truth = [texts[row] for row in kept], truth[kept]
         members = [weak[kept] for weak in members]
     assert names is not None
+    old = None
+    if old_model:
+        old, more = old_answers(old_model, data, texts, names, max_length=max_length, lab=lab)
+        old, notes = old[kept].astype(np.float32), [*notes, *more]
+    texts, truth = [texts[row] for row in kept], truth[kept]
     weak = averaged(members)
     if len(sources) > 1:
         notes = [*about_sources(sources, np.stack(members), truth), *notes]
@@ -114,7 +132,43 @@ def weakly_labelled(
             f"The weak labels say '{only}' for every row, so there is nothing to learn from them."
         )
     soft = bool((weak.max(1) < 1).any())
-    return WeaklyLabelled(texts, weak.astype(np.float32), truth, names, soft, notes)
+    return WeaklyLabelled(
+        texts, weak.astype(np.float32), truth, names, soft, notes, old, true_teacher
+    )
+
+
+def old_answers(
+    asked: str | Sequence[str],
+    data: Dataset,
+    texts: list[str],
+    names: list[str],
+    *,
+    max_length: int,
+    lab: Lab,
+) -> tuple[Float[np.ndarray, "rows classes"], list[str]]:
+    """What the model in use says of every row, and notes: from a column, columns, or the model.
+
+    Raises:
+        UserError: there is neither such a column nor such a model, or it has other classes.
+    """
+    columns = listed(asked, data.column_names)
+    if all(column in data.column_names for column in columns):
+        if len(columns) == 1 and not _holds_numbers_between_classes(data, columns[0]):
+            return _weak_classes(data, columns[0], names), []
+        return _weak_columns(data, columns, names)[0], []
+    if len(columns) > 1:
+        missing = next(column for column in columns if column not in data.column_names)
+        raise unknown("column", missing, data.column_names)
+    name = columns[0]
+    if saved_folder(name) is None and not is_sequence_classifier(name):
+        raise UserError(
+            f"'{name}' has no classes of its own, so it is no model that has been in use. Give the "
+            "folder `best` of a comparison, a sequence classifier, or a column of its answers."
+        )
+    nothing = np.full(len(texts), -1)
+    judged = judged_by(name, texts, nothing, names, max_length=max_length, lab=lab)
+    said, _, notes = align(judged, names)
+    return said, notes
 
 
 def _one_source(*sources: Any) -> None:
