@@ -191,4 +191,4 @@ class ResponsePool:
 
 def taken(dataset: Dataset, rows: Sequence[int]) -> Dataset:
     """These rows as a dataset of their own, in memory."""
-    return Dataset(dataset.with_format("arrow")[list(rows)], info=dataset.info)
+    return Dataset(dataset.with_format("arrow")[list(rows)], info=dataset.info.copy())
