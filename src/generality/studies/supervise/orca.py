@@ -70,12 +70,12 @@ class Config:
     data_path: str | None = None  # folder of train.jsonl and test.jsonl; None: string tasks
     tasks: tuple[str, ...] = ("reverse", "sort", "successor", "count", "max", "sum", "and", "merge")
     unseen: tuple[str, ...] = ("dedupe", "swap", "last", "or")
-    base_examples: int = 48_000  # that the shared start is trained on, once each
+    base_examples: int = 40_000  # that the shared start is trained on, once each
     base_lengths: tuple[int, ...] = (2, 3)  # symbols
     lengths: tuple[int, ...] = (2, 3, 5)  # that students learn from
     between: int = 4  # a length they do not see
     longer: int = 6  # another
-    examples: int = 3000  # N
+    examples: int = 2400  # N
     fifth: float = 0.2  # of N, in the second stage
     more: int = 5  # times N, of the ceiling
     errors: float = 0.1  # share of the middle teacher's explanations that go wrong
