@@ -72,7 +72,8 @@ class Config:
     epochs: int = 60
     batch_size: int = 64
     optimizer: Literal["adam", "sgd"] = "adam"
-    learning_rate: float = 1e-3  # cosine to 0
+    learning_rates: tuple[float, ...] = (3e-3, 1e-2)  # of each network, cosine to 0; at these the
+    # floor fits its training labels (column `fitted`), chosen on those alone
     weight_decay: float = 0.0
     augment: bool = False  # random crops and flips
     seeds: int = 5
@@ -84,18 +85,20 @@ class Config:
         for network in self.networks:
             if network not in NETWORKS:
                 raise unknown("network", network, NETWORKS)
+        if len(self.learning_rates) != len(self.networks):
+            raise UserError("learning_rates names one for each of networks.")
         if self.labelled > self.pool or not all(0 <= share < 1 for share in self.noise):
             raise UserError("labelled is at most pool, and noise a share in [0, 1).")
 
 
 SCALES = {
     "smoke": Config(networks=("perceptron",), noise=(0.2,), labelled=60, pool=120, held_out=60,
-                    test=100, epochs=2, seeds=2),
+                    test=100, epochs=2, seeds=2, learning_rates=(3e-3,)),
     "small": Config(),
     "full": Config(
         data="cifar100", networks=("preact-resnet-18",), noise=(0.0,), labelled=45_000,
         pool=45_000, held_out=5_000, test=10_000, epochs=300, batch_size=128, optimizer="sgd",
-        learning_rate=0.1, weight_decay=5e-4, augment=True, seeds=3,
+        learning_rates=(0.1,), weight_decay=5e-4, augment=True, seeds=3,
     ),
 }  # fmt: skip
 
@@ -177,12 +180,15 @@ def arms(lab: Lab, item: tuple[Config, Images, str, float, int]) -> list[Row]:
     found = {method: fit(method, rows, said[rows]) for method in config.methods}
     shared = {"seed": seed, "network": network, "noise": noise, "ceiling": ceiling}
     measured = {
-        method: measures(answers, data.test[1], said[held]) for method, answers in found.items()
+        method: measures(answers, data.test[1], said[held])
+        | {"fitted": accuracy(answers["train"], said[rows])}
+        for method, answers in found.items()
     }
     if "hard" in found:
         test, kept = found["hard"]["test"], found["hard"]["held"]
-        plain = {**found["hard"], "test": temperature_scaled(test, kept, said[held])}
-        measured["hard-scaled"] = measures(plain, data.test[1], said[held])
+        after = calibration_report(temperature_scaled(test, kept, said[held]), data.test[1])
+        measured["hard-scaled"] = {**vars(after), "score": after.accuracy}
+        del measured["hard-scaled"]["accuracy"]
     floor = measured.get("hard", {}).get("score")
     return [
         Row(method=method, **shared, floor=floor, **values) for method, values in measured.items()
@@ -219,13 +225,15 @@ def trained(
         )
         targets = indexed(targets)
     groups = {"test": data.test[0], "shifted": data.shifted, "held": held}
+    groups["train"] = data.pool[0][rows]
     return lab.fit(
         make, data.pool[0][rows], targets, objective=loss, seed=seed,
         augment=crop_and_flip if config.augment else None,
         predict={name: group for name, group in groups.items() if group is not None},
         config=TrainConfig(
             epochs=epochs, batch_size=config.batch_size, optimizer=config.optimizer,
-            learning_rate=config.learning_rate, weight_decay=config.weight_decay, dropout=True,
+            learning_rate=config.learning_rates[config.networks.index(network)],
+            weight_decay=config.weight_decay, dropout=True,
             momentum=0.9 if config.optimizer == "sgd" else 0.0,
         ),
     ).probabilities  # fmt: skip
