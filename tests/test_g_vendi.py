@@ -227,7 +227,9 @@ def test_g_vendi_is_that_of_the_dense_gradients_within_its_sampling_error() -> N
 
 def test_g_vendi_does_not_depend_on_batches_or_padding() -> None:
     ds = records(260)
-    one, two = (GVendi(decoder(), TOKENIZER, dim=128, batch_tokens=tokens) for tokens in (400, 4096))
+    one, two = (
+        GVendi(decoder(), TOKENIZER, dim=128, batch_tokens=tokens) for tokens in (400, 4096)
+    )
     torch.testing.assert_close(one.features(ds), two.features(ds), atol=1e-4, rtol=1e-4)
     assert one.score(iter(ds)) == pytest.approx(two.score(ds), rel=1e-5)
     assert [len(part) for part in one.batches(ds)] == [256, 4]
@@ -248,6 +250,15 @@ def test_long_and_empty_examples_are_counted_and_have_no_direction() -> None:
     assert metric.cut == 1
     assert rows[0].norm() == 0
     assert rows[1].norm() == pytest.approx(1), "the end of an empty response is a token too"
+
+
+def test_a_linear_proxy_of_two_classes_tells_no_more_than_its_inputs() -> None:
+    """Its gradients are ± the inputs, and the score does not see signs."""
+    torch.manual_seed(0)
+    proxy, batch = nn.Linear(7, 2, bias=False), data(50)
+    batch["y"] %= 2
+    gradients = per_example_gradients(proxy, cross_entropy, batch)
+    assert vendi_score(gradients) == pytest.approx(vendi_score(batch["x"]), abs=1e-4)
 
 
 # ------------------------------------------------------------------------- other numbers
