@@ -61,7 +61,7 @@ class Config:
     steps: int = 3  # of the chains tested on; instructions have as many or one more
     instructions: int = 300
     test: int = 250  # chains that neither base nor arms saw
-    updates: int = 100  # of every arm, 32 examples each; a quarter of them is the other budget
+    updates: int = 80  # of every arm, 32 examples each; a quarter of them is the other budget
     more: int = 4  # times the instructions, for the ceiling, at twice the updates
     learning_rate: float = 5e-4  # Adam, constant: the same for all arms
     max_tokens: int = 48  # of an answer
@@ -133,7 +133,10 @@ def run(config: Config, lab: Lab) -> Iterator[Row]:
     if len(config.bases) != 2 or config.updates < 4:
         raise UserError("bases names two models, and updates is at least 4.")
     world = Chains(config, lab) if config.data_path is None else Files(config)
-    before = {base: accuracy(config, lab, world, base, world.weights[base]) for base in world.bases}
+    before = {
+        base: accuracy(config, lab, world, base, world.weights[base], world.tests)
+        for base in world.bases
+    }
     for seed in lab.seeds(config.seeds):
         columns = [(base, reduce) for base in world.bases for reduce in ("mean", "sum")]
         pool = scored(lab, world, world.pool(seed, config.instructions), columns)
@@ -144,10 +147,11 @@ def run(config: Config, lab: Lab) -> Iterator[Row]:
                 updates = config.updates * (2 if method == "ceiling" else 1)
                 tuned = tune(config, lab, world, base, chosen, updates, seed)
                 for budget, weights in (("quarter", tuned.kept["0.25"]), ("whole", tuned.weights)):
+                    asked = world.tests if budget == "whole" else {"score": world.tests["score"]}
                     rows.append(
                         Row(
                             method=method, base=base, budget=budget, seed=seed,
-                            **accuracy(config, lab, world, base, weights),
+                            **accuracy(config, lab, world, base, weights, asked),
                             before=before[base]["score"], examples=len(chosen),
                             length=float(np.mean(lengths(chosen) or [0])), tokens=tuned.tokens,
                             overlap=selection_overlap(arms["fit"], chosen),
@@ -221,11 +225,11 @@ def tune(
 
 
 def accuracy(
-    config: Config, lab: Lab, world: Chains | Files, base: str, weights: Any
+    config: Config, lab: Lab, world: Chains | Files, base: str, weights: Any, asked: dict[str, Any]
 ) -> dict[str, float]:
     """Share of right greedy answers, whatever their style: `score`, and `beyond` one step on."""
     found = {}
-    for name, (prompts, answers) in world.tests.items():
+    for name, (prompts, answers) in asked.items():
         said = lab.generate(
             world.network(base), prompts, weights=weights, tokenizer=world.tokenizer,
             max_tokens=config.max_tokens,
