@@ -3,10 +3,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from generality.measures import CELLS, conflict_tax, deception_score, knowledge_partition
+from generality.modules import PairwiseReward
 from generality.objectives import (
     ConflictLoss,
     conflict_targets,
@@ -15,6 +17,7 @@ from generality.objectives import (
     simpo_loss,
     soft_cross_entropy,
 )
+from generality.selection import mix_objectives
 
 DIFFERENCE = torch.tensor([1.2, -0.4])
 
@@ -120,3 +123,29 @@ def test_the_interval_covers_a_tax_that_hits_at_random() -> None:
         low, high = report.lift_interval
         covered += low <= 1 <= high
     assert covered >= 50
+
+
+def test_a_pairwise_reward_learns_an_order_from_noisy_preferences() -> None:
+    generator = torch.Generator().manual_seed(0)
+    one, two = torch.randn(2, 400, 5, generator=generator)
+    better = one[:, 0] > two[:, 0]
+    told = better ^ (torch.rand(400, generator=generator) < 0.2)
+    reward = PairwiseReward(torch.nn.Linear(5, 1))
+    optimizer = torch.optim.Adam(reward.parameters(), lr=0.05)
+    for _ in range(60):
+        optimizer.zero_grad()
+        pairwise_reward_loss(reward(one, two), told.float()).backward()
+        optimizer.step()
+    assert ((reward(one, two) > 0) == better).float().mean() > 0.93
+    with pytest.raises(ValueError, match="one number"):
+        PairwiseReward(torch.nn.Linear(5, 2))(one, two)
+
+
+def test_objectives_are_mixed_in_the_ratio_asked_for() -> None:
+    safe, helpful = (Dataset.from_dict({"text": [name] * 8}) for name in ("safe", "helpful"))
+    mixed = mix_objectives(safe, helpful, ratio=0.5)
+    assert mixed["text"][:].count("safe") == 8
+    assert [int(text == "helpful") for text in mixed["text"]] == mixed["objective"][:]
+    assert mixed["text"][:] != sorted(mixed["text"][:], reverse=True)
+    with pytest.raises(ValueError, match="it has 8"):
+        mix_objectives(safe, helpful, ratio=2.0)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from generality.modules.layerwise_ensemble import LayerwiseEnsemble, layerwise_loss
     from generality.modules.linear_probe import probe_head, probed
     from generality.modules.lora_group import LoRAGroup
+    from generality.modules.pairwise_reward import PairwiseReward
     from generality.modules.preference_policy import PreferencePolicy, prefer
     from generality.modules.soft_prompt import SoftPrompt
     from generality.modules.tiny_text_encoder import TinyTextEncoder
@@ -48,6 +49,7 @@ __all__ = [
     "GradientRegulator",
     "LayerwiseEnsemble",
     "LoRAGroup",
+    "PairwiseReward",
     "PreferencePolicy",
     "RegulatedOptimizer",
     "SoftPrompt",
@@ -78,6 +80,7 @@ __getattr__, __dir__ = lazy_names(
         "GradientRegulator": "gradient_regulator",
         "LayerwiseEnsemble": "layerwise_ensemble",
         "LoRAGroup": "lora_group",
+        "PairwiseReward": "pairwise_reward",
         "PreferencePolicy": "preference_policy",
         "RegulatedOptimizer": "gradient_regulator",
         "SoftPrompt": "soft_prompt",

@@ -58,6 +58,7 @@ if TYPE_CHECKING:
         UnitTests,
         WorldCheck,
     )
+    from generality.selection.mix_objectives import mix_objectives
     from generality.selection.ngram_index import NGramIndex, ngram_overlap
     from generality.selection.online_self_sampler import OnlineSelfSampler
     from generality.selection.pairs_by_score import preference_pairs
@@ -215,6 +216,7 @@ _WHERE = {
     "final_answer": "solution_steps",
     "make_teacher": "teacher",
     "matched_budget": "budget",
+    "mix_objectives": "mix_objectives",
     "minority_f1": "demonstration_optimizer",
     "ngram_overlap": "ngram_index",
     "not_near_copy": "subtasks",
@@ -332,6 +334,7 @@ __all__ = [
     "make_teacher",
     "matched_budget",
     "minority_f1",
+    "mix_objectives",
     "ngram_overlap",
     "not_near_copy",
     "offers_choices",
