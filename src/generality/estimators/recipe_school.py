@@ -59,18 +59,38 @@ class RecipeSchool:
         return Reader(network, self._sft(network, *self.lessons, None, config, 0))
 
     def teacher(
-        self, student: Reader, rules: Rules, *, practice: int, epochs: float, rate: float, seed: int
-    ) -> Reader:
-        """The student after `practice` solved problems of each rule, mixed with as many lessons."""
-        solved = [
-            problem
-            for place, (name, recipe) in enumerate(rules.items())
-            for problem in self.recipes.under(name, recipe, practice, 1000 * seed + place)
-        ]
+        self, student: Reader, rules: Rules, *, practice: int, epochs: float, rate: float,
+        enough: float, seed: int,
+    ) -> Reader:  # fmt: skip
+        """The student after `practice` solved problems of each rule, mixed with as many lessons.
+
+        Of ten checkpoints it is the first of which a share of `enough` samples is right on other
+        problems of the rules; the last, where none is. So that teachers err alike at any size.
+        """
+        solved, others = [], []
+        for place, (name, recipe) in enumerate(rules.items()):
+            problems = self.recipes.under(name, recipe, practice, 1000 * seed + place)
+            seen = {problem.prompt for problem in problems}
+            later = self.recipes.under(name, recipe, 4, 1000 * seed + place, avoid=seen)
+            solved += problems
+            others += later[2:]  # the first two are for who asks the teacher
         prompts, responses = self.recipes.lessons(len(solved), seed + 1)
-        prompts = [problem.prompt for problem in solved] + prompts
-        responses = [problem.solution for problem in solved] + responses
-        return self.tuned(student, prompts, responses, epochs=epochs, rate=rate, seed=seed)
+        config = TrainConfig(epochs=epochs, batch_size=32, learning_rate=rate, warmup=0.05)
+        tuned = self.lab.sft(
+            student.network, [problem.prompt for problem in solved] + prompts,
+            [problem.solution for problem in solved] + responses, tokenizer=self.tokenizer,
+            weights=student.weights, config=config, seed=seed,
+            keep=tuple(round(0.1 * tenth, 1) for tenth in range(1, 10)),
+        )  # fmt: skip
+        asked = [problem.prompt for problem in others]
+        for weights in tuned.kept.values():
+            reader = Reader(student.network, weights)
+            texts = self.write(reader, asked, samples=4, temperature=1.0, seed=seed)
+            right = [problem.check(text) for problem, said in zip(others, texts, strict=True)
+                     for text in said]  # fmt: skip
+            if sum(right) >= enough * len(right):
+                return reader
+        return Reader(student.network, tuned.weights)
 
     def tuned(
         self, reader: Reader, prompts: Sequence[str], responses: Sequence[str], *, epochs: float,

@@ -11,10 +11,10 @@ sums than the student knows well, and on still longer ones ("ood").
 Differences from the paper, each with its effect: the teacher is a softmax over 6 kinds of questions
 and 4 ways to explain them (no model writes; its preferences are learned exactly, in a second, and
 it cannot discover anything new); students of 0.15M and 0.25M parameters, pretrained on solved
-chains in all correct styles; 30 drafts of questions and one task instead of 250 and 23 (noisier
+chains in all correct styles; 24 drafts of questions and one task instead of 250 and 23 (noisier
 scores); aligned questions are drawn and their rationales are the likeliest; "original-best" takes
 for each question the technique with the best mean score for its kind, as scoring all 400 would cost
-13 times the pool; the respondents of the item response model are checkpoints of one student;
+17 times the pool; the respondents of the item response model are checkpoints of one student;
 "generic" data is more of what it was pretrained on.
 """
 
@@ -53,18 +53,18 @@ class Config:
     seeds: int = 5  # of drafts, preferences, written data, tuning
     student: str = "0.25M"
     other: str = "0.15M"  # a student for whom the teacher was not aligned
-    lessons: int = 12_000  # pretraining examples, each a demonstration and a question solved alike
+    lessons: int = 24_000  # pretraining examples, each a demonstration and a question solved alike
     lesson_rate: float = 4e-3  # Adam, batch 32, cosine
     steps: int = 3  # of the target task's chains; one more in "ood"
     lengths: tuple[int, ...] = (1, 2, 3)  # steps of the chains that a teacher may ask about
     operators: tuple[str, ...] = ("+", "+-")  # and what they are made of
     validation: int = 100  # questions that exams are chosen from and cells judged by
     exam: int = 30  # most discriminative of them
-    test: int = 150  # questions of each task
-    questions: int = 30  # drafted
-    question_pairs: int = 15
+    test: int = 120  # questions of each task
+    questions: int = 24  # drafted
+    question_pairs: int = 12
     written: int = 400  # training examples of every arm
-    cell: int = 100  # training examples of each kind and technique, for the proxy's validity
+    cell: int = 80  # training examples of each kind and technique, for the proxy's validity
     rate: float = 1e-3  # of tuning: Adam, batch 16, 3 % warm-up, linear decay, one epoch
 
 

@@ -49,11 +49,12 @@ class Config:
     panels: tuple[str, ...] = ("m1", "m2", "m3")
     seeds: int = 5  # of the rules, the teacher, its samples, the search
     students: tuple[str, ...] = ("0.05M", "0.15M", "0.25M")  # weaker, equal, stronger than teacher
-    lessons: int = 16_000  # examples that teach students to follow recipes
+    lessons: int = 24_000  # examples that teach students to follow recipes
     rules: int = 30  # named rules, each with one taught problem
     practice: int = 6  # problems of each rule that the teacher has seen solved
-    teacher_epochs: float = 3.0  # over these, mixed with as many lessons
-    teacher_rate: float = 1e-3  # Adam, batch 32, cosine
+    teacher_epochs: float = 20.0  # over these, mixed with as many lessons, at most
+    teacher_rate: float = 2e-3  # Adam, batch 32, cosine
+    enough: float = 0.4  # share of right samples at which a teacher's training ends
     samples: tuple[int, ...] = (4, 8, 16, 32)
     exam: int = 3  # questions
     repeats: int = 3  # answers to each question
@@ -137,7 +138,7 @@ def recipe_rows(config: Config, lab: Lab) -> Iterator[Row]:
         rules = school.recipes.rules(config.rules, seed)
         teacher = school.teacher(
             students["equal"], rules, practice=config.practice, epochs=config.teacher_epochs,
-            rate=config.teacher_rate, seed=seed,
+            rate=config.teacher_rate, enough=config.enough, seed=seed,
         )  # fmt: skip
         classroom = {**students, "self": teacher}
         for name, reader in classroom.items():
@@ -250,7 +251,7 @@ def tuning_rows(config: Config, school: RecipeSchool, classroom: dict[str, Reade
 
     solved = school.tuned(
         teacher, [p.prompt for p, _ in train], [p.solution for p, _ in train],
-        epochs=config.teacher_epochs, rate=config.teacher_rate, seed=seed,
+        epochs=config.teacher_epochs / 4, rate=config.teacher_rate / 2, seed=seed,
     )  # fmt: skip
     floor, ceiling = right(teacher), right(solved)
     for method, weight in (("dpo-correct", 1.0), ("dpo-teaching", 0.5)):
