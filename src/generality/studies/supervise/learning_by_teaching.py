@@ -61,7 +61,7 @@ class Config:
     temperature: float = 0.7  # of students; the teacher samples at 1
     pairs_from: int = 16  # samples of each training problem, for m2
     dpo_epochs: float = 1.0
-    dpo_rate: float = 1e-4  # Adam, batch 16
+    dpo_rate: float = 5e-4  # Adam, batch 16
     domain: str = "movie"  # of m3: a sentiment domain
     texts: int = 300  # training texts of m3, and as many for the test
     rounds: int = 5
@@ -251,7 +251,7 @@ def tuning_rows(config: Config, school: RecipeSchool, classroom: dict[str, Reade
 
     solved = school.tuned(
         teacher, [p.prompt for p, _ in train], [p.solution for p, _ in train],
-        epochs=config.teacher_epochs / 4, rate=config.teacher_rate / 2, seed=seed,
+        epochs=config.teacher_epochs, rate=config.teacher_rate, seed=seed,
     )  # fmt: skip
     floor, ceiling = right(teacher), right(solved)
     for method, weight in (("dpo-correct", 1.0), ("dpo-teaching", 0.5)):
