@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -31,6 +31,7 @@ class DeceptionReport:
         tax: cases right without the conflict and wrong with it, over all seeds.
         gained: cases the other way round.
         n: cases in all.
+        accuracy_lost: accuracy without the conflict minus accuracy with it.
     """
 
     ds: float
@@ -42,7 +43,7 @@ class DeceptionReport:
     tax: int
     gained: int
     n: int
-    accuracy_lost: float = field(default=math.nan)
+    accuracy_lost: float
 
 
 def knowledge_partition(weak_correct: Correct, strong_correct: Correct) -> dict[str, Correct]:

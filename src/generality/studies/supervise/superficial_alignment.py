@@ -90,8 +90,8 @@ class Config:
 
 SCALES = {
     "smoke": Config(
-        seeds=2, strong="minilm-l6", layers=(1, 2), supervised=48, transfer=96, test=128,
-        max_length=32, alphas=(0.5,), policy_seeds=1, losses=("simpo",),
+        seeds=2, strong="minilm-l6", layers=(1, 2), supervised=32, transfer=48, test=64,
+        max_length=16, alphas=(0.5,), policy_seeds=1, losses=("simpo",),
         policies=("0.05M", "0.05M"), base_chains=(64, 128), pairs=32, pairs_test=32,
         policy_epochs=1.0,
     ),
