@@ -215,15 +215,19 @@ def others(found: dict[str, float]) -> dict[str, float]:
 
 def accuracies(config: Config, lab: Lab, world: Worlds | Files, weights: Any) -> dict[str, float]:
     """Share of right greedy answers, whatever their style, on the target and on other tasks."""
-    found = {}
-    for name, (prompts, answers) in world.tests.items():
-        said = lab.generate(
-            world.network, prompts, weights=weights, tokenizer=world.tokenizer,
-            max_tokens=config.max_tokens,
-        )  # fmt: skip
-        triples = zip(prompts, said, answers, strict=True)
-        found[name] = float(np.mean([world.judge(p, text, a) for p, (text,), a in triples]))
-    return found
+    items = [
+        (name, prompt, answer)
+        for name, pair in world.tests.items()
+        for prompt, answer in zip(*pair, strict=True)
+    ]
+    said = lab.generate(
+        world.network, [prompt for _, prompt, _ in items], weights=weights,
+        tokenizer=world.tokenizer, max_tokens=config.max_tokens,
+    )  # fmt: skip
+    right: dict[str, list[float]] = {}
+    for (name, prompt, answer), (text,) in zip(items, said, strict=True):
+        right.setdefault(name, []).append(world.judge(prompt, text, answer))
+    return {name: float(np.mean(found)) for name, found in right.items()}
 
 
 def logprobs(
