@@ -1,13 +1,16 @@
 """Mixing right and wrong supervision, wrong solutions by severity, subtasks, accepted samples."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from generality.benchmarks.worlds import ChainPrograms, solution, step_flags
 from generality.benchmarks.worlds.wrong_chains import scrambled, slipped
+from generality.claims import rank_correlates
 from generality.measures import outcome_error_rate, step_error_rate
 from generality.selection import (
     Solved,
@@ -122,3 +125,19 @@ def test_a_rejection_filter_counts_everything_once() -> None:
     assert (found.refused, found.repeated, found.unsolved) == (2, 1, 2)
     with pytest.raises(ValueError, match="at least 1"):
         rejection_filter(samples, lambda place, text: True, at_most=0)
+
+
+def test_a_rank_correlation_given_what_both_follow() -> None:
+    rng = np.random.default_rng(0)
+    z = np.arange(24.0)
+    x, y = (z + rng.normal(scale=3, size=24) for _ in range(2))
+    rows = pd.DataFrame({"model": range(24), "x": x, "y": y, "z": z, "seed": 0})
+    plain = rank_correlates("x", "y", unit="model")(rows)
+    given = rank_correlates("x", "y", unit="model", partial=("z",))(rows)
+    inverse = np.linalg.inv(np.corrcoef([stats.rankdata(column) for column in (x, y, z)]))
+    expected = -inverse[0, 1] / np.sqrt(inverse[0, 0] * inverse[1, 1])
+    assert given.effect == pytest.approx(expected)
+    assert plain.p < 0.001
+    assert given.p > 0.05
+    four = rank_correlates("x", "y", partial=("z",))(rows[:4])
+    assert "at least 5 units" in four.note

@@ -50,14 +50,14 @@ class CapabilityLedger:
         Both are means over evals, against the first checkpoint.
         """
         generic = [task for task in self.evals if task not in self.target]
-        before = self.history[0]
+
+        def mean_change(scores: Mapping[str, float], tasks: Sequence[str]) -> float:
+            return sum(scores[task] - self.history[0][task] for task in tasks) / len(tasks)
+
         return [
-            (name, *(
-                sum(sign * (scores[task] - before[task]) for task in tasks) / len(tasks)
-                for sign, tasks in ((1, self.target), (-1, generic))
-            ))
+            (name, mean_change(scores, self.target), 0 - mean_change(scores, generic))
             for name, scores in zip(self.names, self.history, strict=True)
-        ]  # fmt: skip
+        ]
 
     def pareto(self) -> list[str]:
         """Checkpoints that no other beats on gain or price without losing on the other."""

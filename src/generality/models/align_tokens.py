@@ -169,11 +169,12 @@ def _accumulated(between: Float[NDArray, "teacher student"]) -> NDArray:
 def _shared(
     alternatives: Mapping[str, float], token: str, vocabulary: Mapping[str, int]
 ) -> dict[int, float]:
-    """Alternatives that are student tokens, marked as the student's token is, by id."""
+    """Alternatives that are student tokens, by id: marked as the student's token is, if at all."""
     mark = token[: len(token) - len(token.lstrip(_MARKERS))]
     found: dict[int, float] = {}
     for text, probability in alternatives.items():
-        for spelling in (mark + bare(text), bare(text)):
+        marked = _MARKERS if text[:1] and text[0] in _MARKERS else ""
+        for spelling in (mark + bare(text), bare(text), *(m + bare(text) for m in marked)):
             if spelling in vocabulary:
                 found.setdefault(vocabulary[spelling], probability)
                 break
