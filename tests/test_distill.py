@@ -424,7 +424,7 @@ def test_mistakes_are_one_sentence(generality, options, message) -> None:
 # ------------------------------------------------------------------------- kills
 
 
-def test_a_killed_job_repeats_no_finished_example(tmp_path) -> None:
+def test_a_killed_job_repeats_no_finished_example(generality, home, tmp_path) -> None:
     path = prompts(tmp_path / "p.jsonl", *({"prompt": f"question {n}"} for n in range(30)))
     finished, gate = 17, threading.Event()
     started = 0
@@ -446,7 +446,7 @@ def test_a_killed_job_repeats_no_finished_example(tmp_path) -> None:
     with serving(reply) as server:
         command = ["distill", path, "-o", "out.jsonl", "--teacher", f"t@{server.url}", "--workers",
                    "4", "--json"]  # fmt: skip
-        first = start(*command, home=tmp_path / "home", cwd=tmp_path)
+        first = start(*command, home=home, cwd=tmp_path)
         deadline = time.monotonic() + 180
         while kept() < finished:
             assert time.monotonic() < deadline
@@ -457,10 +457,9 @@ def test_a_killed_job_repeats_no_finished_example(tmp_path) -> None:
         once = dict(server.asked)
         gate.set()
         assert not (tmp_path / "out.jsonl").exists()
-        second = start(*command, home=tmp_path / "home", cwd=tmp_path)
-        out, err = second.communicate(timeout=120)
-        assert second.returncode == 0, err
-    assert json.loads(out)["written"] == 30
+        answer = generality(*command)
+    assert answer.code == 0, answer.err
+    assert json.loads(answer.out)["written"] == 30
     assert len(read(tmp_path / "out.jsonl")) == 30
     repeated = {question for question, times in server.asked.items() if times > 1}
     assert len(repeated) <= 4, "at most those that were on their way"
