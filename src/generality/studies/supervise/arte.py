@@ -148,13 +148,13 @@ class Student:
         ).weights  # fmt: skip
 
     def answers(self, prompts: Sequence[str], weights: Any = None) -> list[str]:
-        """Greedy answers."""
+        """Greedy answers, up to where it would go on with a question of its own."""
         said = self.lab.generate(
             self.network, prompts, weights=self.weights if weights is None else weights,
             tokenizer=self.tokenizer, max_tokens=10 * self.config.steps + 12, batch_size=256,
             chunk=8192,
         )  # fmt: skip
-        return [texts[0] for texts in said]
+        return [texts[0].split(" |")[0] for texts in said]
 
     def right(self, problems: Sequence[Problem], weights: Any = None, shot: str = "") -> list[bool]:
         """Which problems it solves, after a solved one or none."""
@@ -274,12 +274,14 @@ def cell_rows(
     before = float(np.mean(student.right(validation)))
     for kind in teacher.kinds:
         for technique in teacher.techniques:
-            scores = [d.score for d in pool if (d.kind, d.technique) == (kind, technique)]
+            explained = [draft for draft in pool if draft.technique == technique]
+            same = [draft for draft in explained if draft.kind == kind]
             drafts = cell_drafts(teacher, kind, technique, config.cell, seed)
             after = float(np.mean(student.right(validation, student.tuned(drafts, seed))))
             yield Row(
                 method="cell", seed=seed, kind=kind, technique=technique, score=after, floor=before,
-                ceiling=None, gain=after - before, proxy=float(np.mean(scores)) if scores else 0.0,
+                ceiling=None, gain=after - before,
+                proxy=float(np.mean([draft.score for draft in same or explained])),
             )  # fmt: skip
 
 
