@@ -14,6 +14,12 @@ from generality.benchmarks.worlds.chain_programs import (
     solution,
     step_flags,
 )
+from generality.benchmarks.worlds.fact_debate import (
+    FactQuestions,
+    FactTalk,
+    fact_debate,
+    fact_questions,
+)
 from generality.benchmarks.worlds.problem import ANSWER, Problem, answer_of
 from generality.benchmarks.worlds.skill_mixture import (
     SKILLS,
@@ -46,6 +52,8 @@ __all__ = [
     "TASKS",
     "Chain",
     "ChainPrograms",
+    "FactQuestions",
+    "FactTalk",
     "NoisySolvers",
     "Problem",
     "SkewedGenerator",
@@ -56,6 +64,8 @@ __all__ = [
     "answer_of",
     "compose",
     "drawn_mixture",
+    "fact_debate",
+    "fact_questions",
     "make_chain",
     "mistaken",
     "solution",
