@@ -49,7 +49,7 @@ class Config:
     panels: tuple[str, ...] = ("m1", "m2", "m3")
     seeds: int = 5  # of the rules, the teacher, its samples, the search
     students: tuple[str, ...] = ("0.05M", "0.15M", "0.25M")  # weaker, equal, stronger than teacher
-    lessons: int = 24_000  # examples that teach students to follow recipes
+    lessons: int = 50_000  # examples that teach students to follow recipes
     rules: int = 30  # named rules, each with one taught problem
     practice: int = 6  # problems of each rule that the teacher has seen solved
     teacher_epochs: float = 20.0  # over these, mixed with as many lessons, at most
