@@ -117,8 +117,8 @@ class Config:
 
 SCALES = {
     "smoke": Config(
-        seeds=2, size="0.05M", pretrain=64, subsets=5, items=32, scored=16, epochs=1.0, test=16,
-        dim=32, few=16, real_subsets=5, real_items=20, real_test=24, batch=30, start=12, pool=24,
+        seeds=2, size="0.05M", pretrain=32, subsets=4, items=32, scored=12, epochs=1.0, test=16,
+        dim=32, few=16, real_subsets=4, real_items=20, real_test=24, batch=30, start=12, pool=24,
         clusters=0.25,
     ),
     "small": Config(),
