@@ -108,6 +108,19 @@ def test_a_table_is_saved_in_the_middle_of_an_epoch_and_mapped_from_disk(tmp_pat
     }  # fmt: skip
 
 
+def test_processes_gather_what_they_stage() -> None:
+    torch.distributed.init_process_group(
+        "gloo", store=torch.distributed.HashStore(), rank=0, world_size=1
+    )
+    try:
+        table = PastPredictionTable(items=3, classes=2)
+        table.stage(torch.tensor([2]), torch.tensor([[0.25, 0.75]]))
+        table.commit()
+    finally:
+        torch.distributed.destroy_process_group()
+    assert table.lookup(torch.tensor([2])).tolist() == [[0.25, 0.75]]
+
+
 def linear(seed: int) -> nn.Module:
     return nn.Linear(4, 3)
 

@@ -163,6 +163,13 @@ def test_other_vocabularies_are_refused() -> None:
         update(input=torch.zeros(2, 3), labels=torch.tensor([0, 1]))
 
 
+def test_a_model_is_not_its_own_teacher() -> None:
+    model = nn.Linear(3, 4)
+    with pytest.raises(ValueError, match="give a copy"):
+        CompatibleUpdate(model, nn.Linear(3, 4), model)
+    assert model.weight.requires_grad
+
+
 def test_adapters_of_one_body_are_teachers_and_student() -> None:
     from peft import LoraConfig, get_peft_model
 

@@ -54,7 +54,8 @@ class CompatibleUpdate(nn.Module):
             classes).
 
     Raises:
-        ValueError: when called, if the models do not share a vocabulary or classes.
+        ValueError: the model is its own teacher; or, when called, the models do not share a
+            vocabulary or classes.
 
     Source: Echterhoff et al. 2024 (arXiv 2407.09435), section 4.
 
@@ -86,6 +87,8 @@ class CompatibleUpdate(nn.Module):
         # in a tuple: teachers are no submodules, so nothing trains, saves or moves them by mistake
         self.teachers = (old, new)
         for teacher in self.teachers:
+            if teacher is model:
+                raise ValueError("the model in training cannot be its own teacher: give a copy")
             if isinstance(teacher, nn.Module):
                 teacher.eval().requires_grad_(False)
 

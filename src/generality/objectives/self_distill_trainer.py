@@ -56,6 +56,7 @@ class SelfDistillTrainer(Trainer):
         self, *args: Any, alpha: float = 0.8, schedule: Schedule = "linear", **options: Any
     ) -> None:
         super().__init__(*args, **options)
+        self.model_accepts_loss_kwargs = False  # a mean, to be divided when gradients accumulate
         if "index" not in getattr(self.train_dataset, "column_names", ["index"]):
             raise UserError(
                 "The training set has no column 'index': add one that counts its rows from 0."
