@@ -97,7 +97,7 @@ class SkewedGenerator:
         for _ in range(count):
             skill = str(rng.choice(SKILLS, p=self.shares))
             if shown and rng.random() < self.follow:
-                skill = shown[rng.integers(len(shown))]["skill"]
+                skill = shown[int(rng.integers(len(shown)))]["skill"]
             letters = LETTERS[:3] if rng.random() < self.narrow else LETTERS
             task = string_task(skill, letters=letters)
             [problem] = task.sample(1, self.length, int(rng.integers(2**31)))
