@@ -95,7 +95,7 @@ class Config:
 
 SCALES = {
     "smoke": Config(
-        model="0.05M", problems=24, test=6, terms=(2, 2), warm_epochs=20, epochs=2, samples=4,
+        model="0.05M", problems=16, test=4, terms=(2, 2), warm_epochs=8, epochs=2, samples=4,
         ks=(1, 4), seeds=1, max_tokens=16,
     ),
     "small": Config(),
