@@ -5,9 +5,9 @@ sources. Arms differ in which of them the same base model is tuned on: the one t
 probable (mean or sum of token log-probabilities), the least probable, any, the strongest source's,
 all, its own right answers, and the one that fits the *other* base, which no property of the
 answers' text explains. Sources are styles of solving chains of sums modulo 5; a base was trained
-on the styles in unequal shares, and solves about half of the chains it is tested on. Floor: the
-strongest source. Ceiling: what fits of four times the instructions, read for twice as long. All
-other arms take the same number of steps, at two budgets; tokens are a column.
+on the styles in unequal shares. Floor: the strongest source. Ceiling: what fits of four times the
+instructions, read for twice as long. All other arms take the same number of steps, at two budgets;
+tokens are a column.
 
 Differences from the paper, each with its effect: a decoder of a quarter million parameters and
 sums instead of Llama and mathematics, code and chat (there is nothing to learn from a response but

@@ -65,7 +65,8 @@ class Config:
     styles: tuple[str, ...] = ("full", "named", "reversed")  # the base's usual one first, gold last
     shares: tuple[float, ...] = (0.8, 0.15, 0.05)  # of the styles in what the base was trained on
     others: tuple[str, ...] = ("copy", "reverse", "last", "max")  # tasks that may be forgotten
-    steps: int = 3  # of a chain
+    steps: int = 3  # of the longest chain that the base was trained on
+    extra_steps: int = 0  # that chains of the task may have beyond it
     length: int = 4  # letters of a string
     pretraining: int = 20_000  # chains of 1 to `steps`, and half as many strings, read once
     pretraining_rate: float = 3e-3
@@ -271,7 +272,8 @@ class Worlds:
         strings = {
             name: string_task(name).sample(tried + each, config.length, 0) for name in config.others
         }
-        drawn = {"target": ChainPrograms().sample(config.test, config.steps, 0)} | {
+        self.task = config.steps, config.steps + config.extra_steps
+        drawn = {"target": ChainPrograms().sample(config.test, self.task, 0)} | {
             name: problems[:tried] for name, problems in strings.items()
         }
         self.tests = {
@@ -297,7 +299,7 @@ class Worlds:
 
     def examples(self, seed: int, count: int) -> Dataset:
         """A seed's chains with gold answers in the rare style, and every style of solving them."""
-        found = {c.prompt: c for c in self.unseen(count, self.config.steps, seed + 1)}
+        found = {c.prompt: c for c in self.unseen(count, self.task, seed + 1)}
         unique = found.values()
         self.known.update(found)
         rows = {style: [solution(c, style) for c in unique] for style in self.config.styles}
