@@ -176,8 +176,8 @@ class UpdateObjective(nn.Module):
         labels, old, new = targets.chunk(3, -1)
         if progress < self.warm:
             return soft_cross_entropy(logits, labels)
-        teachers = [each.clamp_min(1e-12).log() for each in (old, new)]
-        return UPDATE_LOSSES[self.loss](logits, *teachers, labels.argmax(-1))
+        before, plain = (each.clamp_min(1e-12).log() for each in (old, new))
+        return UPDATE_LOSSES[self.loss](logits, before, plain, labels.argmax(-1))
 
     def extra_repr(self) -> str:
         """The constructor's arguments."""
