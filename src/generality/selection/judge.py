@@ -137,7 +137,7 @@ class UnitTests:
         seconds: for code and tests together.
         memory: bytes.
 
-    >>> UnitTests()("Write f.", "```python\nf = abs\n```", ["assert f(-1) == 1"])
+    >>> UnitTests()("Write f.", "```python\\nf = abs\\n```", ["assert f(-1) == 1"])
     1.0
     """
 
