@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from generality.models.generation import generate_texts
 from generality.models.prompt_response import encode_response
@@ -85,7 +85,8 @@ def kl_to_base(
     )
     pairs = [encode_response(tokenizer, *pair) for pair in zip(asked, written, strict=True)]
     device = next(model.parameters()).device
-    sums, tokens = [], 0
+    sums: list[Tensor] = []
+    tokens = 0
     for first in range(0, len(pairs), batch_size):
         batch = pairs[first : first + batch_size]
         padded = torch.zeros(len(batch), max(len(row) for row, _ in batch), dtype=torch.long)

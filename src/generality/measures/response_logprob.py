@@ -281,7 +281,7 @@ def _padded(rows: Sequence[Sequence[int]], device: torch.device) -> Int[Tensor, 
     return padded.to(device)
 
 
-def _takes(model: nn.Module, argument: str) -> bool:
+def _takes(model: Any, argument: str) -> bool:
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     return argument in inspect.signature(inner.forward).parameters
 

@@ -36,8 +36,8 @@ class FitSelector:
     Args:
         model: a causal language model of transformers.
         tokenizer: its tokenizer.
-        template: what the model sees, with {prompt}; the paper's frame is
-            "Question: {prompt}\\nAnswer:".
+        template: what the model sees: a text with {prompt}, or a function from the prompt, such
+            as one that applies a chat template; the paper's is "Question: {prompt}\\nAnswer:".
         reduce: "mean" is lowest perplexity, the paper's rule; "sum" favours short responses.
         include_eos: whether the end token is part of a response; as in training.
         special_tokens: as in `response_logprob`; False where the template writes them.

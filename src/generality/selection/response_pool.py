@@ -169,7 +169,7 @@ class ResponsePool:
         """
         scores, responses = self.column(by), self.column("response")
         prompts = self.column("prompt")
-        pairs = []
+        pairs: list[dict[str, Any]] = []
         for rows in self._groups():
             known = [i for i in rows if scores[i] is not None and not np.isnan(scores[i])]
             pairs += preference_pairs(
