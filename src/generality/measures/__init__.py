@@ -188,6 +188,7 @@ __all__ = [
     "kfold_by_category",
     "kl_to_base",
     "knowledge_partition",
+    "margin_labels",
     "negative_transfer",
     "nfr_floor",
     "nll",

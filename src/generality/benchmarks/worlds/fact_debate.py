@@ -151,7 +151,7 @@ def fact_debate(
             quoted = np.where(said, -np.inf, support).argmax(1)
             value = facts[everyone, quoted] * np.where(lying, -1, 1)
             if kind == "debate" and last is not None:
-                _flag(talk, facts, last[0], last[1], rng.random(n) < flag_accuracy)
+                _flag(talk, facts, *last, np.asarray(rng.random(n) < flag_accuracy))
             open_ = going & ~said.all(1)
             talk.stated[everyone[open_], answers[open_], quoted[open_]] = value[open_]
             last = answers, quoted

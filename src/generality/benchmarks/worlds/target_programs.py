@@ -115,8 +115,8 @@ def _program(terms: tuple[Term, ...], rng: random.Random) -> str:
         pairs = [(i, j) for i in range(len(ready)) for j in range(i)]
         choice = rng.randrange(len(waiting) + len(pairs))
         if choice < len(waiting):
-            a, b = rng.sample(waiting.pop(choice), 2)
-            computed, sign = f"{a} * {b}", 1
+            rows, each = rng.sample(waiting.pop(choice), 2)
+            computed, sign = f"{rows} * {each}", 1
         else:
             i, j = pairs[choice - len(waiting)]
             two = [ready.pop(i), ready.pop(j)]

@@ -1,11 +1,11 @@
 """Can a strong model that is not trusted, by debating itself, make a weak one a better supervisor?
 
-Protocol (Lang et al. 2025, arXiv 2501.13124). Two copies of a frozen strong model argue for opposite
-answers to every question, on sides drawn at random. A weak model learns from true labels of
-questions with their transcripts and labels other questions, each with its own transcript; several
-weak models, each with debates of its own seed, average their probabilities. A strong student learns
-from these labels and sees no transcript, in training or test. Floor: the weak model without
-transcripts. Ceiling: the student on true labels.
+Protocol (Lang et al. 2025, arXiv 2501.13124). Two copies of a frozen strong model argue for
+opposite answers to every question, on sides drawn at random. A weak model learns from true labels
+of questions with their transcripts and labels other questions, each with its own transcript;
+several weak models, each with debates of its own seed, average their probabilities. A strong
+student learns from these labels and sees no transcript, in training or test. Floor: the weak model
+without transcripts. Ceiling: the student on true labels.
 
 Panels. `facts` and `members`: questions about 24 facts of which the weak model sees 6; a network
 trained on few questions debates by quoting the facts it counts most on, at times falsely. `text`: a
