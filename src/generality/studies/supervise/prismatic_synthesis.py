@@ -288,12 +288,12 @@ def foretold(rows: list[Row], seed: int) -> Iterator[Row]:
         if name in OUTCOMES:
             continue
         values = np.array([row[name] for row in rows])
-        if np.ptp(values) == 0 or np.ptp(scores) == 0:
-            continue
+        ranked = np.ptp(values) > 0 and np.ptp(scores) > 0  # else there is no correlation
+        rho = metric_validity(values, scores).correlation if ranked else None
         yield Row(
             kind="metric", method=name.replace("_", "-"), seed=seed,
             score=float(scores[values.argmax()]), floor=float(scores.mean()),
-            ceiling=float(scores.max()), rho=metric_validity(values, scores).correlation,
+            ceiling=float(scores.max()), rho=rho,
         )  # fmt: skip
 
 
