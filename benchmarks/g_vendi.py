@@ -18,7 +18,6 @@ import time
 
 import psutil
 import torch
-from generality.models.prompt_response import encode_response
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from generality.benchmarks.worlds import ChainPrograms, solution, world_tokenizer
@@ -31,6 +30,7 @@ from generality.measures import (
 )
 from generality.measures.g_vendi import _batch, response_nll
 from generality.models import load_model, tiny_decoder
+from generality.models.prompt_response import encode_response
 
 
 def seconds(work) -> float:

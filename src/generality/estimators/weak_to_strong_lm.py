@@ -60,7 +60,11 @@ class WeakToStrongLM:
         top_p: float = 0.95,
     ) -> None:
         self.lab, self.weak, self.strong, self.config = lab, weak, strong, config
-        self.options = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p}
+        self.options: dict[str, Any] = {
+            "max_tokens": max_tokens,
+            "temperature": temperature,
+            "top_p": top_p,
+        }
 
     def tune(
         self, writer: Writer, prompts: Sequence[str], texts: Sequence[str], seed: int

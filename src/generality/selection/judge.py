@@ -69,10 +69,9 @@ class NumberMatch:
             wanted, found = (package.parse(str(text), **options) for text in (reference, response))
             return float(package.verify(wanted, found, timeout_seconds=None))
         wanted, found = last_number(str(reference)), last_number(response)
-        same = None not in (wanted, found) and math.isclose(
-            wanted, found, rel_tol=self.tolerance, abs_tol=self.tolerance
-        )
-        return float(same)
+        if wanted is None or found is None:
+            return 0.0
+        return float(math.isclose(wanted, found, rel_tol=self.tolerance, abs_tol=self.tolerance))
 
 
 def last_number(text: str) -> float | None:

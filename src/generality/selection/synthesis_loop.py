@@ -97,7 +97,7 @@ class AcceptAtRandom:
         """Looks at nothing."""
         return self
 
-    def accept(self, candidates: Sequence[Any]) -> Bool[np.ndarray, " n"]:
+    def accept(self, candidates: Any) -> Bool[np.ndarray, " n"]:
         """True with probability `rate`."""
         if not self._draws:
             self._draws.append(np.random.default_rng(self.seed))

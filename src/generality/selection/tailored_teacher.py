@@ -22,8 +22,13 @@ class Drafter(Protocol):
     stands for the question); what it is asked when it drafts may be richer.
     """
 
-    question_prompt: str
-    rationale_prompt: str
+    @property
+    def question_prompt(self) -> str:
+        """Asks for questions."""
+
+    @property
+    def rationale_prompt(self) -> str:
+        """Asks for a rationale of "{question}"."""
 
     def questions(self, count: int, seed: int) -> list[Draft]:
         """At most `count` questions, drawn by `seed`, as drafts without rationale."""

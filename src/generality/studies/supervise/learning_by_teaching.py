@@ -179,8 +179,8 @@ def exam_scores(config: Config, school: RecipeSchool, student: Reader, exams: An
              for pair in said]  # fmt: skip
     values = demonstration_values(
         school.answering(student, temperature=config.temperature, seed=seed),
-        *map(list, zip(*pairs, strict=True)), WorldCheck(), repeats=config.repeats,
-        template=lesson_of,
+        [pair for pair, _ in pairs], [exam for _, exam in pairs], WorldCheck(),
+        repeats=config.repeats, template=lesson_of,
     ).reshape(len(taught), -1)  # fmt: skip
     return [row.tolist() for row in values]
 
@@ -199,7 +199,7 @@ def choice_rows(config: Config, school: RecipeSchool, classroom: dict[str, Reade
               score=np.mean([problem.check(text) for (problem, _), (text,)
                              in zip(taught, greedy, strict=True)]))  # fmt: skip
 
-    def accuracy(rule: str, scores: list[list[float]], count: int) -> float:
+    def accuracy(rule: Any, scores: list[list[float]], count: int) -> float:
         chosen = [select_answer(said[:count], score[:count], rule)
                   for said, score in zip(answers, scores, strict=True)]  # fmt: skip
         return float(
@@ -318,10 +318,12 @@ def search_rows(config: Config, lab: Lab, seed: int) -> Iterator[Row]:
     )
     probe = LogisticRegression(max_iter=1000).fit(vectors[train], labels)
     ceiling = float(probe.score(vectors[test], task.labels[test]))
-    arms = {"mistakes-self": ([teacher], swap_in_mistakes),
-            "mistakes-weaker": (mixed[1:2], swap_in_mistakes),
-            "mistakes-mixed": (mixed, swap_in_mistakes),
-            "random": ([teacher], at_random)}  # fmt: skip
+    arms: dict[str, tuple[list[Any], Any]] = {
+        "mistakes-self": ([teacher], swap_in_mistakes),
+        "mistakes-weaker": (mixed[1:2], swap_in_mistakes),
+        "mistakes-mixed": (mixed, swap_in_mistakes),
+        "random": ([teacher], at_random),
+    }
     for method, (students, reflect) in arms.items():
         best = search(students, reflect).run(texts, labels.tolist(), start, metric=share_right)[0]
         yield Row(method=method, seed=seed, score=right(best.demonstrations), panel="m3",

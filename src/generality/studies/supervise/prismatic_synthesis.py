@@ -23,7 +23,7 @@ inputs.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -380,7 +380,7 @@ def as_module(fitted: MLPClassifier) -> nn.Module:
     return nn.Sequential(*layers)
 
 
-def example_loss(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+def example_loss(model: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """Cross-entropy of each example."""
     logits = model(batch["x"].float())[:, 0]
     return nn.functional.binary_cross_entropy_with_logits(

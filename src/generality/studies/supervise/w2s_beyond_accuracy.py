@@ -225,12 +225,12 @@ def generation(config: Config, lab: Lab) -> Iterator[Row]:
     splits = load_benchmark("sentiment", domain="movie").splits
     train = splits["train"].shuffle(seed=0)
     texts, labels = [words_of(text) for text in train["text"]], np.array(train["label"][:])
-    judge, selector, read = np.split(
+    judge, selector, rest = np.split(
         np.arange(len(texts)), [len(texts) // 3, len(texts) // 3 + 300]
     )
     risk = scorer_of(texts, labels, judge)
     choose = scorer_of(texts, labels, selector)
-    read = [texts[row] for row in read if len(texts[row].split()) > config.opening + 2]
+    read = [texts[row] for row in rest if len(texts[row].split()) > config.opening + 2]
     corpus = read[: config.corpus]
     weak, strong = (writer(config, lab, name, corpus) for name in (config.weak, config.strong))
     training = TrainConfig(epochs=config.tuning_epochs, learning_rate=config.tuning_rate)
@@ -245,7 +245,8 @@ def generation(config: Config, lab: Lab) -> Iterator[Row]:
             [calm[row] for row in order[first : first + config.prompts]]
             for first in (0, config.prompts)
         )
-        supervisor = w2s.tune(weak, *zip(*mine, strict=True), seed)
+        openings, continued = zip(*mine, strict=True)
+        supervisor = w2s.tune(weak, openings, continued, seed)
         prompts, right = zip(*theirs, strict=True)
         naive = w2s.supervision(supervisor, prompts, seed=seed)
         best = w2s.supervision(
