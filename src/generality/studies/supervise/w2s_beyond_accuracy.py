@@ -183,13 +183,17 @@ def ladder(
     transfer, test = np.split(
         rest[: config.transfer + config.test], [min(config.transfer, len(rest) // 2)]
     )
-    weak = make_pipeline(TfidfVectorizer(sublinear_tf=True), LogisticRegression(C=10))
+    weak = make_pipeline(
+        TfidfVectorizer(sublinear_tf=True), LogisticRegression(C=10, class_weight="balanced")
+    )
     weak.fit([texts[row] for row in gt], y[gt])
     soft = weak.predict_proba([texts[row] for row in transfer])
     floor = weak.predict_proba([texts[row] for row in test])
 
     def taught(rows: Any, targets: np.ndarray, objective: Any = None) -> np.ndarray:
-        probe = SoftProbe(epochs=config.epochs, random_state=seed, objective=objective)
+        probe = SoftProbe(
+            fit_intercept=True, epochs=config.epochs, random_state=seed, objective=objective
+        )
         return probe.fit(x[transfer][rows], targets[rows]).predict_proba(x[test])
 
     everything, one_hot = slice(None), np.eye(2)[y[transfer]]
