@@ -1,6 +1,5 @@
 """Demonstrations, exams, choices, pairs, drafts and searches, without a model."""
 
-import functools
 from dataclasses import replace
 
 import numpy as np
@@ -10,13 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit
 
-from generality.benchmarks.worlds import answer_of, world_tokenizer
+from generality.benchmarks.worlds import answer_of
 from generality.benchmarks.worlds.recipes import MOVES, Recipe, Recipes, recipe_problem
 from generality.errors import UserError
-from generality.lab import Lab, TrainConfig
 from generality.measures import discriminative_subset, item_information
-from generality.models import RecordedChat, tiny_decoder
-from generality.modules.paired_dpo import dpo_tune
+from generality.models import RecordedChat
 from generality.objectives.preference_losses import dpo_loss
 from generality.selection import (
     ChatDrafter,
@@ -437,22 +434,3 @@ def test_problems_of_a_rule_are_different_and_avoid_what_they_should() -> None:
 
 
 # ------------------------------------------------------------------------- tuning a language model
-
-
-def test_preference_tuning_starts_at_log_two_and_prefers_the_chosen(tmp_path) -> None:
-    lab = Lab(home=tmp_path, device="cpu", progress=False)
-    tokenizer = world_tokenizer()
-    network = functools.partial(tiny_decoder, "0.05M", vocabulary=len(tokenizer))
-    weights = network(0).state_dict()
-    pairs = [
-        {"prompt": "a ?", "chosen": "1", "rejected": "2 3 4"},
-        {"prompt": "b + c ?", "chosen": "5 6", "rejected": "7"},
-    ]
-    config = TrainConfig(epochs=20, batch_size=2, learning_rate=1e-2)
-    tuned = dpo_tune(
-        lab, network, pairs, tokenizer=tokenizer, weights=weights, config=config, seed=0
-    )
-    assert tuned.losses[0] == pytest.approx(np.log(2), abs=1e-5)  # the policy is the reference
-    assert tuned.losses[-1] < 0.5 * tuned.losses[0]
-    with pytest.raises(ValueError, match="no pairs"):
-        dpo_tune(lab, network, [], tokenizer=tokenizer, weights=weights, config=config, seed=0)

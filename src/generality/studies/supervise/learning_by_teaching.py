@@ -236,7 +236,7 @@ def tuning_rows(config: Config, school: RecipeSchool, classroom: dict[str, Reade
                 seed: int) -> Iterator[Row]:  # fmt: skip
     """m2: the teacher tuned on pairs by correctness, or by correctness and teaching."""
     from generality.estimators.recipe_school import Reader
-    from generality.modules.paired_dpo import dpo_tune
+    from generality.modules import prefer
     from generality.selection import preference_pairs
 
     teacher = classroom["self"]
@@ -266,9 +266,10 @@ def tuning_rows(config: Config, school: RecipeSchool, classroom: dict[str, Reade
         ]  # fmt: skip
         tuned = teacher
         if pairs:
-            found = dpo_tune(
-                school.lab, teacher.network, pairs, tokenizer=school.tokenizer,
-                weights=teacher.weights, seed=seed,
+            found = prefer(
+                school.lab, teacher.network,
+                *([str(pair[name]) for pair in pairs] for name in ("prompt", "chosen", "rejected")),
+                tokenizer=school.tokenizer, weights=teacher.weights, seed=seed,
                 config=TrainConfig(epochs=config.dpo_epochs, batch_size=16, warmup=0.1,
                                    learning_rate=config.dpo_rate),
             )  # fmt: skip
