@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Any
 import xxhash
 
 from generality.errors import UserError
+from generality.lab.runs import write_atomically
 
 Message = dict[str, str]
 """{"role": "system", "user" or "assistant", "content": what is said}, as in `models.chat`."""
@@ -492,23 +492,17 @@ def write_records(
     """
     path = Path(path).expanduser()
     check_output(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    counts: list[int] = []
+
+    def write(temporary: Path) -> None:
         if path.name.lower().endswith(".parquet"):
-            count = _write_parquet(temporary, records, like)
+            counts.append(_write_parquet(temporary, records, like))
         else:
-            count = _write_lines(temporary, records, zipped=path.suffix.lower() == ".gz")
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(
-            f"{path} could not be written ({error.strerror}). What was there is untouched and "
-            "finished steps are kept: free space and run the same command again."
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    return count
+            zipped = path.suffix.lower() == ".gz"
+            counts.append(_write_lines(temporary, records, zipped=zipped))
+
+    write_atomically(path, write)
+    return counts[0]
 
 
 def _write_lines(path: Path, records: Iterable[Mapping[str, Any]], *, zipped: bool) -> int:
