@@ -104,7 +104,7 @@ class ChainPrograms:
         rename: draw the names of variables; otherwise they are a, b, c, ….
 
     >>> [chain.prompt for chain in ChainPrograms().sample(2, (1, 2), seed=0)]
-    ['a = 3 ; b = a - 1 ; c = b + 1 ; c ?', 'a = 0 ; b = a + 0 ; b ?']
+    ['a = 2 ; b = a + 1 ; c = b + 1 ; c ?', 'a = 0 ; b = a - 0 ; c = b - 4 ; c ?']
     """
 
     modulus: int = 5
