@@ -163,6 +163,8 @@ class Recipes:
 
         >>> prompts, responses = Recipes().lessons(1, seed=0)
         >>> print(prompts[0], responses[0], sep="\\n")
+        w q : 3 0 0 ? right reverse :
+        0 3 0 => 0 3 0 ; w q : 0 1 8 ? right reverse : 8 0 1 => 1 0 8
         """
         generator = np.random.default_rng(seed)
         prompts, responses = [], []
