@@ -27,8 +27,7 @@ def tiny_decoder(
 
     Weights have a standard deviation of 1/sqrt(width) (transformers' fixed 0.02 is made for widths
     of thousands), embeddings in and out are one table, and tokens 0, 1 and 2 pad, begin and end, as
-    in `generality.benchmarks.worlds.world_tokenizer`. "0.25M" reads and learns from about 30,000
-    tokens a second on one CPU core.
+    in `generality.benchmarks.worlds.world_tokenizer`.
 
     Args:
         size: a key of `SIZES`.
