@@ -32,7 +32,8 @@ def generate_texts(
     seeded by `seed` and its place in `prompts`.
 
     Args:
-        model: a causal language model of transformers, in eval mode.
+        model: a causal language model of transformers, in eval mode, or one that is called like it
+            and makes its own caches (`new_cache()`, as `generality.decoding.FusedCausalLM` does).
         tokenizer: its tokenizer.
         max_tokens: written at most, per prompt.
         temperature: 0 takes the likeliest token.
@@ -88,7 +89,7 @@ def _write(
     )
     written: list[list[int]] = [[] for _ in prompts]
     alive = list(range(len(prompts)))
-    cache = DynamicCache()
+    cache = model.new_cache() if hasattr(model, "new_cache") else DynamicCache()
     for _ in range(max_tokens):
         positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
         output = model(
