@@ -10,6 +10,7 @@ computed by hand, a line in `__all__`.
 from generality.measures.accuracy import accuracy, harden
 from generality.measures.agreement import Agreement, student_supervisor_agreement
 from generality.measures.agreement_score import agreement_score, hypothesis_similarity
+from generality.measures.attention_entropy import attention_entropy, attention_rank
 from generality.measures.augmented_validation import augmented_validation
 from generality.measures.aurc import aurc, excess_aurc, risk_coverage
 from generality.measures.base_to_new import BaseToNew, base_to_new, harmonic_mean
@@ -57,8 +58,10 @@ from generality.measures.invariance import (
 from generality.measures.judge_vs_benchmark import Overrating, judge_vs_benchmark
 from generality.measures.kfold_by_category import kfold_by_category
 from generality.measures.kl_to_base import KLToBase, kl_to_base
+from generality.measures.length_scaling import LengthScaling, length_scaling
 from generality.measures.margin_labels import margin_labels
 from generality.measures.mean_states import MeanStates
+from generality.measures.memory_of import MemoryUse, memory_of
 from generality.measures.outcome_metrics import (
     GenerationRisk,
     OutcomeGap,
@@ -133,8 +136,10 @@ __all__ = [
     "ItemResponse",
     "KLToBase",
     "LabelEntropy",
+    "LengthScaling",
     "MeanPerplexity",
     "MeanStates",
+    "MemoryUse",
     "Moments",
     "NGramEntropy",
     "OutcomeGap",
@@ -155,6 +160,8 @@ __all__ = [
     "ViewContributions",
     "accuracy",
     "agreement_score",
+    "attention_entropy",
+    "attention_rank",
     "auc_interval",
     "augmented_validation",
     "aurc",
@@ -188,7 +195,9 @@ __all__ = [
     "kfold_by_category",
     "kl_to_base",
     "knowledge_partition",
+    "length_scaling",
     "margin_labels",
+    "memory_of",
     "negative_transfer",
     "nfr_floor",
     "nll",
