@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from generality.lab import Lab, TrainConfig
-from generality.lab.fit import predict_proba
+from generality.lab.fit import fit, predict_proba
 
 
 @pytest.fixture
@@ -60,6 +60,30 @@ def test_it_takes_the_steps_of_a_plain_loop(lab: Lab) -> None:
     again = small_net(0)
     again.load_state_dict(found.weights)
     np.testing.assert_array_equal(predict_proba(again, images), found.probabilities["all"])
+
+
+class Counts(nn.Module):
+    """A loss that remembers how many examples of each domain it has seen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(2))
+
+    def forward(self, logits: Tensor, targets: Tensor, progress: float, domains: Tensor) -> Tensor:
+        self.seen += torch.bincount(domains, minlength=2)
+        return nn.functional.cross_entropy(logits, targets) * (1 + self.seen[1])
+
+
+def test_what_a_loss_remembers_ends_with_the_training() -> None:
+    images, labels = data()
+    loss = Counts()
+    options = {
+        "network": small_net, "inputs": images, "targets": labels, "config": SGD, "seed": 0,
+        "objective": loss, "domains": np.arange(50) % 2, "predict": {},
+    }  # fmt: skip
+    first, second = fit(**options), fit(**options)
+    assert first["losses"] == second["losses"]
+    assert not loss.seen.any()
 
 
 def test_it_is_kept_and_a_changed_network_is_another(lab: Lab) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -55,8 +54,8 @@ def finetune(
 
     Args:
         identity: names the model's weights, so that a kept result is not another model's.
-        objective: loss(logits, soft targets, progress) of a whole optimisation batch. One with
-            buffers (`SelfDistillation`) begins with those it has.
+        objective: loss(logits, soft targets, progress) of a whole optimisation batch; see
+            `train` for one with buffers.
         predict: groups of texts to give probabilities for, by name.
         tuning: "probe", "lora" or "full".
         generative_epochs: epochs of next-token training on `generative_texts` (no labels) first;
@@ -78,8 +77,6 @@ def finetune(
             dataclasses.replace(config, epochs=generative_epochs), seed=seed, device=device,
             collate=classifier.collate,
         )  # fmt: skip
-    if isinstance(objective, torch.nn.Module) and list(objective.buffers()):
-        classifier.objective = objective = copy.deepcopy(objective)  # then checkpoints have them
     examples = [
         {"input_ids": ids, "targets": target}
         for ids, target in zip(

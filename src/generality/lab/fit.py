@@ -67,8 +67,8 @@ def fit(
             of one length, so its bucketing has no effect.
         seed: of the network, the order of examples, dropout and augmentation.
         predict: groups of inputs to give probabilities for, by name.
-        objective: loss(logits, soft targets, progress) of a whole optimisation batch. One with
-            buffers (`SelfDistillation`) begins with those it has. With `domains` it is called with
+        objective: loss(logits, soft targets, progress) of a whole optimisation batch; see `train`
+            for one with buffers. With `domains` it is called with
             the batch's domains, (batch,) int64, as `domains=` too.
         augment: changes each training batch before the network sees it.
         keep_weights: also return the weights.
@@ -99,16 +99,10 @@ def fit(
                 f"{len(soft) if domains is None else len(domains)} domains: they must be as many"
             )
 
-        if isinstance(objective, nn.Module) and list(objective.buffers()):
-            model.objective = objective = copy.deepcopy(objective)  # then checkpoints have them
-
         def collate(examples: list[Example]) -> dict[str, Tensor]:
             batch = _widened(x[[example["row"] for example in examples]])
             # The loop seeds this generator, and keeps its state in checkpoints.
             return {"batch": batch if augment is None else augment(batch, torch.default_generator)}
-
-        def with_domains(logits: Tensor, wanted: Tensor, done: float) -> Tensor:
-            return objective(logits, wanted[:, :-1], done, domains=wanted[:, -1].long())
 
         rows = soft
         if domains is not None:
@@ -116,7 +110,7 @@ def fit(
         result = train(
             model,
             [{"row": row, "targets": wanted} for row, wanted in enumerate(rows)],
-            objective if domains is None else with_domains,
+            objective if domains is None else _WithDomains(objective),
             replace(config, bucketing="none"),
             seed=seed,
             collate=collate,
@@ -163,6 +157,18 @@ class _Network(nn.Module):
     def no_weight_decay(self) -> list[str]:
         names: list[str] = getattr(self.network, "no_weight_decay", list)()
         return [f"network.{name}" for name in names]
+
+
+class _WithDomains(nn.Module):
+    """Hands the targets' last column to the objective as the batch's domains."""
+
+    def __init__(self, objective: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.objective = objective
+
+    def forward(self, logits: Tensor, wanted: Tensor, progress: float) -> Tensor:
+        domains = wanted[:, -1].long()
+        return self.objective(logits, wanted[:, :-1], progress, domains=domains)
 
 
 def _soft(targets: Tensor, model: nn.Module, inputs: Tensor) -> Float[Tensor, "n classes"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 import math
@@ -110,6 +111,10 @@ class TrainConfig:
         return math.ceil(self.epochs * math.ceil(examples / self.batch_size))
 
 
+class Diverged(UserError):  # noqa: N818 - read as a sentence
+    """The loss is infinite or not a number; other settings may do better."""
+
+
 @dataclass(frozen=True)
 class EarlyStop:
     """Stop when held-out *supervision* is no longer fitted better, and go back to the best weights.
@@ -178,7 +183,9 @@ def train(
         examples: dicts with "input_ids" (tokens of one text; its length sorts the micro-batches)
             and "targets" (soft class probabilities, (classes,)), or what `collate` understands.
         loss: scalar from (logits (batch, classes), targets (batch, classes), progress), progress
-            in [0, 1) being step / total steps at the start of the step. None: the model's own
+            in [0, 1) being step / total steps at the start of the step. A module with buffers
+            (`SelfDistillation`) is copied: every training begins with those it has, and checkpoints
+            keep those it has reached. None: the model's own
             loss (a scalar, or `.loss`), a mean over each micro-batch's "labels" that are not
             -100, weighted by their number; where there are no labels, those of next-token training.
         config: how to train.
@@ -197,8 +204,8 @@ def train(
         progress: called after each step with (steps done, steps in all, {"loss": its loss}).
 
     Raises:
-        UserError: the loss is not finite; the checkpoint is another training's; the device lacks
-            the precision.
+        Diverged: the loss is not finite.
+        UserError: the checkpoint is another training's; the device lacks the precision.
         ValueError: no examples, nothing to train, or early stopping or a penalty without targets.
 
     >>> class Bag(nn.Module):
@@ -254,7 +261,10 @@ class _Training:
         penalty: Penalty | None,
         accelerator: Accelerator,
     ) -> None:
-        self.examples, self.loss, self.config, self.seed = examples, loss, config, seed
+        self.examples, self.config, self.seed = examples, config, seed
+        self.loss = loss
+        if isinstance(loss, nn.Module) and list(loss.buffers()):
+            self.loss = copy.deepcopy(loss).to(accelerator.device)
         self.collate = collate or _Pad(model)
         self.stop, self.penalty, self.accelerator = stop, penalty, accelerator
         self.trained: dict[str, Tensor] = {
@@ -279,6 +289,10 @@ class _Training:
     @property
     def step(self) -> int:
         return len(self.history)
+
+    def memory(self) -> dict[str, Tensor]:
+        """What the loss remembers from step to step."""
+        return dict(self.loss.named_buffers()) if isinstance(self.loss, nn.Module) else {}
 
     def run(
         self, store: Checkpoints | None, progress: Callable[[int, int, dict[str, Any]], None] | None
@@ -350,7 +364,7 @@ class _Training:
         value = self.own_loss(batch) if self.loss is None else self.whole_loss(batch)
         if not math.isfinite(value):
             lower = " or precision 'no'" if self.config.precision != "no" else ""
-            raise UserError(
+            raise Diverged(
                 f"The loss became {value} at step {self.step + 1} of {self.total}, at a learning "
                 f"rate of {self.config.learning_rate * factor:.2g}. Try a lower learning rate, "
                 f"some warm-up, max_grad_norm=1.0{lower}; check the inputs and targets for NaN."
@@ -476,6 +490,7 @@ class _Training:
             return
         tensors = {f"parameter.{name}": p for name, p in self.trained.items()}
         tensors |= {f"buffer.{name}": b for name, b in self.bare.named_buffers()}
+        tensors |= {f"loss.{name}": b for name, b in self.memory().items()}
         tensors |= {f"best.{name}": weight for name, weight in self.held.weights.items()}
         for index, state in self.optimizer.state_dict()["state"].items():
             for key, value in state.items():
@@ -513,6 +528,8 @@ class _Training:
                 parameter.copy_(tensors[f"parameter.{name}"])
             for name, buffer in self.bare.named_buffers():
                 buffer.copy_(tensors[f"buffer.{name}"])
+            for name, buffer in self.memory().items():
+                buffer.copy_(tensors[f"loss.{name}"])
         self.optimizer.load_state_dict(
             {
                 "state": _optimizer_state(tensors),
