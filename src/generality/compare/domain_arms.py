@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 
 from generality.benchmarks import stratified
 from generality.compare.domain_splits import DomainSplit, split_domain
-from generality.measures import ece
+from generality.measures import accuracy, ece
 
 FEWEST_IN_GROUP = 5
 """Scored rows below which a group of the target is not looked at."""
@@ -92,11 +92,6 @@ class Fold:
         return tuple(self.splits[seed][d].train for d in self.sources if d != without)
 
 
-def accuracy(probabilities: Float[np.ndarray, "n classes"], truth: Int[np.ndarray, " n"]) -> float:
-    """Share of rows whose most probable class is the true one; NaN for none."""
-    return float((probabilities.argmax(1) == truth).mean()) if len(truth) else math.nan
-
-
 Answer = Callable[[int, np.ndarray, str], np.ndarray]
 """Class probabilities from (place of the arm, rows, view)."""
 
@@ -114,6 +109,16 @@ def scores(
         "worst_group": min((float(right[groups == g].mean()) for g in large), default=math.nan),
         "ece": ece(probabilities, truth),
     }
+
+
+def sure(probabilities: Float[np.ndarray, "n classes"]) -> Float[np.ndarray, "n classes"]:
+    """Probabilities that can be scored: a network that diverged knows nothing of any class.
+
+    >>> sure(np.array([[0.9, 0.1], [np.nan, np.nan]])).tolist()
+    [[0.9, 0.1], [0.5, 0.5]]
+    """
+    known = np.isfinite(probabilities).all(1, keepdims=True)
+    return np.where(known, probabilities, 1 / probabilities.shape[1])
 
 
 def mean(values: Sequence[float]) -> float:
@@ -135,6 +140,7 @@ def candidate(
     split = fold.splits[arm.seed]
     held = [split[domain].held for domain in fold.sources]
     together = np.concatenate(held)
+    crafted = [view for view in views if view and len(together)]
     found: dict[str, float] = {
         "draw": arm.draw,
         "seed": arm.seed,
@@ -142,7 +148,7 @@ def candidate(
             [accuracy(answer(place, rows, ""), labels[rows]) for rows in held if len(rows)]
         ),
     }
-    if crafted := [view for view in views if view]:
+    if crafted:
         found["crafted-shift"] = mean(
             [accuracy(answer(place, together, view), labels[together]) for view in crafted]
         )

@@ -11,13 +11,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import nn
 
-from generality.compare.domain_arms import Answer, Arm, Fold, accuracy, candidate, mean
+from generality.compare.domain_arms import Answer, Arm, Fold, candidate, mean, sure
 from generality.compare.domain_methods import ALGORITHMS, DOMAIN_METHODS, SHARED, DomainMethod
 from generality.estimators import evaluate_online
 from generality.estimators.soft_probe import moments, standardised
 from generality.lab.replicate import Replicas
 from generality.lab.replicate_domains import replicate_domains
 from generality.lab.threads import threads
+from generality.measures import accuracy
 from generality.models.featurized import Featurized, mlp
 
 Views = Mapping[str, Float[np.ndarray, "n dim"]]
@@ -128,9 +129,9 @@ def measure(
             answer = _answers(method, own, nested, inner_arms, plain, labels, fold.classes, network)
             left_out: dict[tuple[int, int], list[float]] = {}
             for place, arm in enumerate(inner_arms):
-                rows = fold.splits[arm.seed][arm.without].held
-                said = accuracy(answer(place, rows, ""), labels[rows])
-                left_out.setdefault((arm.draw, arm.seed), []).append(said)
+                values = left_out.setdefault((arm.draw, arm.seed), [])
+                if len(rows := fold.splits[arm.seed][arm.without].held):
+                    values.append(accuracy(answer(place, rows, ""), labels[rows]))
             for each, arm in zip(candidates, arms, strict=True):
                 each["leave-one-domain-out"] = mean(left_out[arm.draw, arm.seed])
         found[name] = candidates
@@ -154,7 +155,7 @@ def ceiling(
     best: dict[int, tuple[float, float]] = {}
     for arms in fold.ceiling_arms(labels, len(hypers)):
         trained = train_arms("erm", hypers, inputs, labels, arms, fold.classes, network)
-        said = trained.logits(inputs).softmax(-1).numpy()
+        said = [sure(each) for each in trained.logits(inputs).softmax(-1).numpy()]
         for place, arm in enumerate(arms):
             held = fold.target_part(labels, arm.seed).held
             score = fold.splits[arm.seed][fold.target].score
@@ -176,8 +177,11 @@ def _answers(
 ) -> Answer:
     if method.adapter is None:
         said = {view: trained.logits(x).softmax(-1).numpy() for view, x in inputs.items()}
-        return lambda place, rows, view: said[view][place][rows]
+        return lambda place, rows, view: sure(said[view][place][rows])
     modules: dict[int, tuple[Any, Any]] = {}
+    sound = torch.stack([p.flatten(1).isfinite().all(1) for p in trained.parameters.values()]).all(
+        0
+    )
 
     def fitted(place: int) -> tuple[Any, Any]:
         """The network of an arm, and its adapter."""
@@ -192,11 +196,13 @@ def _answers(
         return modules[place]
 
     def answer(place: int, rows: np.ndarray, view: str) -> np.ndarray:
+        if not sound[place]:  # it diverged, and has no features to adapt to
+            return np.full((len(rows), classes), 1 / classes)
         module, adapter = fitted(place)
         asked = torch.from_numpy(inputs[view][rows])
         if not method.on_inputs:
             asked = module.featurizer(asked)
-        return stream(adapter, asked, labels[rows], network.stream, arms[place].seed)
+        return sure(stream(adapter, asked, labels[rows], network.stream, arms[place].seed))
 
     return answer
 

@@ -61,7 +61,13 @@ from generality.errors import UserError
 from generality.gap import gap_recovered
 from generality.lab import Lab, RunRecord, open_run, read_run, run_directory, write_json
 from generality.lab.fingerprint import fingerprint
-from generality.measures import FlipReport, ece, flip_report, student_supervisor_agreement
+from generality.measures import (
+    FlipReport,
+    accuracy,
+    ece,
+    flip_report,
+    student_supervisor_agreement,
+)
 from generality.objectives import soft_cross_entropy
 
 SHARES = {"train": 0.5, "select": 0.2}  # the rest reports
@@ -397,11 +403,6 @@ def _chosen(rows: pd.DataFrame) -> pd.DataFrame:
         return every[_JUDGED]
     old = rows.drop_duplicates("seed").assign(method="old", score=rows["old_score"])
     return pd.concat([every, old])[[*_JUDGED, "negative_flips"]]
-
-
-def accuracy(probabilities: Float[np.ndarray, "n k"], truth: Int[np.ndarray, " n"]) -> float:
-    """Share of rows whose most probable class is the true one."""
-    return float((probabilities.argmax(-1) == truth).mean())
 
 
 def cross_entropy(student: Float[np.ndarray, "n k"], weak: Float[np.ndarray, "n k"]) -> float:
