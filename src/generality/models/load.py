@@ -34,15 +34,18 @@ HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
 HUB_COPIES = ("onnx/*", "openvino/*", "original/*", "consolidated*")
 """The same weights once more in other forms, which are left there."""
 
+ADAPTER = ("adapter_config.json",)
+
 HUB_FAILURES = (OSError, HfHubHTTPError, HFValidationError)
 
 
-def fetch_model(name: str, *, progress: Progress | None = None) -> Path:
+def fetch_model(name: str, *, adapters: bool = False, progress: Progress | None = None) -> Path:
     """The folder of a model, with its `config.json`, safetensors and tokenizer.
 
     Args:
         name: a pinned name (see `MODELS`), `hf:org/name` on the hub (kept in the hub's own cache),
             or a folder with a `config.json`.
+        adapters: also take the folder of an adapter, with its `adapter_config.json`.
         progress: called with (bytes done, bytes in all) while a pinned model downloads.
 
     Raises:
@@ -51,12 +54,12 @@ def fetch_model(name: str, *, progress: Progress | None = None) -> Path:
     if name in MODELS:
         return fetch(name, progress=progress)
     if name.startswith("hf:"):
-        return _from_hub(name)
+        return _from_hub(name, ("config.json", *ADAPTER) if adapters else ("config.json",))
     if name == "bag-of-words":
         raise UserError("'bag-of-words' computes its features from the text; it has no files.")
     folder = Path(name).expanduser()
     if folder.is_dir():
-        if (folder / "config.json").is_file():
+        if any((folder / file).is_file() for file in ("config.json", *ADAPTER * adapters)):
             return folder
         raise UserError(f"The folder '{name}' holds no model: it has no config.json.")
     if os.sep in name or name.startswith("."):
@@ -133,7 +136,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _from_hub(name: str) -> Path:
+def _from_hub(name: str, wanted: tuple[str, ...] = ("config.json",)) -> Path:
     from huggingface_hub import snapshot_download
 
     repository = name.removeprefix("hf:")
@@ -145,7 +148,7 @@ def _from_hub(name: str) -> Path:
         reason = str(error).strip().split("\n")[0]
         raise UserError(f"The model '{name}' cannot be fetched from the hub: {reason}") from error
     folder = Path(found)
-    if not (folder / "config.json").is_file():
+    if not any((folder / file).is_file() for file in wanted):
         raise UserError(f"The hub repository '{repository}' holds no model: it has no config.json.")
     return folder
 

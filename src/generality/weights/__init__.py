@@ -6,6 +6,19 @@ trains or runs a model. To add one: a file named after what it does, its paper i
 test against values computed by hand, a line in `__all__`.
 """
 
+from generality.weights.checkpoint_stream import (
+    Checkpoint,
+    CheckpointWriter,
+    TensorSpec,
+    open_checkpoint,
+)
 from generality.weights.interpolate import interpolate, wise_ft
 
-__all__ = ["interpolate", "wise_ft"]
+__all__ = [
+    "Checkpoint",
+    "CheckpointWriter",
+    "TensorSpec",
+    "interpolate",
+    "open_checkpoint",
+    "wise_ft",
+]
