@@ -231,3 +231,30 @@ def test_one_adapter_has_none_to_differ_from() -> None:
     disturb(group)
     assert orthogonal_group_loss(group.model, preserve=False).item() == 0
     assert orthogonal_group_loss(group.model, diversify=False).item() > 0
+
+
+@pytest.mark.parametrize("make", [bert, llama])
+def test_only_the_first_blocks_are_adapted_and_alike(make) -> None:
+    first = LoRAGroup(make(), rank=2, num=2, blocks=1, seed=3)
+    every = LoRAGroup(make(), rank=2, num=2, seed=3)
+    assert len(first.layers) == 2
+    assert len(every.layers) == 4
+    assert list(first.layers) == list(every.layers)[:2]
+    with pytest.raises(ValueError, match="found no query"):
+        LoRAGroup(make(), rank=2, num=2, blocks=0)
+
+
+def test_the_report_sees_shared_directions_and_nothing_in_a_group_of_one() -> None:
+    group = LoRAGroup(bert(), rank=1, num=2)
+    for path in group.layers:
+        layer = group.layers[path]
+        for adapter in group.names:
+            layer.lora_A[adapter].weight.data = torch.eye(16)[:1].clone()
+            layer.lora_B[adapter].weight.data = torch.ones(16, 1)
+    found = group.report()
+    assert found["update_norm"] == pytest.approx(8.0)  # two updates of norm 4, the same
+    assert found["shared_directions"] == pytest.approx(1.0)
+    first = next(iter(group.layers))
+    expected = subspace_overlap(group.weight(first), group.deltas(first)[0])
+    assert 0 < expected < 1
+    assert set(LoRAGroup(bert(), rank=1, num=1).report()) == {"update_norm", "overlap"}

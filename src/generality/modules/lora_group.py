@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -13,6 +15,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from generality.measures import subspace_overlap
 from generality.modules.fused_qkv import split_qkv
 
 QUERY_AND_VALUE = ("query", "value", "q_proj", "v_proj", "q_lin", "v_lin", "q", "v")
@@ -37,6 +40,8 @@ class LoRAGroup:
         num: adapters in the group.
         targets: names of the layers to adapt, as `peft` matches them; None takes queries and
             values by the names of BERT, ViT, CLIP, Llama, DistilBERT, T5 and the fused layers.
+        blocks: adapt only the first so many blocks, for a model of which the others are not run;
+            None: all.
         name: of the group; its adapters' names start with it.
         seed: of the adapters' first weights.
 
@@ -64,6 +69,7 @@ class LoRAGroup:
         rank: int = 4,
         num: int = 4,
         targets: Sequence[str] | None = None,
+        blocks: int | None = None,
         name: str = "group",
         seed: int = 0,
     ) -> None:
@@ -76,6 +82,8 @@ class LoRAGroup:
         if targets is None:
             split_qkv(model)
             targets = _present(model, QUERY_AND_VALUE)
+        if blocks is not None:
+            targets = _in_first_blocks(model, targets, blocks)
         if not targets:
             raise ValueError("found no query and value projections to adapt: name them in targets")
         config = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(targets))
@@ -111,6 +119,33 @@ class LoRAGroup:
     def weight(self, path: str) -> Float[Tensor, "outputs inputs"]:
         """The pretrained weight under the adapters of one layer (while not merged)."""
         return self.layers[path].get_base_layer().weight.detach()
+
+    def report(self) -> dict[str, float]:
+        """What became of the updates, as means over the layers (while not merged).
+
+        `update_norm` is ‖Σ Δ_i‖_F: compare it with that of no penalty, since too large a λ shrinks
+        updates to nothing. `overlap` is how much an update reads the directions that the pretrained
+        weight reads, and `shared_directions` the same between two updates (see `subspace_overlap`,
+        both in [0, 1]; the latter is missing for a group of one, NaN where an update is zero).
+
+        >>> import torch
+        >>> group = LoRAGroup(nn.ModuleDict({"query": nn.Linear(4, 4)}), rank=1, num=2)
+        >>> layer = group.layers["query"]
+        >>> for adapter, direction in zip(group.names, torch.eye(4)):
+        ...     layer.lora_A[adapter].weight.data = direction[None]
+        ...     layer.lora_B[adapter].weight.data = torch.ones(4, 1)
+        >>> found = group.report()
+        >>> round(found["update_norm"], 3), found["shared_directions"]
+        (2.828, 0.0)
+        """
+        sizes, overlaps, shared = [], [], []
+        for path in self.layers:
+            deltas = self.deltas(path).detach()
+            sizes.append(float(deltas.sum(0).norm()))
+            overlaps += [subspace_overlap(self.weight(path), delta) for delta in deltas]
+            shared += [subspace_overlap(a, b) for a, b in itertools.combinations(deltas, 2)]
+        found = {"update_norm": sizes, "overlap": overlaps, "shared_directions": shared}
+        return {name: sum(each) / len(each) for name, each in found.items() if each}
 
     @property
     def merged(self) -> bool:
@@ -152,3 +187,14 @@ def _present(model: nn.Module, names: Sequence[str]) -> list[str]:
         if isinstance(layer, (nn.Linear, LoraLayer))
     }
     return [name for name in names if name in linear]
+
+
+def _in_first_blocks(model: nn.Module, names: Sequence[str], blocks: int) -> list[str]:
+    """Paths of the layers with these names in the first blocks; the first number is the block's."""
+    found = []
+    for path, layer in model.named_modules():
+        number = re.search(r"\.(\d+)\.", path)
+        named = any(f".{path}".endswith(f".{name}") for name in names)
+        if named and isinstance(layer, (nn.Linear, LoraLayer)) and number:
+            found += [path] if int(number[1]) < blocks else []
+    return found
