@@ -231,3 +231,16 @@ def test_contributions_of_views() -> None:
     assert math.isnan(single.without[0])
     with pytest.raises(ValueError, match="does not fit"):
         view_contributions(views, np.array([0]))
+
+
+def test_probabilities_do_not_depend_on_the_batch_or_on_dropout() -> None:
+    model = ensemble(dropout=0.5).train()
+    examples = [
+        {"input_ids": row[: int(mask.sum())].tolist(), "hidden": np.full((3, 16), k, np.float32)}
+        for k, (row, mask) in enumerate(zip(IDS, MASK, strict=True))
+    ]
+    together, one = model.predict_proba(examples), model.predict_proba(examples, batch_size=1)
+    assert model.training
+    assert together.shape == (3, 2)
+    np.testing.assert_allclose(together.sum(1), 1, rtol=1e-5)
+    np.testing.assert_allclose(together, one, atol=1e-5)

@@ -20,6 +20,7 @@ from generality.benchmarks.cluster_tasks import (
     cluster_names,
     cluster_tasks,
 )
+from generality.benchmarks.code_words import code_words
 from generality.benchmarks.colored_digits import colored_digits, inverse_colored_digits
 from generality.benchmarks.corruptions import CORRUPTIONS, corrupt_inputs
 from generality.benchmarks.crop_and_flip import crop_and_flip
@@ -32,8 +33,10 @@ from generality.benchmarks.image_folders import load_images, read_images
 from generality.benchmarks.linear_sem import LinearSEM, random_sem
 from generality.benchmarks.multi_domain import MultiDomain
 from generality.benchmarks.paired_blocks import PairedBlocks, paired_blocks
+from generality.benchmarks.planted_word import plant_word
 from generality.benchmarks.rotated_digits import rotated_digits
 from generality.benchmarks.sentiment_domains import sentiment_domains
+from generality.benchmarks.sequence_tasks import SequenceTask, list_ops, lookup, pixel_digits
 from generality.benchmarks.slabs import SlabData, slab_dataset
 from generality.benchmarks.splits import (
     Leaks,
@@ -63,6 +66,7 @@ __all__ = [
     "LinearSEM",
     "MultiDomain",
     "PairedBlocks",
+    "SequenceTask",
     "Shift",
     "SlabData",
     "SpuriousMixture",
@@ -71,6 +75,7 @@ __all__ = [
     "check_domains",
     "cluster_names",
     "cluster_tasks",
+    "code_words",
     "colored_digits",
     "corrupt_inputs",
     "crop_and_flip",
@@ -86,12 +91,16 @@ __all__ = [
     "image_domains",
     "inverse_colored_digits",
     "leaks",
+    "list_ops",
     "load_benchmark",
     "load_images",
     "load_transfer_task",
+    "lookup",
     "normalised",
     "over_photographs",
     "paired_blocks",
+    "pixel_digits",
+    "plant_word",
     "random_sem",
     "read_images",
     "read_probabilities",

@@ -58,6 +58,7 @@ from generality.estimators.test_time import (
     UnusableFeatures,
     evaluate_online,
 )
+from generality.estimators.ways_to_tune import ways_to_tune
 from generality.estimators.weak_to_strong import WeakToStrong, bootstrap_chain
 
 __all__ = [
@@ -122,4 +123,5 @@ __all__ = [
     "predict_then_interpolate",
     "score_threshold",
     "split_by_correctness",
+    "ways_to_tune",
 ]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -172,6 +173,37 @@ class LayerwiseEnsemble(nn.Module):
         if self.problem == "regression":
             return per_layer.mean(1)
         return per_layer.log_softmax(-1).logsumexp(1) - math.log(per_layer.shape[1])
+
+    @torch.inference_mode()
+    def predict_proba(
+        self, examples: Sequence[Mapping[str, Any]], *, batch_size: int = 512
+    ) -> Float[np.ndarray, "examples classes"]:
+        """The mean probability of each class, in eval mode.
+
+        Args:
+            examples: each with "input_ids" (tokens of one text) and, where features are given
+                instead of a backbone, "hidden" (layers, dim).
+            batch_size: examples at once, padded to the longest of them.
+        """
+        was_training = self.training
+        self.eval()
+        device = next(self.parameters()).device
+        parts = []
+        for start in range(0, len(examples), batch_size):
+            batch = examples[start : start + batch_size]
+            ids = [torch.as_tensor(example["input_ids"]) for example in batch]
+            inputs: dict[str, Tensor] = {
+                "input_ids": nn.utils.rnn.pad_sequence(ids, batch_first=True),
+                "attention_mask": nn.utils.rnn.pad_sequence(
+                    [torch.ones_like(row) for row in ids], batch_first=True
+                ),
+            }
+            if "hidden" in batch[0]:
+                inputs["hidden"] = torch.tensor(np.stack([each["hidden"] for each in batch]))
+            output = self(**{name: tensor.to(device) for name, tensor in inputs.items()})
+            parts.append(output.logits.softmax(-1).cpu().numpy())
+        self.train(was_training)
+        return np.concatenate(parts)
 
     def train(self, mode: bool = True) -> LayerwiseEnsemble:
         """Training mode, but never for a frozen backbone."""

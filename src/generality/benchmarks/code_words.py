@@ -1,0 +1,57 @@
+"""Lists of ordinary words that each mean + or − for no reason: far from what pretraining knows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Int
+
+
+def code_words(
+    words: Sequence[str],
+    count: int,
+    lengths: Sequence[int] = (5, 7, 9),
+    *,
+    neutral: Sequence[str] = (),
+    seed: int = 0,
+    code: int = 0,
+) -> tuple[list[str], Int[np.ndarray, " count"]]:
+    """Texts of words drawn from a list, half of which secretly count +1 and half −1.
+
+    The label is 1 where the total is positive, 0 where it is negative. What a word means has
+    nothing to do with its sense, so a model can only learn it from the labels. Any seed, any
+    number.
+
+    Args:
+        words: an even number of them, without spaces.
+        count: texts wanted.
+        lengths: of a text in words, odd, each as likely: totals are never zero.
+        neutral: words that count for nothing; each word of a text is then followed by one of them.
+        seed: of the texts.
+        code: of which words are positive.
+
+    Raises:
+        ValueError: an odd number of words, or an even length.
+
+    >>> texts, labels = code_words(("oak", "elm", "ash", "fir"), 2, lengths=(3,), code=1)
+    >>> texts, labels.tolist()
+    (['fir ash ash', 'elm elm oak'], [0, 0])
+    >>> code_words(("oak", "elm"), 1, lengths=(1,), neutral=("the",))[0]
+    ['elm the']
+    """
+    if len(words) < 2 or len(words) % 2 or not lengths or not all(n % 2 for n in lengths):
+        raise ValueError("an even number of words, and odd lengths")
+    sign = np.random.default_rng((code, 1)).permutation(np.repeat([-1, 1], len(words) // 2))
+    rng = np.random.default_rng(seed)
+    texts, labels = [], np.empty(count, dtype=np.int64)
+    for i in range(count):
+        drawn = rng.integers(0, len(words), rng.choice(np.asarray(lengths)))
+        said = [words[place] for place in drawn]
+        if neutral:
+            between = rng.integers(0, len(neutral), len(said))
+            said = [part for pair in zip(said, between, strict=True)
+                    for part in (pair[0], neutral[pair[1]])]  # fmt: skip
+        texts.append(" ".join(said))
+        labels[i] = sign[drawn].sum() > 0
+    return texts, labels
