@@ -9,6 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from generality.benchmarks.worlds import world_tokenizer
+from generality.errors import UserError
+from generality.estimators.specialist_tasks import ChainTasks, FileTasks, read_worked
 from generality.measures import CapabilityLedger, select_checkpoint
 from generality.models import (
     align_tokens,
@@ -16,6 +18,7 @@ from generality.models import (
     project_topk,
     teacher_topk,
     tiny_decoder,
+    topk_columns,
 )
 from generality.objectives import sparse_topk_kl
 from generality.selection import FormatMixer, Worked
@@ -159,3 +162,51 @@ def test_choosing_on_the_tuned_set_has_a_regret() -> None:
     assert select_checkpoint(history, by=["val"], on=["ood"]).regret == 0
     with pytest.raises(ValueError, match="different names"):
         select_checkpoint(history, by=["ood"], on=["ood"])
+
+
+def test_columns_leave_the_prompt_out_and_end_with_the_end() -> None:
+    tokenizer = world_tokenizer()
+    tokens = [*tokenizer("b ? 2 3 => 3")["input_ids"], tokenizer.eos_token_id]
+    teacher = ["2 3", "=>", "3"]  # reads two digits as one token
+    likely = [{"2 3": 0.9, "2 4": 0.1}, {"=>": 1.0}, {"3": 0.6, "1": 0.2, "zebra": 0.2}]
+    ids, probs = topk_columns(tokenizer, tokens, 3, (teacher, likely), k=2)
+    assert probs[:3].sum() == 0
+    assert probs[3:].sum(1) == pytest.approx(np.ones(5))
+    assert ids[3:, 0].tolist() == tokens[3:]
+    assert probs[3:, 0].tolist() == pytest.approx([1, 1, 1, 0.75, 1])
+    _, hard = topk_columns(tokenizer, tokens, 3, None, k=2)
+    assert hard[3:, 0].tolist() == [1.0] * 5
+
+
+def test_a_specialist_never_learns_what_it_is_asked() -> None:
+    tasks = ChainTasks(("copy",), chains=8, lists=4, count=500, test=20, validation=10)
+    exams = tasks.exams
+    assert {len(exams[name].prompts) for name in ("target", "with_demonstrations")} == {20}
+    assert {len(exams[name].prompts) for name in ("target_val", "generic:copy")} == {10}
+    asked = {*exams["target"].prompts, *exams["target_val"].prompts}
+    for seed in (0, 1):
+        learned = {f"{problem.question} steps" for problem in tasks.problems(seed)}
+        assert len(learned) > 200
+        assert not learned & asked
+    assert all(" | " in prompt for prompt in exams["with_demonstrations"].prompts)
+    assert tasks.is_right("3 4 2 => 2", "2")
+    assert not tasks.is_right("3 4 2 => 4", "2")
+
+
+def test_files_of_tasks_become_the_same_exams(tmp_path) -> None:
+    line = '{"question": "%d + 1 ?", "answer": "%d"}\n'
+    (tmp_path / "generic").mkdir()
+    (tmp_path / "relatives").mkdir()
+    for name in ("target", "generic/other", "relatives/near"):
+        rows = [line % (n, n + 1) for n in range(12)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(rows))
+    tasks = FileTasks(tmp_path, "m", "t", count=5, test=3, validation=2, k_shot=1)
+    sizes = {name: len(exam.prompts) for name, exam in tasks.exams.items()}
+    assert sizes == {
+        "target": 3, "target_val": 2, "with_demonstrations": 3, "generic:other": 3,
+        "relatives:near": 3, "relatives_val:near": 9,
+    }  # fmt: skip
+    assert [problem.answer for problem in tasks.problems(0)] == ["1", "2", "3", "4", "5"]
+    assert tasks.exams["target"].answers == ["8", "9", "10"]
+    with pytest.raises(UserError, match="is needed"):
+        read_worked(tmp_path / "none.jsonl")

@@ -8,7 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from generality.benchmarks.worlds import world_tokenizer
+from generality.benchmarks.worlds import (
+    TwoTeachers,
+    in_form,
+    mixed_problems,
+    read_explained,
+    world_tokenizer,
+)
 from generality.errors import UserError
 from generality.lab import Lab, TrainConfig
 from generality.lab.stages import Stage, tune_in_stages
@@ -186,3 +192,36 @@ def test_stages_go_on_from_each_other(home) -> None:
     assert all(torch.equal(both.weights[name], again.weights[name]) for name in both.weights)
     with pytest.raises(ValueError, match="no stage"):
         tune([])
+
+
+def test_the_strong_teacher_never_errs_and_the_middle_one_does_so_in_its_share() -> None:
+    tasks, lengths = ["reverse", "sort", "count"], [3, 4]
+    teachers = TwoTeachers(errors=0.25, every=2)
+    problems = mixed_problems(tasks, lengths, 600, seed=1)
+    said = teachers.explain(tasks, lengths, 600, seed=1)
+    assert [each.prompt for each in said] == [problem.prompt for problem in problems]
+    pairs = list(zip(problems, said, strict=True))
+    assert all(problem.check(each.strong) and problem.check(each.answer) for problem, each in pairs)
+    assert all(in_form(problem, each.strong) for problem, each in pairs)
+    wrong = sum(not problem.check(each.middle) for problem, each in pairs)
+    assert wrong == pytest.approx(150, abs=40)  # four standard deviations
+    assert all(len(each.middle.split()) < len(each.strong.split()) for each in said)
+    cells = Counter((problem.task, len(problem.states)) for problem in problems)
+    assert set(cells.values()) == {100}
+
+
+def test_teachers_of_no_sense_are_refused() -> None:
+    for errors, every in ((1.1, 2), (-0.1, 2), (0.1, 0)):
+        with pytest.raises(ValueError, match="share"):
+            TwoTeachers(errors, every)
+
+
+def test_files_of_queries_say_what_they_lack(tmp_path) -> None:
+    path = tmp_path / "train.jsonl"
+    with pytest.raises(UserError, match="is needed"):
+        read_explained(path)
+    path.write_text('{"prompt": "a ?", "answer": "=> 1"}\n')
+    assert read_explained(path)[0].strong == ""
+    path.write_text('{"prompt": "a ?"}\n')
+    with pytest.raises(UserError, match="every line"):
+        read_explained(path)

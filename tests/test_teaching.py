@@ -10,8 +10,11 @@ from hypothesis import strategies as st
 from scipy.special import expit
 
 from generality.benchmarks.worlds import answer_of
+from generality.benchmarks.worlds.chain_lessons import BETWEEN, chain_lessons
 from generality.benchmarks.worlds.recipes import MOVES, Recipe, Recipes, recipe_problem
 from generality.errors import UserError
+from generality.estimators.recipe_school import RecipeSchool
+from generality.lab import Lab
 from generality.measures import discriminative_subset, item_information
 from generality.models import RecordedChat
 from generality.objectives.preference_losses import dpo_loss
@@ -37,6 +40,9 @@ from generality.selection import (
     share_right,
     swap_in_mistakes,
 )
+from generality.selection.chain_drafter import chain_drafter, read_chain
+from generality.selection.demonstration_optimizer import balanced_lists, swap_in_random
+from generality.selection.draft_pool import best_of_each
 
 # ------------------------------------------------------------------------- choosing answers
 
@@ -387,13 +393,61 @@ def test_mistakes_take_the_place_of_examples_of_their_class() -> None:
     assert {"m", "n"} <= {text for text, _ in after}
 
 
+def test_the_control_swaps_as_many_and_keeps_the_balance() -> None:
+    from generality.selection import Mistake
+
+    rng = np.random.default_rng(0)
+    shown = balanced_lists(TEXTS, LABELS, 1, 6, rng)[0]
+    assert [label for _, label in shown] == [0, 0, 0, 1, 1, 1]
+    after = swap_in_random(TEXTS, LABELS)(shown, [Mistake("m", 1, (0,))] * 2, rng)
+    assert sorted(label for _, label in after) == [0, 0, 0, 1, 1, 1]
+    assert "m" not in {text for text, _ in after}
+    assert 0 < len(set(after) - set(shown)) <= 2
+    with pytest.raises(ValueError, match="evenly"):
+        balanced_lists(TEXTS, LABELS, 1, 5, rng)
+
+
 def test_f1_is_of_the_rarer_class() -> None:
     truth, said = np.array([0, 0, 0, 1]), np.array([0, 0, 1, 1])
     assert minority_f1(truth, said) == pytest.approx(2 / 3)
     assert minority_f1(truth, np.zeros(4, int)) == 0
 
 
+# ------------------------------------------------------------------------- chains
+
+
+def test_lessons_solve_both_questions_right_in_one_style() -> None:
+    prompts, responses = chain_lessons(40, (1, 2), seed=3, styles=("full", "reversed"))
+    for prompt, response in zip(prompts, responses, strict=True):
+        first, second = response.split(BETWEEN)
+        asked, _, said = second.partition(" ? ")
+        pair = (prompt, first), (f"{asked} ?", said)
+        assert all(answer_of(text) == read_chain(question).answer for question, text in pair)
+        styles = {";" in text for _, text in pair}
+        assert len(styles) == 1, "both in the same style: only the full one has semicolons"
+
+
+def test_the_worth_of_a_kind_chooses_among_its_techniques() -> None:
+    teacher = chain_drafter(lengths=(1,), operators=("+",))
+    drafts = teacher.rationales(teacher.questions(60, seed=0), 4, seed=0)  # questions recur
+    worth = {(draft.kind, draft.technique): float(draft.technique == "terse") for draft in drafts}
+    best = best_of_each(drafts, 4, worth)
+    assert [draft.technique for draft in best] == ["terse"] * 60
+    one = teacher.only("1 +", "full")
+    assert {d.technique for d in one.rationales(one.questions(5, seed=0), 1, seed=0)} == {"full"}
+
+
 # ------------------------------------------------------------------------- recipes
+
+
+def test_a_teacher_is_never_asked_what_it_has_seen_solved(home) -> None:
+    school = RecipeSchool(Lab(device="cpu", progress=False), Recipes(), lessons=4)
+    rules = school.recipes.rules(3, seed=0)
+    fresh = school.fresh(rules, 5, practice=6, seed=2)
+    seen = {p.prompt for p in (q for some in school._practice(rules, 6, 2) for q in some)}
+    assert len(seen) == 18
+    assert [len({p.prompt for p in some} - seen) for some in fresh] == [5, 5, 5]
+    assert [some[:2] for some in fresh] == school.fresh(rules, 2, practice=6, seed=2)
 
 
 MOVE = st.sampled_from(sorted(MOVES))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +20,26 @@ from generality.benchmarks.worlds.recipes import (
 )
 from generality.lab import Lab, TrainConfig
 from generality.models import tiny_decoder
-from generality.selection import TeachingPair, VariantExam
+from generality.modules import prefer
+from generality.selection import (
+    TeachingPair,
+    VariantExam,
+    WorldCheck,
+    demonstration_values,
+    select_answer,
+)
+from generality.selection.answer_rules import Rule
 
 Rules = Mapping[str, Recipe]
+TRIAL = 2  # problems of each rule by which a teacher's training ends
+
+
+@dataclass(frozen=True)
+class Taught:
+    """A problem with the teacher's samples: a recipe and an answer each."""
+
+    problem: RecipeProblem
+    samples: list[TeachingPair]
 
 
 @dataclass(frozen=True)
@@ -64,23 +81,19 @@ class RecipeSchool:
     ) -> Reader:  # fmt: skip
         """The student after `practice` solved problems of each rule, mixed with as many lessons.
 
-        Of ten checkpoints it is the first of which a share of `enough` samples is right on other
+        Of twenty checkpoints it is the first of which a share of `enough` samples is right on other
         problems of the rules; the last, where none is. So that teachers err alike at any size.
         """
-        solved, others = [], []
-        for place, (name, recipe) in enumerate(rules.items()):
-            problems = self.recipes.under(name, recipe, practice, 1000 * seed + place)
-            seen = {problem.prompt for problem in problems}
-            later = self.recipes.under(name, recipe, 4, 1000 * seed + place, avoid=seen)
-            solved += problems
-            others += later[2:]  # the first two are for who asks the teacher
+        solved = [p for some in self._practice(rules, practice, seed) for p in some]
+        others = [p for some in self.fresh(rules, TRIAL, practice=practice, seed=seed)
+                  for p in some]  # fmt: skip
         prompts, responses = self.recipes.lessons(len(solved), seed + 1)
         config = TrainConfig(epochs=epochs, batch_size=32, learning_rate=rate, warmup=0.05)
         tuned = self.lab.sft(
             student.network, [problem.prompt for problem in solved] + prompts,
             [problem.solution for problem in solved] + responses, tokenizer=self.tokenizer,
             weights=student.weights, config=config, seed=seed,
-            keep=tuple(round(0.1 * tenth, 1) for tenth in range(1, 10)),
+            keep=tuple(round(0.05 * part, 2) for part in range(1, 20)),
         )  # fmt: skip
         asked = [problem.prompt for problem in others]
         for weights in tuned.kept.values():
@@ -92,6 +105,58 @@ class RecipeSchool:
                 return reader
         return Reader(student.network, tuned.weights)
 
+    def fresh(
+        self, rules: Rules, count: int, *, practice: int, seed: int
+    ) -> list[list[RecipeProblem]]:
+        """For each rule `count` problems that a teacher of this seed has not seen solved.
+
+        Its training ends by the first two of them; ask it about later ones.
+
+        >>> import tempfile
+        >>> school = RecipeSchool(Lab(home=tempfile.mkdtemp()), Recipes(), lessons=8)
+        >>> rules = school.recipes.rules(1, seed=0)
+        >>> [problem.prompt for problem in school.fresh(rules, 2, practice=1, seed=0)[0]]
+        ['w d : 2 3 0 ?', 'w d : 0 0 1 ?']
+        """
+        return [
+            self.recipes.under(name, rules[name], count, 1000 * seed + place,
+                               avoid={problem.prompt for problem in known})
+            for place, (name, known) in enumerate(
+                zip(rules, self._practice(rules, practice, seed), strict=True)
+            )
+        ]  # fmt: skip
+
+    def taught(
+        self, teacher: Reader, problems: Sequence[RecipeProblem], *, samples: int, seed: int
+    ) -> list[Taught]:
+        """What a teacher samples for each problem, at temperature 1."""
+        texts = self.write(teacher, [problem.prompt for problem in problems], samples=samples,
+                           temperature=1.0, seed=seed)  # fmt: skip
+        return [
+            Taught(problem, [teaching_pair(problem.prompt, text) for text in said])
+            for problem, said in zip(problems, texts, strict=True)
+        ]
+
+    def exam_scores(
+        self, student: Reader, exams: VariantExam, taught: Sequence[Taught], *, repeats: int,
+        temperature: float, seed: int,
+    ) -> list[list[float]]:  # fmt: skip
+        """For every sample of every problem, the student's share of right exam answers after it."""
+        sat = [(pair, exam) for each in taught for exam in [exams(each.problem.prompt)]
+               for pair in each.samples]  # fmt: skip
+        values = demonstration_values(
+            self.answering(student, temperature=temperature, seed=seed),
+            [pair for pair, _ in sat], [exam for _, exam in sat], WorldCheck(),
+            repeats=repeats, template=lesson_of,
+        )  # fmt: skip
+        rows: list[list[float]] = values.reshape(len(taught), -1).tolist()
+        return rows
+
+    def right(self, reader: Reader, problems: Sequence[RecipeProblem]) -> float:
+        """Share of problems that a reader's greedy answers solve."""
+        texts = self.write(reader, [problem.prompt for problem in problems])
+        return _share(p.check(text) for p, (text,) in zip(problems, texts, strict=True))
+
     def tuned(
         self, reader: Reader, prompts: Sequence[str], responses: Sequence[str], *, epochs: float,
         rate: float, seed: int,
@@ -100,6 +165,21 @@ class RecipeSchool:
         config = TrainConfig(epochs=epochs, batch_size=32, learning_rate=rate, warmup=0.05)
         weights = self._sft(reader.network, prompts, responses, reader.weights, config, seed)
         return Reader(reader.network, weights)
+
+    def preferring(
+        self, reader: Reader, pairs: Sequence[Mapping[str, Any]], *, epochs: float, rate: float,
+        seed: int,
+    ) -> Reader:  # fmt: skip
+        """A reader after direct preference optimisation on these pairs; without any, as it is."""
+        if not pairs:
+            return reader
+        tuned = prefer(
+            self.lab, reader.network,
+            *([str(pair[name]) for pair in pairs] for name in ("prompt", "chosen", "rejected")),
+            tokenizer=self.tokenizer, weights=reader.weights, seed=seed,
+            config=TrainConfig(epochs=epochs, batch_size=16, learning_rate=rate, warmup=0.1),
+        )  # fmt: skip
+        return Reader(reader.network, tuned.weights)
 
     def write(self, reader: Reader, prompts: Sequence[str], **options: Any) -> list[list[str]]:
         """What a reader writes; `options` as of `Lab.generate`."""
@@ -146,8 +226,12 @@ class RecipeSchool:
             prompts.append(lesson(shown.prompt, shown.solution, asked.prompt))
             answers.append(asked.answer)
         texts = [said[0] for said in self.write(reader, prompts)]
-        right = [answer_of(text) == answer for text, answer in zip(texts, answers, strict=True)]
-        return sum(right) / len(right)
+        return _share(answer_of(text) == a for text, a in zip(texts, answers, strict=True))
+
+    def _practice(self, rules: Rules, count: int, seed: int) -> list[list[RecipeProblem]]:
+        """The solved problems that a teacher of this seed learns each rule from."""
+        return [self.recipes.under(name, recipe, count, 1000 * seed + place)
+                for place, (name, recipe) in enumerate(rules.items())]  # fmt: skip
 
     def _sft(
         self, network: Callable[[int], Any], prompts: Sequence[str], responses: Sequence[str],
@@ -172,3 +256,26 @@ def teaching_pair(problem: str, text: str) -> TeachingPair:
 def lesson_of(pair: TeachingPair, question: str) -> str:
     """What a student reads: the pair as a solved problem, then the question."""
     return lesson(pair.problem, f"{pair.rationale} {ANSWER} {pair.answer}", question)
+
+
+def share_chosen_right(
+    taught: Sequence[Taught], scores: Sequence[Sequence[float]], rule: Rule, count: int
+) -> float:
+    """Share of problems of which `select_answer` takes the right one of the first samples.
+
+    >>> problem = recipe_problem("b k", Recipe("keep", "left"), [1, 2, 3])
+    >>> samples = [TeachingPair(problem.prompt, "", answer) for answer in ("1", "1", "2 3 1")]
+    >>> taught = [Taught(problem, samples)]
+    >>> [share_chosen_right(taught, [[0.1, 0.0, 0.9]], rule, 3) for rule in ("majority", "sum")]
+    [0.0, 1.0]
+    """
+    return _share(
+        select_answer([pair.answer for pair in each.samples[:count]], score[:count], rule)
+        == each.problem.answer
+        for each, score in zip(taught, scores, strict=True)
+    )
+
+
+def _share(flags: Iterable[bool]) -> float:
+    found = list(flags)
+    return sum(found) / len(found)

@@ -16,7 +16,12 @@ from typing import TYPE_CHECKING
 from generality.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from generality.models.align_tokens import align_tokens, alignment_cost, project_topk
+    from generality.models.align_tokens import (
+        align_tokens,
+        alignment_cost,
+        project_topk,
+        topk_columns,
+    )
     from generality.models.artifacts import ARTIFACTS, Artifact, fetch
     from generality.models.bag_of_words import BagOfWords
     from generality.models.chat import Chat, EndpointChat, LocalChat, Message, RecordedChat, ask
@@ -25,7 +30,7 @@ if TYPE_CHECKING:
     from generality.models.domain_adversarial import DomainAdversarial, fedka_digits
     from generality.models.efficientnet_lite import EfficientNetLite
     from generality.models.featurized import Featurized, mlp
-    from generality.models.generation import generate_texts
+    from generality.models.generation import generate_texts, stream_tokens
     from generality.models.hidden_states import HiddenStatePooler, hidden_state
     from generality.models.load import fetch_model, load_model, load_tokenizer
     from generality.models.multi_head import MultiHead, combine_heads, entropy_weights
@@ -67,8 +72,10 @@ __all__ = [
     "mlp",
     "project_topk",
     "resolve_device",
+    "stream_tokens",
     "teacher_topk",
     "tiny_decoder",
+    "topk_columns",
 ]
 
 __getattr__, __dir__ = lazy_names(
@@ -105,7 +112,9 @@ __getattr__, __dir__ = lazy_names(
         "load_tokenizer": "load",
         "mlp": "featurized",
         "project_topk": "align_tokens",
+        "topk_columns": "align_tokens",
         "resolve_device": "device",
+        "stream_tokens": "generation",
         "teacher_topk": "teacher_topk",
         "tiny_decoder": "tiny_decoders",
     },

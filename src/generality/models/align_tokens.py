@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -179,3 +180,40 @@ def _shared(
                 found.setdefault(vocabulary[spelling], probability)
                 break
     return found
+
+
+def topk_columns(
+    tokenizer: Any,
+    tokens: Sequence[int],
+    start: int,
+    soft: tuple[Sequence[str], Sequence[Mapping[str, float]]] | None,
+    *,
+    k: int = 5,
+) -> tuple[Int[NDArray, "tokens k"], Float[NDArray, "tokens k"]]:
+    """Targets of every token of an example: what `TopkDistillation` reads.
+
+    None (all zero) for the prompt's tokens, the teacher's where `project_topk` finds them, else the
+    token itself; the last token, which ends the sequence, is always itself.
+
+    Args:
+        tokenizer: of the student.
+        tokens: of prompt, response and end, as `encode_response` gives them.
+        start: where the response begins.
+        soft: of `teacher_topk` for this response; None: the tokens themselves.
+        k: targets at each token.
+
+    >>> from generality.benchmarks.worlds import world_tokenizer
+    >>> tokenizer = world_tokenizer()
+    >>> tokens = [*tokenizer("a ? 3")["input_ids"], tokenizer.eos_token_id]
+    >>> ids, probs = topk_columns(tokenizer, tokens, 3, (["3"], [{"3": 0.6, "2": 0.4}]), k=2)
+    >>> tokenizer.convert_ids_to_tokens(ids[3]), probs[2:].tolist()
+    (['3', '2'], [[0.0, 0.0], [0.6000000238418579, 0.4000000059604645], [1.0, 0.0]])
+    """
+    ids, probs = np.zeros((len(tokens), k), np.int64), np.zeros((len(tokens), k), np.float32)
+    ids[start:, 0], probs[start:, 0] = tokens[start:], 1.0
+    if soft is not None:
+        own = tokenizer.convert_ids_to_tokens(tokens[start:-1])
+        teacher, likely = soft
+        found = project_topk(likely, teacher, own, tokenizer.get_vocab(), k=k)
+        ids[start:-1], probs[start:-1] = found
+    return ids, probs

@@ -182,6 +182,48 @@ def swap_in_mistakes(
     return tuple(result)
 
 
+def swap_in_random(texts: Sequence[str], labels: Sequence[int]) -> Reflector:
+    """A control for `swap_in_mistakes`: as many texts of a pool, drawn whatever students said.
+
+    >>> reflect = swap_in_random(["c", "d"], [0, 1])
+    >>> wrong = [Mistake("hard", 1, (0,))] * 2
+    >>> sorted(reflect((("a", 0), ("b", 1)), wrong, np.random.default_rng(0)))
+    [('c', 0), ('d', 1)]
+    """
+
+    def reflect(
+        demonstrations: Demonstrations, mistakes: Sequence[Mistake], rng: np.random.Generator
+    ) -> Demonstrations:
+        rows = rng.choice(len(texts), len(mistakes), replace=False)
+        drawn = [Mistake(texts[row], int(labels[row]), ()) for row in rows]
+        return swap_in_mistakes(demonstrations, drawn, rng)
+
+    return reflect
+
+
+def balanced_lists(
+    texts: Sequence[str], labels: Sequence[int], count: int, length: int, rng: np.random.Generator
+) -> list[Demonstrations]:
+    """`count` lists of `length` examples drawn from a pool, as many of each class.
+
+    Raises:
+        ValueError: the length is no multiple of the number of classes.
+
+    >>> balanced_lists(["a", "b"], [0, 1], 1, 2, np.random.default_rng(0))
+    [(('a', 0), ('b', 1))]
+    """
+    truth = np.asarray(labels)
+    classes = np.unique(truth).tolist()
+    if length % len(classes):
+        raise ValueError(f"{length} examples cannot be shared evenly by {len(classes)} classes")
+    each = length // len(classes)
+    return [
+        tuple((texts[row], label) for label in classes
+              for row in rng.choice(np.flatnonzero(truth == label), each, replace=False))
+        for _ in range(count)
+    ]  # fmt: skip
+
+
 def minority_f1(truth: Int[np.ndarray, " n"], said: Int[np.ndarray, " n"]) -> float:
     """F1 of the class that is rarer in `truth`, in [0, 1]; of equal ones the larger number.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -164,6 +164,21 @@ class DraftPool:
             if scores[good_ones[i]] > scores[bad_ones[j]]
         ]
         return rows[: len(ranked) if count is None else count]
+
+
+def best_of_each(
+    drafts: Sequence[Draft], of: int, worth: Mapping[tuple[str, str], float]
+) -> list[Draft]:
+    """Of every `of` drafts the one whose (kind, technique) is worth most; the first of equals.
+
+    For more questions than can be scored: `worth` is what a pool of a few said about their likes.
+
+    >>> drafts = [Draft("q", "long", "sum", "full"), Draft("q", "short", "sum", "terse")]
+    >>> best_of_each(drafts, 2, {("sum", "full"): 0.4, ("sum", "terse"): 0.7})[0].rationale
+    'short'
+    """
+    groups = (drafts[place : place + of] for place in range(0, len(drafts), of))
+    return [max(some, key=lambda draft: worth[draft.kind, draft.technique]) for some in groups]
 
 
 def _score(draft: Draft) -> float:

@@ -94,6 +94,18 @@ class SoftmaxDrafter:
                 found.append(replace(draft, rationale=text, technique=name))
         return found
 
+    def only(self, kind: str, technique: str) -> SoftmaxDrafter:
+        """A teacher that asks one kind of question and explains it one way.
+
+        >>> teacher = SoftmaxDrafter({"a": str, "b": str}, {"plain": lambda question, seed: "so"})
+        >>> [draft.kind for draft in teacher.only("b", "plain").questions(2, seed=0)]
+        ['b', 'b']
+        """
+        return replace(
+            self, kinds={kind: self.kinds[kind]}, kind_logits=None,
+            techniques={technique: self.techniques[technique]}, technique_logits=None,
+        )  # fmt: skip
+
     def aligned(self, pairs: Sequence[Mapping[str, Any]], seed: int) -> SoftmaxDrafter:
         """The policy after direct preference optimisation on all pairs at once."""
         kinds, names = list(self.kinds), list(self.techniques)

@@ -43,6 +43,13 @@ from generality.benchmarks.worlds.target_programs import (
     TargetPrograms,
 )
 from generality.benchmarks.worlds.tokenizer import world_tokenizer
+from generality.benchmarks.worlds.two_teachers import (
+    Explained,
+    TwoTeachers,
+    in_form,
+    mixed_problems,
+    read_explained,
+)
 
 __all__ = [
     "ANSWER",
@@ -52,6 +59,7 @@ __all__ = [
     "TASKS",
     "Chain",
     "ChainPrograms",
+    "Explained",
     "FactQuestions",
     "FactTalk",
     "NoisySolvers",
@@ -61,13 +69,17 @@ __all__ = [
     "StringTask",
     "TargetProblem",
     "TargetPrograms",
+    "TwoTeachers",
     "answer_of",
     "compose",
     "drawn_mixture",
     "fact_debate",
     "fact_questions",
+    "in_form",
     "make_chain",
     "mistaken",
+    "mixed_problems",
+    "read_explained",
     "solution",
     "step_flags",
     "string_task",

@@ -25,6 +25,7 @@ explains them); accuracy instead of the rarer class's F1, as the classes are bal
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -32,11 +33,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from generality.claims import Claim, Row, equivalent, greater, monotone
-from generality.lab import Lab, TrainConfig
+from generality.lab import Lab
 from generality.studies.study import Paper
 
 if TYPE_CHECKING:
-    from generality.estimators.recipe_school import Reader, RecipeSchool, Rules
+    from generality.estimators.recipe_school import Reader, RecipeSchool, Rules, Taught
 
 PAPER = Paper("Can LLMs Learn by Teaching for Better Reasoning? A Preliminary Study",
               arxiv="2406.14629", year=2024)  # fmt: skip
@@ -47,10 +48,11 @@ class Config:
     """Every knob of the study."""
 
     panels: tuple[str, ...] = ("m1", "m2", "m3")
-    seeds: int = 5  # of the rules, the teacher, its samples, the search
-    students: tuple[str, ...] = ("0.05M", "0.15M", "0.25M")  # weaker, equal, stronger than teacher
+    seeds: int = 10  # of the rules, the teacher, its samples, the search
+    students: tuple[str, ...] = ("0.05M", "0.15M")  # weaker than the teacher, equal; or stronger
     lessons: int = 50_000  # examples that teach students to follow recipes
-    rules: int = 30  # named rules, each with one taught problem
+    rules: int = 30  # named rules
+    asked: int = 2  # problems of each rule that the teacher samples answers to, in m1
     practice: int = 6  # problems of each rule that the teacher has seen solved
     teacher_epochs: float = 20.0  # over these, mixed with as many lessons, at most
     teacher_rate: float = 2e-3  # Adam, batch 32, cosine
@@ -63,7 +65,9 @@ class Config:
     dpo_epochs: float = 1.0
     dpo_rate: float = 5e-4  # Adam, batch 16
     domain: str = "movie"  # of m3: a sentiment domain
-    texts: int = 300  # training texts of m3, and as many for the test
+    texts: int = 300  # training texts of m3
+    test_texts: int = 1200
+    searches: int = 3  # from different first lists, for each seed
     rounds: int = 5
     beam: int = 4
     shown: int = 8  # demonstrations in a list, half of each class
@@ -71,13 +75,14 @@ class Config:
 
 SCALES = {
     "smoke": Config(
-        seeds=2, students=("0.05M", "0.05M", "0.05M"), lessons=128, rules=4, practice=4,
-        teacher_epochs=1.0, samples=(2, 4), repeats=1, pairs_from=8, texts=24, rounds=2, beam=2,
+        seeds=2, students=("0.05M", "0.05M"), lessons=128, rules=4, practice=4,
+        teacher_epochs=1.0, samples=(2, 4), repeats=1, pairs_from=8, texts=24, test_texts=24,
+        searches=1, rounds=2, beam=2,
     ),
     "small": Config(),
     "full": Config(
         seeds=20, students=("0.15M", "0.6M", "1M"), lessons=1_000_000, rules=600, practice=16,
-        samples=(16, 64, 256), pairs_from=32, texts=2000,
+        samples=(16, 64, 256), pairs_from=32, texts=2000, test_texts=2000,
     ),
 }  # fmt: skip
 
@@ -112,10 +117,6 @@ CLAIMS = (
 )  # fmt: skip
 
 
-Taught = Sequence[tuple[Any, list[Any]]]
-"""Problems, each with the teacher's samples as teaching pairs."""
-
-
 def run(config: Config, lab: Lab) -> Iterator[Row]:
     """Rows of every panel asked for."""
     if {"m1", "m2"} & set(config.panels):
@@ -128,12 +129,13 @@ def run(config: Config, lab: Lab) -> Iterator[Row]:
 def recipe_rows(config: Config, lab: Lab) -> Iterator[Row]:
     """Whether students read what they are shown, then m1 and m2 with a teacher for each seed."""
     from generality.benchmarks.worlds.recipes import Recipes
-    from generality.estimators.recipe_school import RecipeSchool
+    from generality.estimators.recipe_school import TRIAL, RecipeSchool
 
     school = RecipeSchool(lab, Recipes(), lessons=config.lessons)
     names = ("weak", "equal", "strong")
-    students = {name: school.student(size)
-                for name, size in zip(names, config.students, strict=True)}  # fmt: skip
+    students = {
+        name: school.student(size) for name, size in zip(names, config.students, strict=False)
+    }
     for seed in lab.seeds(config.seeds):
         rules = school.recipes.rules(config.rules, seed)
         teacher = school.teacher(
@@ -146,136 +148,83 @@ def recipe_rows(config: Config, lab: Lab) -> Iterator[Row]:
                 yield Row(method=f"told {told}", seed=seed, panel="students", student=name,
                           score=school.follows(reader, told, rules, seed), floor=None,
                           ceiling=None)  # fmt: skip
+        fresh = school.fresh(rules, TRIAL + 1 + config.asked, practice=config.practice, seed=seed)
+        test = [problem for some in fresh for problem in some[TRIAL + 1 :]]
         if "m1" in config.panels:
-            yield from choice_rows(config, school, classroom, rules, seed)
+            yield from choice_rows(config, school, classroom, rules, test, seed)
         if "m2" in config.panels:
-            yield from tuning_rows(config, school, classroom, rules, seed)
+            train = school.taught(teacher, [some[TRIAL] for some in fresh],
+                                  samples=config.pairs_from, seed=seed)  # fmt: skip
+            yield from tuning_rows(config, school, classroom, rules, train, test, seed)
 
 
-def sampled(config: Config, school: RecipeSchool, teacher: Reader, rules: Rules, seed: int,
-            count: int, part: int) -> Taught:  # fmt: skip
-    """One problem of each rule (not those of practice, nor of another part) and its samples."""
-    from generality.estimators.recipe_school import teaching_pair
-
-    problems = []
-    for place, (name, recipe) in enumerate(rules.items()):
-        at = 1000 * seed + place
-        seen = {p.prompt for p in school.recipes.under(name, recipe, config.practice, at)}
-        problems.append(school.recipes.under(name, recipe, 2, at, avoid=seen)[part])
-    texts = school.write(teacher, [problem.prompt for problem in problems], samples=count,
-                         temperature=1.0, seed=seed + part)  # fmt: skip
-    return [(problem, [teaching_pair(problem.prompt, text) for text in said])
-            for problem, said in zip(problems, texts, strict=True)]  # fmt: skip
-
-
-def exam_scores(config: Config, school: RecipeSchool, student: Reader, exams: Any,
-                taught: Taught, seed: int) -> list[list[float]]:  # fmt: skip
-    """Share of right exam answers of every sample of every problem."""
-    from generality.estimators.recipe_school import lesson_of
-    from generality.selection import WorldCheck, demonstration_values
-
-    questions = [exams(problem.prompt) for problem, _ in taught]
-    pairs = [(pair, exam) for (_, said), exam in zip(taught, questions, strict=True)
-             for pair in said]  # fmt: skip
-    values = demonstration_values(
-        school.answering(student, temperature=config.temperature, seed=seed),
-        [pair for pair, _ in pairs], [exam for _, exam in pairs], WorldCheck(),
-        repeats=config.repeats, template=lesson_of,
-    ).reshape(len(taught), -1)  # fmt: skip
-    return [row.tolist() for row in values]
-
-
-def choice_rows(config: Config, school: RecipeSchool, classroom: dict[str, Reader], rules: Rules,
-                seed: int) -> Iterator[Row]:  # fmt: skip
+def choice_rows(
+    config: Config, school: RecipeSchool, classroom: dict[str, Reader], rules: Rules,
+    problems: Any, seed: int,
+) -> Iterator[Row]:  # fmt: skip
     """m1: every rule of choice, kind of exam, student and number of samples."""
-    from generality.selection import select_answer
+    from generality.estimators.recipe_school import share_chosen_right
 
     calls = 1 + config.exam * config.repeats  # per sample
     most = max(*config.samples, min(config.samples) * calls)
-    taught = sampled(config, school, classroom["self"], rules, seed, most, part=0)
-    answers = [[pair.answer for pair in said] for _, said in taught]
-    greedy = school.write(classroom["self"], [problem.prompt for problem, _ in taught])
+    taught = school.taught(classroom["self"], problems, samples=most, seed=seed)
     yield Row(method="greedy", seed=seed, floor=None, ceiling=None, panel="m1",
-              score=np.mean([problem.check(text) for (problem, _), (text,)
-                             in zip(taught, greedy, strict=True)]))  # fmt: skip
-
-    def accuracy(rule: Any, scores: list[list[float]], count: int) -> float:
-        chosen = [select_answer(said[:count], score[:count], rule)
-                  for said, score in zip(answers, scores, strict=True)]  # fmt: skip
-        return float(
-            np.mean(
-                [
-                    answer == problem.answer
-                    for answer, (problem, _) in zip(chosen, taught, strict=True)
-                ]
-            )
-        )
-
+              score=school.right(classroom["self"], problems))  # fmt: skip
     for kind in ("same", "neighbour", "unrelated"):
         exams = school.exams(kind, rules, config.exam, seed)
-        names = classroom if kind == "same" else ("self",)
-        scores = {name: exam_scores(config, school, classroom[name], exams, taught, seed)
-                  for name in names}  # fmt: skip
+        scores = {
+            name: school.exam_scores(classroom[name], exams, taught, repeats=config.repeats,
+                                     temperature=config.temperature, seed=seed)
+            for name in (classroom if kind == "same" else ("self",))
+        }  # fmt: skip
         if kind == "same":
-            both = np.add(scores["weak"], scores["equal"])
-            scores["weak+equal"] = both.tolist()
-        for (name, found), count in ((n, c) for n in scores.items() for c in config.samples):
+            scores["weak+equal"] = np.add(scores["weak"], scores["equal"]).tolist()
+        for (name, found), count in itertools.product(scores.items(), config.samples):
+            right = functools.partial(share_chosen_right, taught, found)
             shared = {
                 "seed": seed, "panel": "m1", "exam": kind, "student": name, "samples": count,
-                "floor": accuracy("majority", found, count),
-                "ceiling": float(np.mean([p.answer in said[:count] for (p, _), said
-                                          in zip(taught, answers, strict=True)])),
+                "floor": right("majority", count),
+                "ceiling": float(np.mean([
+                    any(pair.answer == each.problem.answer for pair in each.samples[:count])
+                    for each in taught
+                ])),
             }  # fmt: skip
             for rule in ("sum", "max", "avg"):
-                yield Row(method=rule, score=accuracy(rule, found, count), **shared)
-            vote = accuracy("majority", found, min(most, count * calls))
+                yield Row(method=rule, score=right(rule, count), **shared)
+            vote = right("majority", min(most, count * calls))
             yield Row(method="equal-compute", score=vote, **shared)
 
 
-def tuning_rows(config: Config, school: RecipeSchool, classroom: dict[str, Reader], rules: Rules,
-                seed: int) -> Iterator[Row]:  # fmt: skip
+def tuning_rows(
+    config: Config, school: RecipeSchool, classroom: dict[str, Reader], rules: Rules,
+    train: Sequence[Taught], test: Any, seed: int,
+) -> Iterator[Row]:  # fmt: skip
     """m2: the teacher tuned on pairs by correctness, or by correctness and teaching."""
-    from generality.estimators.recipe_school import Reader
-    from generality.modules import prefer
     from generality.selection import preference_pairs
 
     teacher = classroom["self"]
-    train = sampled(config, school, teacher, rules, seed, config.pairs_from, part=1)
-    test = [problem for problem, _ in sampled(config, school, teacher, rules, seed, 1, part=0)]
     exams = school.exams("same", rules, config.exam, seed + config.seeds)
-    taught = exam_scores(config, school, classroom["equal"], exams, train, seed)
-
-    def right(reader: Reader) -> float:
-        texts = school.write(reader, [problem.prompt for problem in test])
-        return float(np.mean([p.check(text) for p, (text,) in zip(test, texts, strict=True)]))
-
+    worth = school.exam_scores(classroom["equal"], exams, train, repeats=config.repeats,
+                               temperature=config.temperature, seed=seed)  # fmt: skip
     solved = school.tuned(
-        teacher, [p.prompt for p, _ in train], [p.solution for p, _ in train],
+        teacher, [each.problem.prompt for each in train], [each.problem.solution for each in train],
         epochs=config.teacher_epochs, rate=config.teacher_rate, seed=seed,
     )  # fmt: skip
-    floor, ceiling = right(teacher), right(solved)
+    floor, ceiling = school.right(teacher, test), school.right(solved, test)
     for method, weight in (("dpo-correct", 1.0), ("dpo-teaching", 0.5)):
         pairs = [
             pair
-            for (problem, said), values in zip(train, taught, strict=True)
+            for each, values in zip(train, worth, strict=True)
             for pair in preference_pairs(
-                problem.prompt, [f"{p.rationale} => {p.answer}" for p in said],
-                [weight * (p.answer == problem.answer) + (1 - weight) * value
-                 for p, value in zip(said, values, strict=True)],
+                each.problem.prompt, [f"{s.rationale} => {s.answer}" for s in each.samples],
+                [weight * (s.answer == each.problem.answer) + (1 - weight) * value
+                 for s, value in zip(each.samples, values, strict=True)],
             )
         ]  # fmt: skip
-        tuned = teacher
-        if pairs:
-            found = prefer(
-                school.lab, teacher.network,
-                *([str(pair[name]) for pair in pairs] for name in ("prompt", "chosen", "rejected")),
-                tokenizer=school.tokenizer, weights=teacher.weights, seed=seed,
-                config=TrainConfig(epochs=config.dpo_epochs, batch_size=16, warmup=0.1,
-                                   learning_rate=config.dpo_rate),
-            )  # fmt: skip
-            tuned = Reader(teacher.network, found.weights)
-        yield Row(method=method, seed=seed, score=right(tuned), floor=floor, ceiling=ceiling,
-                  panel="m2", pairs=len(pairs))  # fmt: skip
+        tuned = school.preferring(teacher, pairs, epochs=config.dpo_epochs, rate=config.dpo_rate,
+                                  seed=seed)  # fmt: skip
+        yield Row(method=method, seed=seed, score=school.right(tuned, test), floor=floor,
+                  ceiling=ceiling, panel="m2", pairs=len(pairs))  # fmt: skip
 
 
 def search_rows(config: Config, lab: Lab, seed: int) -> Iterator[Row]:
@@ -283,50 +232,40 @@ def search_rows(config: Config, lab: Lab, seed: int) -> Iterator[Row]:
     from sklearn.linear_model import LogisticRegression
 
     from generality.benchmarks import load_transfer_task
-    from generality.selection import DemonstrationOptimizer, Mistake, share_right, swap_in_mistakes
+    from generality.selection import DemonstrationOptimizer, share_right, swap_in_mistakes
+    from generality.selection.demonstration_optimizer import balanced_lists, swap_in_random
     from generality.selection.embedded_answerers import neighbour_answerer, prototype_answerer
 
-    size = config.texts
-    task = load_transfer_task(config.domain, supervised=size, transfer=0, test=size, words=32)
+    task = load_transfer_task(config.domain, supervised=config.texts, transfer=0,
+                              test=config.test_texts, words=32)  # fmt: skip
     vectors = lab.embed("minilm-l6", task.texts, max_length=64)
     vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     features = dict(zip(task.texts, vectors, strict=True))
-    train, test = np.array_split(np.arange(len(task.texts)), [size])
-    texts, labels = [task.texts[row] for row in train], task.labels[train]
+    texts, test, truth = task.texts[: config.texts], task.texts[config.texts :], task.labels
+    labels = truth[: config.texts].tolist()
     teacher = prototype_answerer(features)
-    mixed = [teacher, neighbour_answerer(features, 1), neighbour_answerer(features, 3)]
-    rng = np.random.default_rng(seed)
-    start = [
-        tuple((texts[row], int(labels[row])) for label in (0, 1)
-              for row in rng.choice(np.flatnonzero(labels == label), config.shown // 2, False))
-        for _ in range(config.beam)
-    ]  # fmt: skip
-
-    def at_random(list_: Any, wrong: Any, rng: np.random.Generator) -> Any:
-        rows = rng.choice(len(texts), len(wrong), replace=False)
-        drawn = [Mistake(texts[row], int(labels[row]), (1 - int(labels[row]),)) for row in rows]
-        return swap_in_mistakes(list_, drawn, rng)
-
-    def right(list_: Any) -> float:
-        said = teacher(list_, [task.texts[row] for row in test])
-        return share_right(task.labels[test], np.asarray(said))
-
-    search = functools.partial(
-        DemonstrationOptimizer, teacher, beam=config.beam, rounds=config.rounds, seed=seed
-    )
-    first = search([teacher], swap_in_mistakes, rounds=0).run(
-        texts, labels.tolist(), start, metric=share_right
-    )
-    probe = LogisticRegression(max_iter=1000).fit(vectors[train], labels)
-    ceiling = float(probe.score(vectors[test], task.labels[test]))
+    others = [neighbour_answerer(features, 1), neighbour_answerer(features, 3)]
+    probe = LogisticRegression(max_iter=1000).fit(vectors[: config.texts], labels)
+    ceiling = float(probe.score(vectors[config.texts :], truth[config.texts :]))
     arms: dict[str, tuple[list[Any], Any]] = {
+        "first": ([teacher], swap_in_mistakes),
         "mistakes-self": ([teacher], swap_in_mistakes),
-        "mistakes-weaker": (mixed[1:2], swap_in_mistakes),
-        "mistakes-mixed": (mixed, swap_in_mistakes),
-        "random": ([teacher], at_random),
+        "mistakes-weaker": (others[:1], swap_in_mistakes),
+        "mistakes-mixed": ([teacher, *others], swap_in_mistakes),
+        "random": ([teacher], swap_in_random(texts, labels)),
     }
-    for method, (students, reflect) in arms.items():
-        best = search(students, reflect).run(texts, labels.tolist(), start, metric=share_right)[0]
-        yield Row(method=method, seed=seed, score=right(best.demonstrations), panel="m3",
-                  floor=right(first[0].demonstrations), ceiling=ceiling,
-                  training_score=best.score)  # fmt: skip
+    for place in range(config.searches):
+        at = config.searches * seed + place
+        start = balanced_lists(texts, labels, config.beam, config.shown, np.random.default_rng(at))
+        scores: dict[str, float] = {}
+        for method, (students, reflect) in arms.items():
+            best = DemonstrationOptimizer(
+                teacher, students, reflect, beam=config.beam, seed=at,
+                rounds=0 if method == "first" else config.rounds,
+            ).run(texts, labels, start, metric=share_right)[0]  # fmt: skip
+            said = np.array(list(teacher(best.demonstrations, test)))
+            scores[method] = share_right(truth[config.texts :], said)
+            if method != "first":
+                yield Row(method=method, seed=seed, score=scores[method], panel="m3",
+                          floor=scores["first"], ceiling=ceiling, search=place,
+                          training_score=best.score)  # fmt: skip

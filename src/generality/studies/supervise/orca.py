@@ -22,8 +22,6 @@ in the paper. Scores are exact matches.
 from __future__ import annotations
 
 import functools
-import json
-import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,11 +31,12 @@ import numpy as np
 
 from generality.benchmarks.worlds import (
     TASKS,
+    Explained,
     Problem,
-    mistaken,
-    string_task,
-    terse,
-    trace,
+    TwoTeachers,
+    in_form,
+    mixed_problems,
+    read_explained,
     world_tokenizer,
 )
 from generality.claims import Claim, Row, greater
@@ -95,6 +94,11 @@ class Config:
         if set(self.tasks) & set(self.unseen):
             raise UserError("unseen tasks are not among tasks.")
 
+    @property
+    def teachers(self) -> TwoTeachers:
+        """Who explains."""
+        return TwoTeachers(self.errors, self.every)
+
 
 SCALES = {
     "smoke": Config(
@@ -149,16 +153,6 @@ CLAIMS = (
 )
 
 
-@dataclass(frozen=True)
-class Lesson:
-    """One query with what each teacher says: the answer alone, and explained."""
-
-    prompt: str
-    answer: str
-    strong: str
-    middle: str
-
-
 def run(config: Config, lab: Lab) -> Iterator[Row]:
     """Rows of every arm and panel, seed by seed."""
     network, tokenizer = language_model(config)
@@ -185,7 +179,7 @@ def run(config: Config, lab: Lab) -> Iterator[Row]:
                 yield Row(method=arm, seed=seed, panel=panel, floor=floor, ceiling=ceiling, **row)
 
 
-def stages(config: Config, arm: str, pools: dict[str, list[Lesson]]) -> list[Stage]:
+def stages(config: Config, arm: str, pools: dict[str, list[Explained]]) -> list[Stage]:
     """What an arm learns from, one stage after another."""
     first, second, further = pools["first"], pools["second"], pools["further"]
     tell = functools.partial(stage, epochs=config.epochs)
@@ -202,14 +196,14 @@ def stages(config: Config, arm: str, pools: dict[str, list[Lesson]]) -> list[Sta
     ]
 
 
-def stage(lessons: Sequence[Lesson], teacher: str, epochs: float) -> Stage:
+def stage(lessons: Sequence[Explained], teacher: str, epochs: float) -> Stage:
     """One teacher's responses, under the system message that asks for them."""
     system = "short" if teacher == "answer" else "steps"
     prompts = [f"{system} {lesson.prompt}" for lesson in lessons]
     return Stage(prompts, [getattr(lesson, teacher) for lesson in lessons], epochs)
 
 
-def mixed(lessons: Sequence[Lesson], epochs: float) -> Stage:
+def mixed(lessons: Sequence[Explained], epochs: float) -> Stage:
     """The strong teacher under system messages of three kinds."""
     systems = [MIXER("*", lesson.prompt).text for lesson in lessons]
     said = {
@@ -222,7 +216,7 @@ def mixed(lessons: Sequence[Lesson], epochs: float) -> Stage:
     return Stage(prompts, responses, epochs)
 
 
-def words(lessons: Sequence[Lesson], teacher: str) -> int:
+def words(lessons: Sequence[Explained], teacher: str) -> int:
     """About how many tokens are read with these responses."""
     return sum(len(f"{lesson.prompt} {getattr(lesson, teacher)}".split()) + 3 for lesson in lessons)
 
@@ -263,92 +257,41 @@ def arm_rows(
     return rows
 
 
-def in_form(problem: Problem, response: str) -> bool:
-    """Whether a response looks like a full explanation, right or wrong: the judge of form."""
-    steps, arrow, answer = response.partition("=>")
-    stated = [step.split() for step in steps.split(";")]
-    as_many = len(stated) == max(len(problem.states), 1) and all(stated)
-    return bool(arrow) and as_many and len(answer.split()) == len(problem.answer.split())
-
-
-# Data -------------------------------------------------------------------------------------------
-
-
-def data(config: Config, seed: int) -> tuple[dict[str, list[Lesson]], dict[str, Any]]:
+def data(config: Config, seed: int) -> tuple[dict[str, list[Explained]], dict[str, Any]]:
     """Lessons for the stages, and panels of problems, with examples to adapt to where there are."""
-    if config.data_path is not None:
-        return from_files(config, Path(config.data_path))
     n = config.examples
     sizes = {"first": n, "second": round(n * config.fifth), "further": n * (config.more - 1)}
+    if config.data_path is not None:
+        folder = Path(config.data_path)
+        ends = np.cumsum(list(sizes.values())).tolist()
+        every = read_explained(folder / "train.jsonl")[: ends[-1]]
+        parts = np.split(np.arange(len(every)), ends[:-1])
+        pools = {k: [every[i] for i in part] for k, part in zip(sizes, parts, strict=True)}
+        test = [Problem("", r.prompt, (), r.answer) for r in read_explained(folder / "test.jsonl")]
+        return pools, {"seen": (test, [])}
+    teachers, tasks, unseen = config.teachers, config.tasks, config.unseen
     pools = {
-        name: lessons(config, config.tasks, config.lengths, size, 10 * seed + place)
+        name: teachers.explain(tasks, config.lengths, size, 10 * seed + place)
         for place, (name, size) in enumerate(sizes.items())
     }
-    panel = functools.partial(draw, config.tasks, count=config.test * len(config.tasks))
-    asked = 10 * seed + len(sizes)
+    asked, adapt = 10 * seed + len(sizes), config.adaptation * len(unseen)
+    lengths = {"seen": max(config.lengths), "between": config.between, "longer": config.longer}
     panels: dict[str, Any] = {
-        "seen": (panel(lengths=(max(config.lengths),), seed=asked), []),
-        "between": (panel(lengths=(config.between,), seed=asked), []),
-        "longer": (panel(lengths=(config.longer,), seed=asked), []),
+        name: (mixed_problems(tasks, [length], config.test * len(tasks), asked), [])
+        for name, length in lengths.items()
     }
-    size = config.adaptation * len(config.unseen)
     panels["unseen tasks"] = (
-        draw(config.unseen, 2 * config.test * len(config.unseen), config.lengths, asked),
-        lessons(config, config.unseen, config.lengths, size, asked + 1),
+        mixed_problems(unseen, config.lengths, 2 * config.test * len(unseen), asked),
+        teachers.explain(unseen, config.lengths, adapt, asked + 1),
     )
     return pools, panels
 
 
-def draw(tasks: Sequence[str], count: int, lengths: Sequence[int], seed: int) -> list[Problem]:
-    """Problems shuffled over tasks and lengths, as evenly as the numbers allow."""
-    cells = [(task, length) for task in tasks for length in lengths]
-    shares = [len(part) for part in np.array_split(range(count), len(cells))]
-    found = [
-        problem
-        for (task, length), share in zip(cells, shares, strict=True)
-        for problem in string_task(task).sample(share, length, seed)
-    ]
-    random.Random(seed).shuffle(found)
-    return found
-
-
-def lessons(
-    config: Config, tasks: Sequence[str], lengths: Sequence[int], count: int, seed: int
-) -> list[Lesson]:
-    """What both teachers say about problems drawn for them."""
-    rng = random.Random(seed)
-    return [
-        Lesson(
-            problem.prompt, terse(problem), trace(problem),
-            trace(
-                mistaken(problem, seed) if rng.random() < config.errors else problem,
-                every=config.every,
-            ),
-        )
-        for problem in draw(tasks, count, lengths, seed)
-    ]  # fmt: skip
-
-
 def base_examples(config: Config) -> tuple[list[str], list[str]]:
     """Short problems, half answered and half explained."""
-    drawn = lessons(config, config.tasks, config.base_lengths, config.base_examples, 0)
+    drawn = config.teachers.explain(config.tasks, config.base_lengths, config.base_examples, 0)
     parts = stage(drawn[::2], "answer", 1.0), stage(drawn[1::2], "strong", 1.0)
     return [*parts[0].prompts, *parts[1].prompts], [*parts[0].responses, *parts[1].responses]
-
-
-def from_files(config: Config, folder: Path) -> tuple[dict[str, list[Lesson]], dict[str, Any]]:
-    """Real queries: train.jsonl (prompt, answer, strong, middle) and test.jsonl (prompt, answer).
-
-    Answers in responses follow a "=>".
-    """
-    read = {
-        name: [json.loads(line) for line in (folder / f"{name}.jsonl").read_text().splitlines()]
-        for name in ("train", "test")
-    }
-    every = [Lesson(r["prompt"], r["answer"], r["strong"], r["middle"]) for r in read["train"]]
-    n, fifth = config.examples, round(config.examples * config.fifth)
-    pools = {"first": every[:n], "second": every[n : n + fifth], "further": every[n + fifth :]}
-    return pools, {"seen": ([Problem("", r["prompt"], (), r["answer"]) for r in read["test"]], [])}
 
 
 def language_model(config: Config) -> tuple[Any, Any]:

@@ -20,31 +20,18 @@ against random weights.
 from __future__ import annotations
 
 import functools
-import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from generality.benchmarks.worlds import ChainPrograms, string_task, terse, world_tokenizer
-from generality.benchmarks.worlds.problem import answer_of
 from generality.claims import Claim, Row, greater, less, monotone
 from generality.errors import UserError
 from generality.lab import Lab, TrainConfig
-from generality.measures import CapabilityLedger, select_checkpoint
-from generality.models import (
-    encode_response,
-    load_model,
-    load_tokenizer,
-    project_topk,
-    teacher_topk,
-    tiny_decoder,
-)
-from generality.objectives import TopkDistillation
-from generality.selection import FormatMixer, NumberMatch, Template, Worked
 from generality.studies.study import Paper
+
+if TYPE_CHECKING:
+    from generality.estimators.specialist_tasks import SpecialistTasks
 
 PAPER = Paper(
     "Specializing Smaller Language Models towards Multi-Step Reasoning",
@@ -166,23 +153,17 @@ CLAIMS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Exam:
-    """Prompts with their answers."""
-
-    prompts: list[str]
-    answers: list[str]
-
-
 def run(config: Config, lab: Lab) -> Iterator[Row]:
     """Rows of every size, arm and seed, and of the choice among checkpoints."""
-    world = Files(config) if config.data_path is not None else Worlds(config)
-    bases = {size: world.base(lab, size) for size in config.sizes}
+    from generality.estimators.specialist_tasks import specialist_scores
+
+    tasks = specialist_tasks(config)
+    bases = {size: tasks.base(lab, size) for size in config.sizes}
     found: dict[tuple[int, str, str], dict[str, float]] = {}
     rows: list[Row] = []
     for size in config.sizes:
         weights, parameters = bases[size]
-        score = functools.partial(scores, lab, world, size)
+        score = functools.partial(specialist_scores, lab, tasks, size, max_tokens=config.max_tokens)
         before = score(weights)
         for seed in lab.seeds(config.seeds):
             arms = tuple(ARMS) if size == config.main else ("sample",)
@@ -193,7 +174,7 @@ def run(config: Config, lab: Lab) -> Iterator[Row]:
             }  # fmt: skip
             rows.append(Row(method="before", panel="target", tokens=0, **about, **before))
             for method in arms:
-                tuned = specialise(config, lab, world, size, method, weights, seed)
+                tuned = specialise(config, lab, tasks, size, method, weights, seed)
                 found[seed, size, method] = after = score(tuned.weights)
                 rows.append(
                     Row(method=method, panel="target", tokens=tuned.tokens, **about, **after)
@@ -201,50 +182,38 @@ def run(config: Config, lab: Lab) -> Iterator[Row]:
                 if method == "sample":
                     history = [score(kept) for kept in tuned.kept.values()] + [after]
                     rows += [Row(row, **about) for row in choices(before, history)]
+    floors = {row["size"]: row["target"] for row in rows if row["method"] == "before"}
     for row in rows:
         if row["panel"] == "target":
-            floor = next(
-                other["target"] for other in rows
-                if other["method"] == "before" and other["size"] == row["size"]
-            )  # fmt: skip
             larger = [
                 size for size in config.sizes if 4 * row["parameters"] <= bases[size][1] * 1.2
             ]
             ceiling = found[row["seed"], larger[0], "sample"]["target"] if larger else None
-            row |= {"score": row["target"], "floor": floor, "ceiling": ceiling}
+            row |= {"score": row["target"], "floor": floors[row["size"]], "ceiling": ceiling}
         yield row
 
 
-def scores(lab: Lab, world: Worlds | Files, size: str, weights: Any) -> dict[str, float]:
-    """Accuracies of one model on every exam, and their means."""
+def specialist_tasks(config: Config) -> SpecialistTasks:
+    """Chains and lists, or the user's own files."""
+    from generality.estimators.specialist_tasks import ChainTasks, FileTasks
 
-    def grade(exam: Exam) -> Callable[[Any], float]:
-        def accuracy(model: Any) -> float:
-            said = lab.generate(
-                world.network(size), exam.prompts, weights=model, tokenizer=world.tokenizer,
-                max_tokens=world.config.max_tokens,
-            )  # fmt: skip
-            return float(
-                np.mean(
-                    [
-                        world.is_right(text, answer)
-                        for (text,), answer in zip(said, exam.answers, strict=True)
-                    ]
-                )
-            )
-
-        return accuracy
-
-    exams = {name: grade(exam) for name, exam in world.exams.items()}
-    graded = CapabilityLedger(exams, target=["target"]).record(size, weights)
-    for group in ("relatives", "relatives_val", "generic"):
-        of = [score for name, score in graded.items() if name.startswith(f"{group}:")]
-        graded[group] = float(np.mean(of))
-    return {name: score for name, score in graded.items() if ":" not in name}
+    if config.data_path is not None:
+        return FileTasks(
+            Path(config.data_path), config.main, config.teacher, count=config.problems,
+            test=config.test, validation=config.validation, k_shot=config.k_shot,
+        )  # fmt: skip
+    return ChainTasks(
+        config.others, config.modulus, config.base_steps, config.steps, chains=config.base,
+        lists=config.lists, count=config.problems, test=config.test, validation=config.validation,
+        k_shot=config.k_shot, rate=config.base_learning_rate, batch_size=config.batch_size,
+        teacher=config.teacher, teacher_chains=config.teacher_chains,
+    )  # fmt: skip
 
 
 def choices(before: dict[str, float], history: Sequence[dict[str, float]]) -> Iterator[Row]:
     """What comes of choosing a checkpoint by either validation set, for the relatives."""
+    from generality.measures import select_checkpoint
+
     best = max(scores["relatives"] for scores in history)
     for method, by in (("by-target", "target_val"), ("by-relatives", "relatives_val")):
         chosen = select_checkpoint(history, by=[by], on=["relatives"])
@@ -255,242 +224,35 @@ def choices(before: dict[str, float], history: Sequence[dict[str, float]]) -> It
 
 
 def specialise(
-    config: Config, lab: Lab, world: Worlds | Files, size: str, method: str, weights: Any, seed: int
-) -> Any:
+    config: Config, lab: Lab, tasks: SpecialistTasks, size: str, method: str, weights: Any,
+    seed: int,
+) -> Any:  # fmt: skip
     """The model tuned on the target in the formats of an arm, for a number of tokens."""
-    problems = world.problems(seed)
-    mixer = FormatMixer(problems, k_shot=config.k_shot, template=world.template, seed=seed)
+    from generality.models import encode_response, topk_columns
+    from generality.objectives import TopkDistillation
+    from generality.selection import FormatMixer
+
+    problems = tasks.problems(seed)
+    mixer = FormatMixer(problems, k_shot=config.k_shot, template=tasks.template, seed=seed)
     examples = mixer.mix(problems, ARMS[method])
-    encoded = [encode_response(world.tokenizer, e.prompt, e.response) for e in examples]
+    encoded = [encode_response(tasks.tokenizer, e.prompt, e.response) for e in examples]
     options: dict[str, Any] = {}
     if method == "distribution":
-        soft = world.topk(lab, problems)
+        soft = tasks.topk(lab, problems, config.k)
         columns = [
-            targets(world.tokenizer, config.k, *tokens, soft[i] if "cot" in e.format else None)
-            for i, (tokens, e) in enumerate(zip(encoded, examples, strict=True))
+            topk_columns(tasks.tokenizer, *row, soft[i] if "cot" in e.format else None, k=config.k)
+            for i, (row, e) in enumerate(zip(encoded, examples, strict=True))
         ]
         ids, probs = ([column[part] for column in columns] for part in (0, 1))
         options = {"wrap": TopkDistillation, "extra": {"topk_ids": ids, "topk_probs": probs}}
     if method == "sample":
         options["keep"] = config.checkpoints
     return lab.sft(
-        world.network(size), [e.prompt for e in examples], [e.response for e in examples],
-        tokenizer=world.tokenizer, weights=None if method == "from-scratch" else weights, seed=seed,
+        tasks.network(size), [e.prompt for e in examples], [e.response for e in examples],
+        tokenizer=tasks.tokenizer, weights=None if method == "from-scratch" else weights, seed=seed,
         config=TrainConfig(
             config.tokens / sum(len(row) for row, _ in encoded), config.batch_size,
             learning_rate=config.learning_rate, warmup=0.05,
         ),
         **options,
     )  # fmt: skip
-
-
-def targets(
-    tokenizer: Any, k: int, tokens: list[int], start: int, soft: Any
-) -> tuple[np.ndarray, np.ndarray]:
-    """Targets of every token: none of the prompt's, the teacher's where they can be aligned."""
-    ids, probs = np.zeros((len(tokens), k), np.int64), np.zeros((len(tokens), k), np.float32)
-    ids[start:, 0], probs[start:, 0] = tokens[start:], 1.0
-    if soft is not None:
-        own = tokenizer.convert_ids_to_tokens(tokens[start:-1])  # the last one ends the sequence
-        teacher, likely = soft
-        vocabulary = tokenizer.get_vocab()
-        ids[start:-1], probs[start:-1] = project_topk(likely, teacher, own, vocabulary, k=k)
-    return ids, probs
-
-
-def soft_targets(
-    network: Any, weights: Any, tokenizer: Any, prompts: list[str], responses: list[str], k: int
-) -> list[Any]:
-    """A teacher's likeliest tokens; a kept step."""
-    model = network(0)
-    if weights is not None:
-        model.load_state_dict(weights)
-    return [list(pair) for pair in teacher_topk(model.eval(), tokenizer, prompts, responses, k=k)]
-
-
-class Worlds:
-    """Chains of sums as the target, operations on lists as the other tasks."""
-
-    template = Template(ask="{question}", cue=" steps", final=" => {answer}", between=" | ")
-
-    def __init__(self, config: Config) -> None:
-        self.config, self.source = config, ChainPrograms(config.modulus)
-        self.tokenizer = world_tokenizer([*config.others, "steps"])
-        count = config.test + config.validation
-        drawn = {
-            "target": self.source.sample(count, config.steps, 0),
-            "relatives:shorter": self.source.sample(count, (1, config.base_steps), 0),
-            "relatives:longer": self.source.sample(count, config.steps + 1, 0),
-            "relatives:renamed": replace(self.source, rename=True).sample(count, config.steps, 0),
-        }
-        self.held = {chain.prompt for chain in drawn["target"]}
-        self.exams: dict[str, Exam] = {}
-        shots = FormatMixer(self.problems(0), k_shot=config.k_shot, template=self.template)
-        for name, chains in drawn.items():
-            worked = [self._worked(chain) for chain in chains]
-            parts = {name.replace("relatives", "relatives_val"): worked[config.test :]}
-            if name == "target":
-                parts = {"target_val": worked[config.test :]}
-                self.exams["with_demonstrations"] = self._exam(
-                    shots, worked[: config.test], "icl_cot"
-                )
-            for part, some in {name: worked[: config.test], **parts}.items():
-                self.exams[part] = self._exam(shots, some, "zs_cot")
-        for name in config.others:
-            tests = string_task(name).sample(config.validation, (2, 4), 0)
-            self.exams[f"generic:{name}"] = Exam(
-                [test.prompt for test in tests], [test.answer for test in tests]
-            )
-
-    def is_right(self, text: str, answer: str) -> bool:
-        """Whether a response gives this answer."""
-        return answer_of(text) == answer
-
-    def network(self, size: str) -> Any:
-        """From a seed to a model of this size."""
-        return functools.partial(tiny_decoder, size, vocabulary=len(self.tokenizer), context=256)
-
-    def problems(self, seed: int) -> list[Worked]:
-        """Chains of a seed to specialise on, none of the target's exams."""
-        drawn = self.source.sample(self.config.problems, self.config.steps, seed + 1)
-        return [self._worked(chain) for chain in drawn if chain.prompt not in self.held]
-
-    def base(self, lab: Lab, size: str) -> tuple[Any, int]:
-        """The generic model's weights and its number of parameters."""
-        config = self.config
-        chains = self.source.sample(config.base, (1, config.base_steps), 1)
-        worked = [self._worked(chain) for chain in chains]
-        mixer = FormatMixer(worked, k_shot=config.k_shot, template=self.template)
-        pairs = [(example.prompt, example.response) for example in mixer.mix(worked)]
-        for name in config.others:
-            avoid = {*self.exams[f"generic:{name}"].prompts}
-            count = config.lists // len(config.others)
-            for problem in string_task(name).sample(count, (2, 4), 1, avoid=avoid):
-                pairs.append((problem.prompt, terse(problem)))
-        tuned = lab.sft(
-            self.network(size), *zip(*pairs, strict=True), tokenizer=self.tokenizer, seed=0,
-            config=TrainConfig(
-                1, config.batch_size, learning_rate=config.base_learning_rate, warmup=0.05
-            ),
-        )  # fmt: skip
-        return tuned.weights, self.network(size)(0).num_parameters()
-
-    def topk(self, lab: Lab, problems: list[Worked]) -> list[Any]:
-        """What a teacher with a tokenizer of its own thinks of the solutions, token by token."""
-        config, tokenizer = self.config, pairing_tokenizer(self.config.modulus)
-        network = functools.partial(
-            tiny_decoder, config.teacher, vocabulary=len(tokenizer), context=256
-        )
-        lessons = [
-            self._worked(chain)
-            for chain in self.source.sample(config.teacher_chains, (1, config.steps), 0)
-            if chain.prompt not in self.held
-        ]
-        teacher = lab.sft(
-            network, [lesson.question for lesson in lessons], [_said(each) for each in lessons],
-            tokenizer=tokenizer, seed=0,
-            config=TrainConfig(
-                1, config.batch_size, learning_rate=config.base_learning_rate, warmup=0.05
-            ),
-        )  # fmt: skip
-        questions, solutions = [p.question for p in problems], [_said(p) for p in problems]
-        return lab.step(
-            soft_targets, network, teacher.weights, tokenizer, questions, solutions, config.k
-        )
-
-    @staticmethod
-    def _worked(chain: Any) -> Worked:
-        return Worked(chain.prompt, " ".join(chain.states), chain.answer)
-
-    @staticmethod
-    def _exam(mixer: FormatMixer, worked: list[Worked], way: Any) -> Exam:
-        prompts = [mixer.write(each, way, draw=i).prompt for i, each in enumerate(worked)]
-        return Exam(prompts, [each.answer for each in worked])
-
-
-def pairing_tokenizer(modulus: int) -> Any:
-    """A tokenizer for which an even digit and the digit after it are one token."""
-    from tokenizers import Regex, pre_tokenizers
-
-    pairs = [f"{a} {b}" for a in range(0, modulus, 2) for b in range(modulus)]
-    tokenizer = world_tokenizer(pairs)
-    even = "".join(map(str, range(0, modulus, 2)))
-    pattern = Regex(rf"[{even}] [0-{modulus - 1}]|\S+")
-    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Split(
-        pattern, behavior="removed", invert=True
-    )
-    return tokenizer
-
-
-def _said(problem: Worked) -> str:
-    return f"{problem.reasoning} => {problem.answer}"
-
-
-class Files:
-    """Your own tasks: JSON lines of question, reasoning, answer in one folder.
-
-    target.jsonl is tuned on but for its last rows, which are the exams; relatives/*.jsonl and
-    generic/*.jsonl are exams alone. Teacher probabilities come from the teacher named.
-    """
-
-    template = Template()
-
-    def __init__(self, config: Config) -> None:
-        self.config, folder = config, Path(config.data_path or "")
-        self.tokenizer = load_tokenizer(config.main)
-        count = config.test + config.validation
-        rows = _worked_lines(folder / "target.jsonl")
-        self.pool, held = rows[:-count], rows[-count:]
-        shots = FormatMixer(self.pool, k_shot=config.k_shot, template=self.template)
-        self.exams = {
-            "target": Worlds._exam(shots, held[: config.test], "zs_cot"),
-            "target_val": Worlds._exam(shots, held[config.test :], "zs_cot"),
-            "with_demonstrations": Worlds._exam(shots, held[: config.test], "icl_cot"),
-        }
-        for group in ("relatives", "generic"):
-            for path in sorted((folder / group).glob("*.jsonl")):
-                some, rest = np.split(np.arange(len(lines := _worked_lines(path))), [config.test])
-                parts = {group: some} | ({"relatives_val": rest} if group == "relatives" else {})
-                for name, places in parts.items():
-                    self.exams[f"{name}:{path.stem}"] = Worlds._exam(
-                        shots, [lines[i] for i in places], "zs_cot"
-                    )
-
-    def is_right(self, text: str, answer: str) -> bool:
-        """Whether a response gives this answer."""
-        return NumberMatch()("", text, answer) >= 0.5
-
-    def network(self, size: str) -> Any:
-        """The model of this name, whatever the seed."""
-        return functools.partial(_named, size)
-
-    def problems(self, seed: int) -> list[Worked]:
-        """What is tuned on: the same for every seed."""
-        return self.pool[: self.config.problems]
-
-    def base(self, lab: Lab, size: str) -> tuple[Any, int]:
-        """The model as it is published."""
-        model = _named(size, 0)
-        return dict(model.state_dict()), model.num_parameters()
-
-    def topk(self, lab: Lab, problems: list[Worked]) -> list[Any]:
-        """What the teacher thinks of the solutions."""
-        mixer = FormatMixer(problems, k_shot=self.config.k_shot, template=self.template)
-        written = [mixer.write(problem, "zs_cot") for problem in problems]
-        name = self.config.teacher
-        return lab.step(
-            soft_targets, self.network(name), None, load_tokenizer(name),
-            [each.prompt for each in written], [each.response for each in written], self.config.k,
-        )  # fmt: skip
-
-
-def _worked_lines(path: Path) -> list[Worked]:
-    try:
-        rows = [json.loads(line) for line in path.read_text().splitlines()]
-    except OSError as error:
-        raise UserError(f"{path} is needed: see the study's page.") from error
-    return [Worked(row["question"], row.get("reasoning", ""), row["answer"]) for row in rows]
-
-
-def _named(name: str, seed: int) -> Any:
-    return load_model(name, device="cpu")
