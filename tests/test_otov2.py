@@ -1,0 +1,224 @@
+"""Channels found by tracing, emptied while training, and cut out exactly."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from generality.weights.channel_groups import (
+    channel_groups,
+    remove_channels,
+    verify_equivalence,
+)
+from generality.weights.dhspg import DHSPG, channel_scores, half_space_step
+
+
+class Branches(nn.Module):
+    """A residual sum, a sigmoid that no zero survives, a depthwise layer, a concatenation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.stem_norm = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.residual, self.residual_norm = nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.gate, self.narrow = nn.Conv2d(8, 4, 3, padding=1), nn.Conv2d(8, 6, 1)
+        self.depthwise = nn.Conv2d(6, 6, 3, groups=6, padding=1)
+        self.joined_norm, self.head = nn.BatchNorm2d(18), nn.Linear(18 * 4, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.stem_norm(self.stem(x)))
+        x = torch.relu(x + self.residual_norm(self.residual(x)))
+        thin = nn.functional.relu6(self.depthwise(self.narrow(x)))
+        joined = self.joined_norm(torch.cat([x, torch.sigmoid(self.gate(x)), thin], 1))
+        return self.head(nn.functional.max_pool2d(joined, 2).flatten(1))
+
+
+@pytest.fixture(scope="module")
+def branches() -> Branches:
+    torch.manual_seed(0)
+    model = Branches()
+    for norm in (model.stem_norm, model.residual_norm, model.joined_norm):
+        for tensor in (norm.running_mean, norm.weight, norm.bias):
+            nn.init.normal_(tensor)
+    return model
+
+
+@torch.no_grad()
+def emptied(model: nn.Module, groups, masks) -> nn.Module:
+    model = copy.deepcopy(model)
+    for group, mask in zip(groups, masks, strict=True):
+        for name, rows in group.made.items():
+            model.get_parameter(name)[rows[mask].flatten()] = 0
+    return model
+
+
+def test_what_is_tied_is_one_group_and_what_keeps_no_zero_is_none(branches):
+    stem, thin = channel_groups(branches, (torch.randn(1, 3, 4, 4),))
+    assert (stem.channels, thin.channels) == (8, 6)
+    assert {n.split(".")[0] for n in stem.made} == {
+        "stem", "stem_norm", "residual", "residual_norm", "joined_norm"
+    }  # fmt: skip
+    assert stem.read["head.weight"].shape == (8, 4)  # flattening: four columns a channel
+    assert thin.made["joined_norm.weight"].flatten().tolist() == list(range(12, 18))  # after 8 + 4
+    assert thin.read["head.weight"][0].tolist() == [48, 49, 50, 51]
+    assert {n.split(".")[0] for n in thin.made} == {"narrow", "depthwise", "joined_norm"}
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_cutting_empty_channels_changes_nothing(branches, training):
+    x = torch.randn(3, 3, 4, 4)
+    groups = channel_groups(branches, (x[:1],))
+    masks = [torch.arange(g.channels) % 2 == 1 for g in groups]
+    full = emptied(branches, groups, masks)
+    small = remove_channels(full, groups, masks)
+    assert verify_equivalence(full, small, (x,), atol=1e-5) <= 1e-6
+    assert (small.depthwise.groups, small.head.in_features) == (3, (4 + 4 + 3) * 4)
+    full.train(training), small.train(training)  # the mean of a batch does not leak either
+    torch.testing.assert_close(full(x), small(x), atol=1e-5, rtol=1e-5)
+    small(x).sum().backward()
+
+
+def test_the_sheet_s_network_to_the_last_bit():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 3)).eval()
+    x = torch.randn(2, 3, 8, 8)
+    groups = channel_groups(net, (x,))
+    masks = [torch.tensor([False, True, False, True])]
+    full = emptied(net, groups, masks)
+    assert verify_equivalence(full, remove_channels(full, groups, masks), (x,), atol=0) == 0
+
+
+def test_a_channel_that_is_not_empty_shows(branches):
+    x = torch.randn(1, 3, 4, 4)
+    groups = channel_groups(branches, (x,))
+    masks = [torch.arange(g.channels) == 0 for g in groups]
+    with pytest.raises(ValueError, match="differs from the full one"):
+        verify_equivalence(branches, remove_channels(branches, groups, masks), (x,))
+
+
+def test_a_language_model_gives_its_gated_layers():
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=20, hidden_size=16, intermediate_size=24, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=1, tie_word_embeddings=True,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config).eval()
+    ids = torch.arange(5)[None]
+    groups = channel_groups(model, (), {"input_ids": ids, "use_cache": False})
+    assert [g.channels for g in groups] == [24, 24]
+    assert all("gate_proj" in g.name and len(g.made) == 2 for g in groups)  # tied to up_proj
+    masks = [torch.arange(24) < 10] * 2
+    full = emptied(model, groups, masks)
+    small = remove_channels(full, groups, masks)
+    torch.testing.assert_close(full(ids).logits, small(ids).logits, atol=1e-6, rtol=1e-5)
+
+
+def test_a_group_keeps_a_channel_and_masks_fit(branches):
+    groups = channel_groups(branches, (torch.randn(1, 3, 4, 4),))
+    with pytest.raises(ValueError, match="would keep no channel"):
+        remove_channels(branches, groups, [torch.ones(8, dtype=bool), torch.zeros(6, dtype=bool)])
+    with pytest.raises(ValueError, match="must be 8 booleans"):
+        remove_channels(branches, groups, [torch.ones(7, dtype=bool), torch.zeros(6, dtype=bool)])
+    assert [
+        g.name for g in channel_groups(branches, (torch.randn(1, 3, 4, 4),), keep=["narrow"])
+    ] == ["stem.weight"]
+    with pytest.raises(ValueError, match="cannot be traced"):
+        channel_groups(branches, (torch.randn(1, 5, 4, 4),))
+
+
+def test_half_space_step_of_the_sheet():
+    x = torch.tensor([[0.3, 0.4], [0.03, 0.04]])
+    g = torch.tensor([[-1.0, 0.0], [0.2, 0.5]])
+    step = half_space_step(x, g, lr=0.1, lam=1e-3, amplify=2, coefficient=10, eps=0.95)
+    torch.testing.assert_close(step, torch.tensor([[0.3994, 0.3992], [0.0, 0.0]]))
+
+
+def test_scores_by_hand():
+    weights = [torch.tensor([[3.0, 4.0], [0.6, 0.8]])]
+    moves = [torch.tensor([[3.0, 4.0], [-0.6, -0.8]])]
+    (scores,) = channel_scores(weights, moves)
+    small = torch.tensor([0.4, 2.0])  # 1 / (5 / 2), 1 / (1 / 2)
+    expected = 0.5 * torch.tensor([1.0, -1.0]) / 2**0.5 + 0.5 * small / small.norm()
+    torch.testing.assert_close(scores, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("base", ["sgd", "adam", "adamw"])
+def test_without_penalty_it_is_its_base_optimiser(base):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+    twin = copy.deepcopy(net)
+    groups = channel_groups(net, (torch.zeros(1, 4),))
+    ours = DHSPG(
+        net.named_parameters(), groups, lr=0.05, base=base, weight_decay=0.1,
+        target_group_sparsity=0.5, start_step=100,
+    )  # fmt: skip
+    theirs = {
+        "sgd": lambda p: torch.optim.SGD(p, 0.05, momentum=0.9, weight_decay=0.1),
+        "adam": lambda p: torch.optim.Adam(p, 0.05, weight_decay=0.1),
+        "adamw": lambda p: torch.optim.AdamW(p, 0.05, weight_decay=0.1),
+    }[base](twin.parameters())
+    for _ in range(8):
+        x = torch.randn(16, 4)
+        for model, optimizer in ((net, ours), (twin, theirs)):
+            optimizer.zero_grad()
+            (model(x) - x[:, :2]).square().mean().backward()
+            optimizer.step()
+    for a, b in zip(net.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=2e-5, rtol=1e-3)
+
+
+def trained(net: nn.Module, steps: int, **options) -> DHSPG:
+    groups = channel_groups(net, (torch.zeros(1, 6),))
+    optimizer = DHSPG(net.named_parameters(), groups, lr=0.05, start_step=10, **options)
+    drawn = torch.Generator().manual_seed(0)
+    for _ in range(steps):
+        x = torch.randn(32, 6, generator=drawn)
+        optimizer.zero_grad()
+        (net(x).squeeze(1) - x[:, 0] * x[:, 1].sign()).square().mean().backward()
+        optimizer.step()
+    return optimizer
+
+
+@pytest.mark.parametrize("base", ["sgd", "adamw"])
+def test_it_reaches_the_target_and_zero_channels_stay(base):
+    torch.manual_seed(0)
+    first = (nn.Linear(6, 20), nn.BatchNorm1d(20), nn.ReLU())
+    net = nn.Sequential(*first, nn.Linear(20, 12), nn.ReLU(), nn.Linear(12, 1))
+    lam = {"sgd": 0.2, "adamw": None}[base]  # 200 steps; the default is for epochs
+    options = {"base": base, "lam": lam, "target_group_sparsity": 0.3}
+    optimizer = trained(net, 210, **options)
+    zero = optimizer.zero_channels()
+    assert 0.3 <= optimizer.group_sparsity() <= 0.4
+    assert all(int((~z).sum()) >= 1 for z in zero)
+    small = remove_channels(net, optimizer.groups, zero)
+    assert verify_equivalence(net, small, (torch.randn(9, 6),)) <= 1e-6
+    assert small[0].out_features == int((~zero[0]).sum())
+    x = torch.randn(32, 6)
+    net(x).sum().backward()
+    optimizer.step()
+    assert all(bool((a <= b).all()) for a, b in zip(zero, optimizer.zero_channels(), strict=True))
+
+
+def test_layers_keep_a_multiple_and_never_nothing():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 1))
+    optimizer = trained(net, 11, target_group_sparsity=0.9, group_divisible=4)
+    assert int((~optimizer.penalised[0]).sum()) == 4
+
+
+def test_its_state_can_be_saved_and_taken_up():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 1))
+    optimizer = trained(net, 14, target_group_sparsity=0.5)
+    again = DHSPG(
+        net.named_parameters(), optimizer.groups, lr=0.05, start_step=10, target_group_sparsity=0.5
+    )
+    again.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    assert again.steps == 14
+    assert all(torch.equal(a, b) for a, b in zip(again.penalised, optimizer.penalised, strict=True))
+    with pytest.raises(ValueError, match=r"share in \[0, 1\)"):
+        DHSPG(net.named_parameters(), optimizer.groups, lr=1, start_step=0, target_group_sparsity=1)
