@@ -20,26 +20,21 @@ for each question the technique with the best mean score for its kind, as scorin
 
 from __future__ import annotations
 
-import functools
+import itertools
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from generality.benchmarks.worlds import (
-    STYLES,
-    ChainPrograms,
-    Problem,
-    answer_of,
-    solution,
-    world_tokenizer,
-)
+from generality.benchmarks.worlds import ChainPrograms, Problem, solution
 from generality.claims import Claim, Row, greater, rank_correlates
-from generality.lab import Lab, TrainConfig
+from generality.lab import Lab
 from generality.studies.study import Paper
 
 if TYPE_CHECKING:
+    from generality.estimators.chain_student import ChainStudent
     from generality.selection import Draft, DraftPool, SoftmaxDrafter
 
 PAPER = Paper("Aligning Teacher with Student Preferences for Tailored Training Data Generation",
@@ -55,6 +50,7 @@ class Config:
     other: str = "0.15M"  # a student for whom the teacher was not aligned
     lessons: int = 24_000  # pretraining examples, each a demonstration and a question solved alike
     lesson_rate: float = 4e-3  # Adam, batch 32, cosine
+    known: int = 2  # steps of the longest chain in lessons
     steps: int = 3  # of the target task's chains; one more in "ood"
     lengths: tuple[int, ...] = (1, 2, 3)  # steps of the chains that a teacher may ask about
     operators: tuple[str, ...] = ("+", "+-")  # and what they are made of
@@ -70,13 +66,13 @@ class Config:
 
 SCALES = {
     "smoke": Config(
-        seeds=2, student="0.05M", other="0.05M", lessons=96, steps=2, lengths=(2,),
+        seeds=2, student="0.05M", other="0.05M", lessons=96, known=1, steps=2, lengths=(2,),
         operators=("+-",), validation=12, exam=4, test=8, questions=6, question_pairs=4,
         written=16, cell=8,
     ),
     "small": Config(),
     "full": Config(
-        seeds=20, student="1M", other="0.6M", lessons=500_000, steps=5, lengths=(3, 4, 5),
+        seeds=20, student="1M", other="0.6M", lessons=500_000, known=4, steps=5, lengths=(3, 4, 5),
         validation=400, exam=100,
         test=2000, questions=250, question_pairs=50, written=6750, cell=1000,
     ),
@@ -104,198 +100,139 @@ CLAIMS = (
 
 def run(config: Config, lab: Lab) -> Iterator[Row]:
     """Pretrained students and an exam that all seeds share, then every seed's arms."""
-    own = Student(lab, config.student, config, 0)
-    other = Student(lab, config.other, config, 1)
-    chains = list({c.prompt: c for c in ChainPrograms().sample(
-        20 * (config.validation + config.test), config.steps, 0)}.values())  # fmt: skip
-    validation = chains[: config.validation]
+    from generality.benchmarks.worlds.chain_lessons import chain_lessons
+    from generality.estimators.chain_student import ChainStudent
+
+    own, other = (
+        ChainStudent(
+            lab, size, chain_lessons(config.lessons, (1, config.known), seed),
+            rate=config.lesson_rate, max_tokens=10 * config.steps + 12, seed=seed,
+        )
+        for seed, size in enumerate((config.student, config.other))
+    )  # fmt: skip
+    drawn = ChainPrograms().sample(20 * (config.validation + config.test), config.steps, 0)
+    chains = list({chain.prompt: chain for chain in drawn}.values())
+    held = chains[: config.validation + config.test]
     tests = {
-        "target": chains[config.validation :][: config.test],
+        "target": held[config.validation :],
         "ood": ChainPrograms().sample(config.test, config.steps + 1, 0),
     }
-    exam = short_exam(config, own, validation)
-    taboo = {chain.prompt for chain in (*validation, *tests["target"])}
+    validation = held[: config.validation]
+    exam = discriminative_exam(config, own, validation)
+    [(_, said)] = Counter(problem.answer for problem in exam).most_common(1)
     for seed in lab.seeds(config.seeds):
-        yield from seed_rows(config, own, other, validation, exam, tests, frozenset(taboo), seed)
+        for row in seed_rows(config, own, other, validation, exam, tests, seed):
+            yield Row(**row, exam_constant=said / len(exam))
 
 
-class Student:
-    """A tiny decoder that solves chains in the manner of the demonstration before them."""
+def demonstration(config: Config) -> str:
+    """The one solved problem of the target task that one-shot tests show."""
+    from generality.benchmarks.worlds.chain_lessons import BETWEEN
 
-    def __init__(self, lab: Lab, size: str, config: Config, seed: int) -> None:
-        from generality.models import tiny_decoder
-
-        self.lab, self.config, self.tokenizer = lab, config, world_tokenizer()
-        self.network = functools.partial(tiny_decoder, size, vocabulary=len(self.tokenizer))
-        schedule = TrainConfig(epochs=1, batch_size=32, learning_rate=config.lesson_rate,
-                               warmup=0.05)  # fmt: skip
-        shares = tuple(round(0.1 * tenth, 1) for tenth in range(1, 10))
-        tuned = lab.sft(
-            self.network, *lessons(config.lessons, config.steps, seed), tokenizer=self.tokenizer,
-            config=schedule, seed=seed, keep=shares,
-        )  # fmt: skip
-        self.weights = tuned.weights
-        self.checkpoints = [*tuned.kept.values(), tuned.weights]
-
-    def tuned(self, drafts: Sequence[Draft], seed: int) -> Any:
-        """Weights after one epoch on these drafts."""
-        schedule = TrainConfig(epochs=1, batch_size=16, learning_rate=self.config.rate,
-                               schedule="linear", warmup=0.03)  # fmt: skip
-        return self.lab.sft(
-            self.network, [draft.question for draft in drafts],
-            [draft.rationale for draft in drafts], tokenizer=self.tokenizer, config=schedule,
-            weights=self.weights, seed=seed,
-        ).weights  # fmt: skip
-
-    def answers(self, prompts: Sequence[str], weights: Any = None) -> list[str]:
-        """Greedy answers, up to where it would go on with a question of its own."""
-        said = self.lab.generate(
-            self.network, prompts, weights=self.weights if weights is None else weights,
-            tokenizer=self.tokenizer, max_tokens=10 * self.config.steps + 12, batch_size=256,
-            chunk=8192,
-        )  # fmt: skip
-        return [texts[0].split(" |")[0] for texts in said]
-
-    def right(self, problems: Sequence[Problem], weights: Any = None, shot: str = "") -> list[bool]:
-        """Which problems it solves, after a solved one or none."""
-        prompts = [f"{shot}{problem.prompt}" for problem in problems]
-        texts = self.answers(prompts, weights)
-        return [answer_of(text) == p.answer for text, p in zip(texts, problems, strict=True)]
+    chain = ChainPrograms().sample(1, config.steps, 0)[0]
+    return f"{chain.prompt} {solution(chain, 'full')}{BETWEEN}"
 
 
-def lessons(count: int, steps: int, seed: int) -> tuple[list[str], list[str]]:
-    """Questions; and their solution, another question and its solution in the same style.
-
-    Four of five chains have fewer steps than the target task.
-    """
-    rng = np.random.default_rng(seed)
-    easy = ChainPrograms().sample(2 * count, (1, max(1, steps - 1)), seed)
-    hard = ChainPrograms().sample(2 * count, steps, seed + 1)
-    chains = [hard[i] if rng.random() < 0.2 else easy[i] for i in range(2 * count)]
-    styles = rng.choice(list(STYLES), size=count)
-    first, second = chains[:count], chains[count:]
-    return [chain.prompt for chain in first], [
-        f"{solution(shown, style)} | {asked.prompt} {solution(asked, style)}"
-        for shown, asked, style in zip(first, second, styles.tolist(), strict=True)
-    ]
-
-
-def one_shot(demo: Any, question: str) -> str:
-    """What the student reads: as in its lessons."""
-    return f"{demo.problem} {demo.rationale} | {question}"
-
-
-def short_exam(config: Config, student: Student, validation: Sequence[Problem]) -> list[Problem]:
+def discriminative_exam(
+    config: Config, student: ChainStudent, validation: Sequence[Problem]
+) -> list[Problem]:
     """The questions that tell the student's checkpoints, with and without an example, apart."""
     from generality.measures import discriminative_subset
 
-    chain = ChainPrograms().sample(1, config.steps, 0)[0]
-    shots = ("", f"{chain.prompt} {solution(chain, 'full')} | ")
-    correct = [student.right(validation, weights, shot)
-               for weights in student.checkpoints for shot in shots]  # fmt: skip
+    correct = [
+        student.right(validation, weights, shot)
+        for weights in student.checkpoints
+        for shot in ("", demonstration(config))
+    ]
     chosen = discriminative_subset(np.array(correct), config.exam).indices
     return [validation[int(place)] for place in chosen]
 
 
 def seed_rows(
-    config: Config, own: Student, other: Student, validation: Sequence[Problem],
-    exam: Sequence[Problem], tests: dict[str, list[Any]], taboo: frozenset[str], seed: int,
+    config: Config, own: ChainStudent, other: ChainStudent, validation: Sequence[Problem],
+    exam: Sequence[Problem], tests: dict[str, Sequence[Problem]], seed: int,
 ) -> Iterator[Row]:  # fmt: skip
     """Drafts, the proxy's validity, and the student tuned on the data of every arm."""
+    from generality.estimators.chain_student import shown
     from generality.selection import TailoredTeacher, WorldCheck
     from generality.selection.chain_drafter import chain_drafter
+    from generality.selection.draft_pool import best_of_each
 
+    taboo = frozenset(chain.prompt for chain in (*validation, *tests["target"]))
     original = chain_drafter(lengths=config.lengths, operators=config.operators, avoid=taboo)
+    ways, count, at = len(original.techniques), config.written, seed + 1
     tailored = TailoredTeacher(
-        original, own.answers, exam, WorldCheck(), config.questions, len(original.techniques),
-        config.question_pairs, config.questions, one_shot, seed,
+        original, own.answers, exam, WorldCheck(), config.questions, ways, config.question_pairs,
+        config.questions, shown, seed,
     )  # fmt: skip
     pool = tailored.draft()
     cells = list(cell_rows(config, own, original, pool, validation, seed))
     yield from cells
     best = max(cells, key=lambda row: row["score"])
-    proxy = {(row["kind"], row["technique"]): row["proxy"] for row in cells}
-    aligned = {
-        "rationale-only": tailored.align(pool, ["rationale"]),
-        "question-only": tailored.align(pool, ["question"]),
-        "full": tailored.align(pool),
-    }
-    drawn = original.questions(config.written, seed + 1)
-    explained = original.rationales(drawn, len(original.techniques), seed + 1)
+    oracle = original.only(best["kind"], best["technique"])
+    worth = {(row["kind"], row["technique"]): row["proxy"] for row in cells}
+    drawn = original.questions(count, at)
+    asked = tailored.align(pool, ["question"]).teacher.questions(count, at)
     data = {
-        "original-random": original.rationales(drawn, 1, seed + 1),
-        "original-best": best_of(explained, proxy, len(original.techniques)),
+        "original-random": original.rationales(drawn, 1, at),
+        "original-best": best_of_each(original.rationales(drawn, ways, at), ways, worth),
         "generic": generic(config, seed),
-        "oracle": cell_drafts(original, best["kind"], best["technique"], config.written, seed + 1),
-        **{name: each.generate(config.written, seed=seed + 1) for name, each in aligned.items()},
+        "oracle": oracle.rationales(oracle.questions(count, at), 1, at),
+        "rationale-only": tailored.align(pool, ["rationale"]).generate(count, seed=at),
+        # a teacher whose rationales were not aligned explains as it always did
+        "question-only": original.rationales(asked, 1, at),
+        "full": tailored.align(pool).generate(count, seed=at),
     }
-    # A teacher whose rationales were not aligned explains as it always did.
-    asked = aligned["question-only"].teacher.questions(config.written, seed + 1)
-    data["question-only"] = original.rationales(asked, 1, seed + 1)
-    for name, student in (("own", own), ("other", other)):
-        few = ("original-random", "oracle", "full")
-        arms = data if name == "own" else {arm: data[arm] for arm in few}
-        scores = {arm: marks(config, student, student.tuned(drafts, seed), tests)
-                  for arm, drafts in arms.items()}  # fmt: skip
-        scores["vanilla"] = marks(config, student, student.weights, tests)
+    few = {arm: data[arm] for arm in ("original-random", "oracle", "full")}
+    for name, student, arms in (("own", own, data), ("other", other, few)):
+        scores = {"vanilla": marks(config, student, student.weights, tests)}
+        for arm, drafts in arms.items():
+            tuned = student.tuned(drafts, rate=config.rate, seed=seed)
+            scores[arm] = marks(config, student, tuned, tests)
         for arm, found in scores.items():
-            words = np.mean([len(d.rationale.split()) for d in data[arm]]) if arm in data else None
+            words = [len(draft.rationale.split()) for draft in data.get(arm, [])]
             for (task, shots), score in found.items():
                 yield Row(
                     method=arm, seed=seed, student=name, task=task, shots=shots, score=score,
                     floor=scores["original-random"][task, shots],
                     ceiling=scores["oracle"][task, shots],
-                    words=None if words is None else float(words),
+                    words=float(np.mean(words)) if words else None,
                 )  # fmt: skip
 
 
-def marks(config: Config, student: Student, weights: Any, tests: dict[str, list[Any]]) -> Any:
+def marks(
+    config: Config, student: ChainStudent, weights: Any, tests: dict[str, Sequence[Problem]]
+) -> dict[tuple[str, int], float]:
     """Accuracy by task and number of examples in context."""
-    chain = ChainPrograms().sample(1, config.steps, 0)[0]
-    shots = ("", f"{chain.prompt} {solution(chain, 'full')} | ")
-    return {(task, count): float(np.mean(student.right(problems, weights, shot)))
+    shots = ("", demonstration(config))
+    return {(task, count): float(student.right(problems, weights, shot).mean())
             for task, problems in tests.items() for count, shot in enumerate(shots)}  # fmt: skip
 
 
-def cell_drafts(
-    teacher: SoftmaxDrafter, kind: str, technique: str, count: int, seed: int
-) -> list[Draft]:
-    """Drafts of one kind and technique."""
-    only = replace(teacher, kinds={kind: teacher.kinds[kind]},
-                   techniques={technique: teacher.techniques[technique]})  # fmt: skip
-    return only.rationales(only.questions(count, seed), 1, seed)
-
-
 def cell_rows(
-    config: Config, student: Student, teacher: SoftmaxDrafter, pool: DraftPool,
+    config: Config, student: ChainStudent, teacher: SoftmaxDrafter, pool: DraftPool,
     validation: Sequence[Problem], seed: int,
 ) -> Iterator[Row]:  # fmt: skip
     """What the drafts of a kind and technique are worth in context, and what tuning on it gains."""
-    before = float(np.mean(student.right(validation)))
-    for kind in teacher.kinds:
-        for technique in teacher.techniques:
-            explained = [draft for draft in pool if draft.technique == technique]
-            same = [draft for draft in explained if draft.kind == kind]
-            drafts = cell_drafts(teacher, kind, technique, config.cell, seed)
-            after = float(np.mean(student.right(validation, student.tuned(drafts, seed))))
-            yield Row(
-                method="cell", seed=seed, kind=kind, technique=technique, score=after, floor=before,
-                ceiling=None, gain=after - before,
-                proxy=float(np.mean([draft.score for draft in same or explained])),
-            )  # fmt: skip
-
-
-def best_of(
-    explained: Sequence[Draft], proxy: dict[tuple[str, str], float], of: int
-) -> list[Draft]:
-    """Of each question's drafts the one whose kind and technique scored best."""
-    groups = [explained[place : place + of] for place in range(0, len(explained), of)]
-    return [max(group, key=lambda draft: proxy[draft.kind, draft.technique]) for group in groups]
+    before = float(student.right(validation).mean())
+    for kind, technique in itertools.product(teacher.kinds, teacher.techniques):
+        explained = [draft for draft in pool if draft.technique == technique]
+        same = [draft for draft in explained if draft.kind == kind]
+        one = teacher.only(kind, technique)
+        drafts = one.rationales(one.questions(config.cell, seed), 1, seed)
+        tuned = student.tuned(drafts, rate=config.rate, seed=seed)
+        after = float(student.right(validation, tuned).mean())
+        yield Row(
+            method="cell", seed=seed, kind=kind, technique=technique, score=after, floor=before,
+            ceiling=None, gain=after - before,
+            proxy=float(np.mean([draft.score for draft in same or explained])),
+        )  # fmt: skip
 
 
 def generic(config: Config, seed: int) -> list[Draft]:
-    """More of what students were pretrained on."""
+    """More of what students were pretrained on: its first questions with their solutions."""
+    from generality.benchmarks.worlds.chain_lessons import BETWEEN, chain_lessons
     from generality.selection import Draft
 
-    asked, solved = lessons(config.written, config.steps, seed + 2)
-    return [Draft(q, text.split(" | ")[0]) for q, text in zip(asked, solved, strict=True)]
+    lessons = chain_lessons(config.written, (1, config.known), seed + 2)
+    return [Draft(q, text.split(BETWEEN)[0]) for q, text in zip(*lessons, strict=True)]
