@@ -41,6 +41,10 @@ class Taught:
     problem: RecipeProblem
     samples: list[TeachingPair]
 
+    def first(self, count: int) -> Taught:
+        """With its first samples only."""
+        return Taught(self.problem, self.samples[:count])
+
 
 @dataclass(frozen=True)
 class Reader:
@@ -259,9 +263,11 @@ def lesson_of(pair: TeachingPair, question: str) -> str:
 
 
 def share_chosen_right(
-    taught: Sequence[Taught], scores: Sequence[Sequence[float]], rule: Rule, count: int
+    taught: Sequence[Taught], scores: Sequence[Sequence[float]] | None, rule: Rule, count: int
 ) -> float:
     """Share of problems of which `select_answer` takes the right one of the first samples.
+
+    A "majority" needs no scores.
 
     >>> problem = recipe_problem("b k", Recipe("keep", "left"), [1, 2, 3])
     >>> samples = [TeachingPair(problem.prompt, "", answer) for answer in ("1", "1", "2 3 1")]
@@ -270,9 +276,13 @@ def share_chosen_right(
     [0.0, 1.0]
     """
     return _share(
-        select_answer([pair.answer for pair in each.samples[:count]], score[:count], rule)
+        select_answer(
+            [pair.answer for pair in each.samples[:count]],
+            None if scores is None else scores[place][:count],
+            rule,
+        )
         == each.problem.answer
-        for each, score in zip(taught, scores, strict=True)
+        for place, each in enumerate(taught)
     )
 
 

@@ -51,7 +51,7 @@ class Config:
     seeds: int = 10  # of the rules, the teacher, its samples, the search
     students: tuple[str, ...] = ("0.05M", "0.15M")  # weaker than the teacher, equal; or stronger
     lessons: int = 50_000  # examples that teach students to follow recipes
-    rules: int = 30  # named rules
+    rules: int = 24  # named rules
     asked: int = 2  # problems of each rule that the teacher samples answers to, in m1
     practice: int = 6  # problems of each rule that the teacher has seen solved
     teacher_epochs: float = 20.0  # over these, mixed with as many lessons, at most
@@ -168,19 +168,20 @@ def choice_rows(
     calls = 1 + config.exam * config.repeats  # per sample
     most = max(*config.samples, min(config.samples) * calls)
     taught = school.taught(classroom["self"], problems, samples=most, seed=seed)
+    heard = [each.first(max(config.samples)) for each in taught]
     yield Row(method="greedy", seed=seed, floor=None, ceiling=None, panel="m1",
               score=school.right(classroom["self"], problems))  # fmt: skip
     for kind in ("same", "neighbour", "unrelated"):
         exams = school.exams(kind, rules, config.exam, seed)
         scores = {
-            name: school.exam_scores(classroom[name], exams, taught, repeats=config.repeats,
+            name: school.exam_scores(classroom[name], exams, heard, repeats=config.repeats,
                                      temperature=config.temperature, seed=seed)
             for name in (classroom if kind == "same" else ("self",))
         }  # fmt: skip
         if kind == "same":
             scores["weak+equal"] = np.add(scores["weak"], scores["equal"]).tolist()
         for (name, found), count in itertools.product(scores.items(), config.samples):
-            right = functools.partial(share_chosen_right, taught, found)
+            right = functools.partial(share_chosen_right, heard, found)
             shared = {
                 "seed": seed, "panel": "m1", "exam": kind, "student": name, "samples": count,
                 "floor": right("majority", count),
@@ -191,7 +192,7 @@ def choice_rows(
             }  # fmt: skip
             for rule in ("sum", "max", "avg"):
                 yield Row(method=rule, score=right(rule, count), **shared)
-            vote = right("majority", min(most, count * calls))
+            vote = share_chosen_right(taught, None, "majority", min(most, count * calls))
             yield Row(method="equal-compute", score=vote, **shared)
 
 
