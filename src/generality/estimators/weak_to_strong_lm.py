@@ -2,30 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
+from generality.estimators.writer import Writer
 from generality.lab import Lab, TrainConfig
 from generality.measures.outcome_metrics import TextScorer
-
-
-@dataclass(frozen=True)
-class Writer:
-    """A causal language model that can be tuned: its network, its weights, its tokenizer.
-
-    Attributes:
-        network: called with a seed, as for `lab.sft`.
-        weights: to begin with; None leaves the network as it comes.
-        tokenizer: its own.
-    """
-
-    network: Callable[[int], Any]
-    weights: Mapping[str, Tensor] | None
-    tokenizer: Any
 
 
 class WeakToStrongLM:
@@ -70,20 +54,13 @@ class WeakToStrongLM:
         self, writer: Writer, prompts: Sequence[str], texts: Sequence[str], seed: int
     ) -> Writer:
         """The writer after learning these continuations."""
-        tuned = self.lab.sft(
-            writer.network, prompts, texts, tokenizer=writer.tokenizer, config=self.config,
-            seed=seed, weights=writer.weights,
-        )  # fmt: skip
-        return Writer(writer.network, tuned.weights, writer.tokenizer)
+        return writer.tuned(self.lab, prompts, texts, config=self.config, seed=seed)
 
     def write(
         self, writer: Writer, prompts: Sequence[str], *, samples: int, seed: int
     ) -> list[list[str]]:
         """Continuations of each prompt, drawn."""
-        return self.lab.generate(
-            writer.network, prompts, weights=writer.weights, tokenizer=writer.tokenizer,
-            samples=samples, seed=seed, **self.options,
-        )  # fmt: skip
+        return writer.write(self.lab, prompts, samples=samples, seed=seed, **self.options)
 
     def supervision(
         self,
