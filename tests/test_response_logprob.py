@@ -1,4 +1,8 @@
+import functools
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
 
 import pytest
 import torch
@@ -6,14 +10,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
-from transformers import PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    BloomConfig,
+    GPT2Config,
+    MistralConfig,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+)
 
 from generality.benchmarks.worlds import ChainPrograms, solution, world_tokenizer
 from generality.measures import choice_logprobs, expected_over_choices, response_logprob
 from generality.models import tiny_decoder
 from generality.models.generation import generate_texts
+from generality.models.packing import takes_packed
 from generality.models.prompt_response import encode_response
 
+scoring = import_module("generality.measures.response_logprob")  # hidden by its function's name
 TOKENIZER = world_tokenizer()
 MODEL = tiny_decoder("0.05M", vocabulary=len(TOKENIZER))
 CHAINS = ChainPrograms().sample(4, (1, 3), seed=0)
@@ -22,6 +35,7 @@ PAIRS = [(chain.prompt, solution(chain, style)) for chain in CHAINS for style in
 PROMPTS, RESPONSES = [p for p, _ in PAIRS], [r for _, r in PAIRS]
 
 
+@functools.cache
 def by_hand(prompt: str, response: str) -> list[float]:
     """One token after another, each from a pass of its own over what precedes it."""
     tokens, start = encode_response(TOKENIZER, prompt, response)
@@ -62,18 +76,74 @@ def test_order_of_the_pairs_does_not_matter(order: list[int]) -> None:
     torch.testing.assert_close(moved, whole[order], atol=1e-4, rtol=0)
 
 
-def test_candidates_of_a_prompt_run_it_once() -> None:
-    read = []
-    handle = MODEL.model.embed_tokens.register_forward_hook(
-        lambda module, inputs, output: read.append(inputs[0].numel())
+@contextmanager
+def reading(model) -> Iterator[list[tuple[int, ...]]]:
+    """Shapes of what the model reads."""
+    read: list[tuple[int, ...]] = []
+    handle = model.model.embed_tokens.register_forward_hook(
+        lambda module, inputs, output: read.append(tuple(inputs[0].shape))
     )
     try:
-        response_logprob(MODEL, TOKENIZER, PROMPTS[:3], RESPONSES[:3], batch_size=8)
-        prompt = len(TOKENIZER(PROMPTS[0])["input_ids"])
-        longest = max(len(TOKENIZER(r)["input_ids"]) - 1 for r in RESPONSES[:3])
-        assert read == [prompt, 3 * longest]  # the end token is predicted, not read
+        yield read
     finally:
         handle.remove()
+
+
+def test_candidates_of_a_prompt_run_it_once() -> None:
+    assert takes_packed(MODEL)
+    with reading(MODEL) as read:
+        response_logprob(MODEL, TOKENIZER, PROMPTS[:3], RESPONSES[:3], batch_size=8)
+    prompt = len(TOKENIZER(PROMPTS[0])["input_ids"])
+    lengths = [len(TOKENIZER(r)["input_ids"]) - 1 for r in RESPONSES[:3]]
+    assert read == [(1, prompt + sum(lengths))]  # the end token is predicted, not read
+
+
+@pytest.mark.parametrize("why", ["attention", "length"])
+def test_where_candidates_cannot_be_packed_keys_and_values_are_reused(
+    why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = response_logprob(MODEL, TOKENIZER, PROMPTS, RESPONSES, shared_prefix=False)
+    if why == "attention":
+        monkeypatch.setattr(scoring, "takes_packed", lambda model: False)
+    else:
+        monkeypatch.setattr(scoring, "LONGEST_PACKED", 10)
+    with reading(MODEL) as read:
+        found = response_logprob(MODEL, TOKENIZER, PROMPTS[:3], RESPONSES[:3])
+    torch.testing.assert_close(found, expected[:3], atol=1e-4, rtol=0)
+    prompt = len(TOKENIZER(PROMPTS[0])["input_ids"])
+    longest = max(len(TOKENIZER(r)["input_ids"]) - 1 for r in RESPONSES[:3])
+    assert read == [(1, prompt), (3, longest)]
+
+
+@pytest.mark.parametrize("config", [
+    GPT2Config(vocab_size=96, n_embd=32, n_layer=2, n_head=2, n_positions=96),
+    Qwen2Config(
+        vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2,
+    ),
+    MistralConfig(
+        vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, sliding_window=16,
+    ),
+    BloomConfig(vocab_size=96, hidden_size=32, n_layer=2, n_head=2),
+], ids=lambda config: config.model_type)  # fmt: skip
+def test_families_of_models_score_the_same_with_and_without_a_shared_prefix(config) -> None:
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config)
+    apart = response_logprob(model, TOKENIZER, PROMPTS, RESPONSES, shared_prefix=False)
+    together = response_logprob(model, TOKENIZER, PROMPTS, RESPONSES)
+    torch.testing.assert_close(together, apart, atol=1e-4, rtol=0)
+    assert takes_packed(model) == (config.model_type in ("gpt2", "mistral", "qwen2"))
+
+
+def test_a_model_that_overlooks_the_mask_is_not_packed() -> None:
+    class Blind(type(MODEL)):  # type: ignore[misc]
+        def forward(self, input_ids, attention_mask=None, position_ids=None, **options):
+            return super().forward(input_ids, position_ids=position_ids, **options)
+
+    blind = Blind(MODEL.config).eval()
+    blind.load_state_dict(MODEL.state_dict())
+    assert not takes_packed(blind)
 
 
 class Fixed(nn.Module):

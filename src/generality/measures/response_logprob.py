@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from generality.models.packing import pack_candidates, takes_packed
 from generality.models.prompt_response import encode_response
 
 if TYPE_CHECKING:
@@ -56,9 +57,11 @@ def response_logprob(
             right with NaN.
         batch_size: pairs at a time.
         include_eos: whether the token that ends a text is part of the response.
-        shared_prefix: run a prompt once for all its candidates and reuse its keys and values,
-            where pairs in a row have the same prompt and tokenise alike up to the response's first
-            token; other pairs, and models without such a cache, are scored from scratch.
+        shared_prefix: run a prompt once for all its candidates, where several pairs have the same
+            prompt and tokenise alike up to the response's first token. They are read as one
+            sequence in which no candidate sees another (`pack_candidates`); models that cannot, and
+            sequences of over 2,048 tokens or the model's window, reuse the prompt's keys and
+            values. Other pairs, and models without such a cache, are scored from scratch.
         special_tokens: let the tokenizer put its opening token first; False for prompts in
             which a chat template has written it already.
         max_length: tokens; a longer pair is NaN, since a truncated text has no fair score. None:
@@ -96,12 +99,10 @@ def response_logprob(
     reuse = shared_prefix and not getattr(model, "_is_stateful", False)
     done = len(pairs) - len(scored)
     with _evaluating(model):
-        for job in _jobs(pairs, scored, batch_size, reuse):
-            score = _continue if job.shared else _from_scratch
-            found = score(model, [pairs[i] for i in job.rows])
-            for i, row in zip(job.rows, found, strict=True):
+        for score, rows in _jobs(model, pairs, scored, batch_size, reuse):
+            for i, row in zip(rows, score(model, [pairs[i] for i in rows]), strict=True):
                 values[i, : len(row)] = row
-            done += len(job.rows)
+            done += len(rows)
             if progress is not None:
                 progress(done, len(pairs))
     if reduce == "none":
@@ -174,12 +175,6 @@ class _Pair:
         return self.tokens[self.start :]
 
 
-@dataclass(frozen=True)
-class _Job:
-    rows: list[int]
-    shared: bool
-
-
 def _pair(
     tokenizer: PreTrainedTokenizerFast, prompt: str, response: str, eos: bool, special: bool
 ) -> _Pair:
@@ -202,29 +197,51 @@ def _context(model: nn.Module) -> float:
     return getattr(config, "max_position_embeddings", None) or float("inf")
 
 
-def _jobs(pairs: list[_Pair], rows: list[int], batch_size: int, reuse: bool) -> Iterator[_Job]:
-    """Batches of pairs: those that share a prefix with their neighbour, and the others.
+def _window(model: nn.Module) -> float:
+    """Tokens that every layer can look back, which a mask of four dimensions would override."""
+    config = getattr(model, "config", None)
+    named = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
+    return min((each for each in named if each), default=float("inf"))
 
-    Prompts of the same length run together without padding; so do prompts' candidates.
+
+LONGEST_PACKED = 2048
+"""Tokens of a sequence beyond which attention to what the mask hides costs more than it saves."""
+
+
+def _jobs(
+    model: nn.Module, pairs: list[_Pair], rows: list[int], batch_size: int, reuse: bool
+) -> Iterator[tuple[Callable[[nn.Module, list[_Pair]], list[Tensor]], list[int]]]:
+    """Batches of pairs, each with how to score it: candidates of a prompt together, and others.
+
+    All are sorted by length. Without packing only prompts of the same length go together.
     """
-    groups = [list(group) for _, group in itertools.groupby(rows, lambda i: pairs[i].prefix)]
-    shared = [group for group in groups if reuse and len(group) > 1]
-    alone = [i for group in groups if not (reuse and len(group) > 1) for i in group]
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for i in rows:
+        groups.setdefault(pairs[i].prefix, []).append(i)
+    shared = [group for group in groups.values() if reuse and len(group) > 1]
+    alone = [i for group in groups.values() if not (reuse and len(group) > 1) for i in group]
     alone.sort(key=lambda i: len(pairs[i].tokens))
     for start in range(0, len(alone), batch_size):
-        yield _Job(alone[start : start + batch_size], shared=False)
-    pieces = [
-        group[i : i + batch_size] for group in shared for i in range(0, len(group), batch_size)
-    ]
-    pieces.sort(key=lambda group: pairs[group[0]].start)
-    for _, alike in itertools.groupby(pieces, lambda group: pairs[group[0]].start):
+        yield _from_scratch, alone[start : start + batch_size]
+    room = min(LONGEST_PACKED, _context(model), _window(model))
+    packs = bool(shared) and takes_packed(model)
+    packed, continued = [], []
+    for group in shared:
+        for piece in (group[i : i + batch_size] for i in range(0, len(group), batch_size)):
+            length = pairs[piece[0]].start + sum(len(pairs[i].response) for i in piece)
+            (packed if packs and length <= room else continued).append(piece)
+    for score, pieces in ((_packed, packed), (_continue, continued)):
+        pieces.sort(key=lambda piece: pairs[piece[0]].start)
         batch: list[int] = []
-        for piece in alike:
-            if batch and len(batch) + len(piece) > batch_size:
-                yield _Job(batch, shared=True)
-                batch = []
+        for piece in pieces:
+            if batch:
+                apart = score is _continue and pairs[piece[0]].start != pairs[batch[0]].start
+                if apart or len(batch) + len(piece) > batch_size:
+                    yield score, batch
+                    batch = []
             batch = batch + piece
-        yield _Job(batch, shared=True)
+        if batch:
+            yield score, batch
 
 
 def _from_scratch(model: nn.Module, pairs: list[_Pair]) -> list[Tensor]:
@@ -239,6 +256,30 @@ def _from_scratch(model: nn.Module, pairs: list[_Pair]) -> list[Tensor]:
         row[pair.start - 1 - first : len(pair.tokens) - 1 - first]
         for row, pair in zip(found, pairs, strict=True)
     ]
+
+
+def _packed(model: nn.Module, pairs: list[_Pair]) -> list[Tensor]:
+    """The same for candidates of a few prefixes, each prefix with all its candidates in one row."""
+    device = _device(model)
+    groups = [list(group) for _, group in itertools.groupby(pairs, lambda pair: pair.prefix)]
+    batch = pack_candidates(
+        [group[0].prefix for group in groups],
+        [[pair.response[:-1] for pair in group] for group in groups],
+        dtype=getattr(model, "dtype", torch.float32),
+    )
+    first = max(pair.start for pair in pairs) - 1  # the column in which every prefix ends
+    logits = _logits(model, {name: each.to(device) for name, each in batch.items()}, first).float()
+    normaliser = logits.logsumexp(-1)
+    found = []
+    for row, group in enumerate(groups):
+        column = 0
+        for pair in group:
+            further = len(pair.response) - 1
+            columns = torch.tensor([0, *range(column + 1, column + 1 + further)], device=device)
+            chosen = logits[row, columns, torch.tensor(pair.response, device=device)]
+            found.append((chosen - normaliser[row, columns]).cpu())
+            column += further
+    return found
 
 
 def _continue(model: nn.Module, pairs: list[_Pair]) -> list[Tensor]:

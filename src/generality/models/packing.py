@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from generality.models.prompt_response import IGNORED
 
@@ -72,7 +75,7 @@ class PackedCollator:
         """The batch."""
         fill = {"input_ids": self.pad, "labels": IGNORED, "position_ids": 0, "segments": 0}
         batch = {
-            name: torch.nn.utils.rnn.pad_sequence(
+            name: pad_sequence(
                 [torch.as_tensor(row[name]) for row in rows], batch_first=True, padding_value=value
             )
             for name, value in fill.items()
@@ -83,3 +86,98 @@ class PackedCollator:
             same.tril(), 0.0, torch.finfo(self.dtype).min
         )[:, None].to(self.dtype)  # fmt: skip
         return batch
+
+
+def pack_candidates(
+    prefixes: Sequence[Sequence[int]],
+    candidates: Sequence[Sequence[Sequence[int]]],
+    *,
+    dtype: torch.dtype = torch.float32,
+) -> dict[str, Tensor]:
+    """Each prefix with all its continuations in one row, every one of them right after the prefix.
+
+    A continuation sees the prefix and itself. Prefixes end in the same column: they are padded on
+    the left, continuations on the right, which the mask hides. What a model needs of the attention
+    is as for `PackedCollator`; `takes_packed` asks it.
+
+    Args:
+        prefixes: tokens, one prefix a row, none empty.
+        candidates: the continuations of each, in order.
+        dtype: the model's, of the mask.
+
+    Returns:
+        `input_ids`, `position_ids` (rows, length) and `attention_mask` (rows, 1, length, length).
+
+    >>> batch = pack_candidates([[5, 6]], [[[7, 8], [9]]])
+    >>> batch["input_ids"].tolist(), batch["position_ids"].tolist()
+    ([[5, 6, 7, 8, 9]], [[0, 1, 2, 3, 2]])
+    >>> (batch["attention_mask"][0, 0, -1] == 0).int().tolist()
+    [1, 1, 0, 0, 1]
+    """
+    width = max(map(len, prefixes))
+    columns: dict[str, list[Tensor]] = {"input_ids": [], "position_ids": [], "segments": []}
+    for prefix, several in zip(prefixes, candidates, strict=True):
+        start, left = len(prefix), [0] * (width - len(prefix))
+        tokens, places, segments = [*left, *prefix], [*left, *range(start)], [-1] * len(left)
+        segments += [0] * start
+        for number, candidate in enumerate(several, 1):
+            tokens += candidate
+            places += range(start, start + len(candidate))
+            segments += [number] * len(candidate)
+        for name, values in zip(columns, (tokens, places, segments), strict=True):
+            columns[name].append(torch.tensor(values))
+    fill = {"input_ids": 0, "position_ids": 0, "segments": -1}
+    batch = {
+        name: pad_sequence(rows, batch_first=True, padding_value=fill[name])
+        for name, rows in columns.items()
+    }
+    segments = batch.pop("segments")
+    looked_at = segments[:, None, :]
+    sees = ((looked_at == segments[:, :, None]) | (looked_at == 0)).tril()
+    batch["attention_mask"] = torch.zeros(sees.shape, dtype=dtype).masked_fill(
+        ~sees, torch.finfo(dtype).min
+    )[:, None]  # fmt: skip
+    return batch
+
+
+_TAKES_PACKED: WeakKeyDictionary[nn.Module, dict[str, bool]] = WeakKeyDictionary()
+
+
+@torch.no_grad()
+def takes_packed(model: nn.Module) -> bool:
+    """Whether a causal language model reads what `pack_candidates` makes as it is meant.
+
+    It needs "eager" or "sdpa" attention, positions and a mask of four dimensions. Since models may
+    take such a mask and overlook it (recurrent ones, relative positions by column), it is tried,
+    once a model: a continuation behind another one must read as it does alone.
+
+    >>> from generality.models import tiny_decoder
+    >>> takes_packed(tiny_decoder("0.05M", vocabulary=20))
+    True
+    """
+    attention = getattr(getattr(model, "config", None), "_attn_implementation", None)
+    inner: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    named = inspect.signature(inner.forward).parameters
+    dtype = getattr(model, "dtype", torch.float32)
+    if (
+        attention not in ("eager", "sdpa")
+        or not {"position_ids", "attention_mask"} <= {*named}
+        or not dtype.is_floating_point
+    ):
+        return False
+    tried = _TAKES_PACKED.setdefault(model, {})
+    if attention not in tried:
+        device = next(model.parameters()).device
+        prefix, first, second = [1, 2, 3], [4, 5, 6], [2, 0, 1, 3]
+        batch = pack_candidates([prefix], [[first, second]], dtype=dtype)
+        alone = torch.tensor([[*prefix, *second]], device=device)
+        try:
+            packed = model(**{k: v.to(device) for k, v in batch.items()}, use_cache=False).logits
+        except (RuntimeError, ValueError, TypeError, IndexError):  # a mask of another shape
+            tried[attention] = False
+        else:
+            wanted = model(input_ids=alone, use_cache=False).logits[:, -len(second) :].float()
+            apart = (packed[:, -len(second) :].float() - wanted).abs().max()
+            bound = torch.finfo(dtype).eps ** 0.5 * wanted.abs().max()
+            tried[attention] = bool(apart <= bound)
+    return tried[attention]
