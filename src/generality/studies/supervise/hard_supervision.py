@@ -18,34 +18,23 @@ renames the variables and leaves the solution as it is; greedy decoding instead 
 
 from __future__ import annotations
 
-import functools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pandas as pd
 from scipy import stats
 
-from generality.benchmarks.worlds import ChainPrograms, solution, step_flags, world_tokenizer
-from generality.benchmarks.worlds.wrong_chains import scrambled, slipped
 from generality.claims import Claim, Outcome, Row, Test, equivalent, greater, rank_correlates
 from generality.errors import UserError
+from generality.estimators.writer import Writer
 from generality.lab import Lab, TrainConfig
-from generality.measures import ArithmeticSteps, outcome_error_rate, step_error_rate
-from generality.models import load_model, load_tokenizer, tiny_decoder
+from generality.measures import outcome_error_rate, step_error_rate
 from generality.pairing import select
-from generality.selection import (
-    NumberMatch,
-    Solved,
-    SubtaskBuilder,
-    SupervisionMixer,
-    not_near_copy,
-    paraphrase_augment,
-    severity_ladder,
-)
+from generality.selection import NumberMatch, WorldCheck, severity_ladder
+from generality.selection.hard_chains import HardChains
+from generality.selection.supervision_sets import HardMaterial, Supervised, supervision_sets
 from generality.studies.study import Paper
 
 PAPER = Paper(
@@ -64,23 +53,25 @@ class Config:
     modulus: int = 5  # of the sums
     easy_steps: int = 2  # of the longest chain of stage 1
     hard_steps: int = 3  # of every hard chain
+    style: str = "full"  # of solutions, see `generality.benchmarks.worlds.solution`
     part_steps: tuple[int, ...] = (2,)  # of the subtasks of a hard chain
     easy: int = 12_000  # examples of stage 1, read once
     easy_learning_rate: float = 3e-3
-    teacher_tasks: int = 4000  # hard tasks the teachers learn from; no student sees them
-    strong: float = 0.75  # share of the teachers' training after which the stronger one is kept
+    easy_batch_size: int = 16
+    teacher_tasks: int = 2000  # hard tasks the teachers learn from; no student sees them
+    strong: float = 0.6  # share of the teachers' training after which the stronger one is kept
     weak: float = 0.3  # the same of the weaker one
-    samples: int = 3  # of each teacher, a task
+    samples: int = 2  # of each teacher, a task
     temperature: float = 1.0  # of the teachers' samples
-    tasks: int = 4000  # hard tasks for which teachers are asked; those they get right drop out
-    test: int = 400  # other hard tasks
+    tasks: int = 2600  # hard tasks for which teachers are asked; those they get right drop out
+    test: int = 300  # other hard tasks
     error_rates: tuple[float, ...] = (0.5, 0.9)  # in outcome, of hard supervision
     added_to: float = 0.5  # outcome error rate of hard supervision that something is added to
     added: float = 0.1  # outcome error rate of the subtasks that are added
     epochs: float = 1.0  # of stage 2 over the hard tasks; other arms read as much
     learning_rate: float = 3e-3
     batch_size: int = 16
-    max_tokens: int = 10  # of an answer
+    max_tokens: int = 32  # of an answer
     seeds: int = 3
 
     def __post_init__(self) -> None:
@@ -92,8 +83,8 @@ class Config:
 
 SCALES = {
     "smoke": Config(
-        model="0.05M", easy=320, teacher_tasks=96, tasks=48, test=24, seeds=1, samples=1,
-        error_rates=(0.9,), max_tokens=7,
+        model="0.05M", style="states", easy=200, teacher_tasks=64, tasks=32, test=16, seeds=1,
+        samples=1, error_rates=(0.9,), max_tokens=7,
     ),
     "small": Config(),
     "full": Config(
@@ -104,7 +95,9 @@ SCALES = {
 }  # fmt: skip
 
 STEPS, OUTCOME = "step_error_rate", "outcome_error_rate"
-POOL = {"method": lambda names: names.str.startswith("hard-")}  # hard tasks alone
+POOL = {  # hard tasks alone, read once
+    "method": lambda names: names.str.startswith("hard-") & (names != "hard-doubled")
+}
 
 
 def _steps_predict_better(rows: pd.DataFrame) -> Outcome:
@@ -163,55 +156,38 @@ CLAIMS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Item:
-    """One example of supervision, and what a judge found in it."""
-
-    prompt: str
-    response: str
-    flags: list[bool] | None  # of its steps, True for a wrong one; None where they cannot be read
-    right: bool
-
-
-@dataclass(frozen=True)
-class Material:
-    """What the arms are made of; `wrong`, `parts[i]` and `again` are of the tasks of `right`."""
-
-    right: list[Item]
-    wrong: dict[str, list[Item]]  # by kind of error
-    parts: list[list[Item]]  # right, wrong: one subtask of each task
-    more_parts: list[Item]  # all subtasks, right
-    again: list[list[Item]]  # right, wrong: a paraphrase of each task
-
-
 def run(config: Config, lab: Lab) -> Iterator[Row]:
     """Rows of every arm, seed by seed."""
     world = Chains(config) if config.data_path is None else Files(config)
-    tune = functools.partial(lab.sft, world.network, tokenizer=world.tokenizer)
-    plan = TrainConfig(1, config.batch_size, learning_rate=config.easy_learning_rate, warmup=0.1)
-    base = tune(*zip(*world.easy, strict=True), config=plan, seed=0)
+    plan = TrainConfig(
+        1, config.easy_batch_size, learning_rate=config.easy_learning_rate, warmup=0.1
+    )
+    base = world.writer.tuned(lab, *zip(*world.easy, strict=True), config=plan, seed=0)
+    plan = replace(plan, batch_size=config.batch_size, learning_rate=config.learning_rate)
 
-    def score(weights: Any) -> float:
-        said = lab.generate(
-            world.network, world.test, weights=weights, tokenizer=world.tokenizer,
-            max_tokens=config.max_tokens,
-        )  # fmt: skip
-        return float(np.mean([world.is_right(i, text) for i, (text,) in enumerate(said)]))
+    def length(item: Supervised) -> int:
+        return len(world.writer.tokenizer(f"{item.prompt} {item.response}")["input_ids"])
 
-    floor = score(base.weights)
+    def score(writer: Writer) -> float:
+        tests = {"hard": world.test}
+        return writer.accuracies(lab, tests, world.judge, max_tokens=config.max_tokens)["hard"]
+
+    floor = score(base)
     for seed in lab.seeds(config.seeds):
-        arms = supervision(config, world.material(lab, base.weights, seed), world, seed)
+        sets = supervision_sets(
+            world.material(lab, base, plan, seed), error_rates=config.error_rates,
+            added_to=config.added_to, added=config.added, length=length, seed=seed,
+        )  # fmt: skip
         rows = []
-        for method, (items, epochs) in arms.items():
-            tuned = tune(
-                [item.prompt for item in items], [item.response for item in items], seed=seed,
-                config=replace(plan, epochs=epochs, learning_rate=config.learning_rate),
-                weights=base.weights,
+        for method, (items, times) in sets.items():
+            tuned = base.tuned(
+                lab, [item.prompt for item in items], [item.response for item in items], seed=seed,
+                config=replace(plan, epochs=config.epochs * times),
             )  # fmt: skip
             rows.append(
                 Row(
-                    method=method, seed=seed, score=score(tuned.weights), floor=floor,
-                    examples=len(items), tokens=tuned.tokens,
+                    method=method, seed=seed, score=score(tuned), floor=floor,
+                    examples=len(items), tokens=tuned.training.tokens if tuned.training else None,
                     step_error_rate=step_error_rate(items, lambda item: item.flags),
                     outcome_error_rate=outcome_error_rate(items, lambda item: item.right),
                 )
@@ -221,174 +197,65 @@ def run(config: Config, lab: Lab) -> Iterator[Row]:
             yield Row(row, ceiling=None if added else rows[0]["score"])
 
 
-def supervision(
-    config: Config, material: Material, world: Chains | Files, seed: int
-) -> dict[str, tuple[list[Item], float]]:
-    """Of each arm its examples and its epochs."""
-
-    def mixed(rate: float, right: Sequence[Item], wrong: Sequence[Item]) -> list[Item]:
-        return SupervisionMixer(right, wrong, seed=seed).mix(rate)
-
-    right, epochs = material.right, config.epochs
-    share = sum(map(world.length, right)) / sum(map(world.length, material.more_parts))
-    arms = {"hard-00": (right, epochs), "subtasks": (material.more_parts, epochs * share)}
-    for kind, wrong in material.wrong.items():
-        for rate in config.error_rates:
-            arms[f"hard-{100 * rate:02.0f}-{kind}"] = mixed(rate, right, wrong), epochs
-    hard = mixed(config.added_to, right, next(iter(material.wrong.values())))
-    arms["hard+subtasks"] = hard + mixed(config.added, *material.parts), epochs
-    arms["hard+paraphrases"] = hard + mixed(config.added_to, *material.again), epochs
-    arms["hard-doubled"] = hard, 2 * epochs
-    return arms
-
-
 class Chains:
     """Chains of sums, and teachers that learn them for a while."""
 
+    judge = WorldCheck()
+
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.source = ChainPrograms(config.modulus, rename=True)
-        self.tokenizer = world_tokenizer()
-        self.network = functools.partial(
-            tiny_decoder, config.model, vocabulary=len(self.tokenizer), context=128
+        self.source = HardChains(
+            config.modulus, config.easy_steps, config.hard_steps, config.part_steps, config.style
         )
-        easy = self.source.sample(config.easy, (1, config.easy_steps), 0)
-        self.easy = [(chain.prompt, solution(chain)) for chain in easy]
-        shared = self.source.sample(config.test + config.teacher_tasks, config.hard_steps, 0)
-        self.tests, self.lessons = shared[: config.test], shared[config.test :]
-        self.test = [chain.prompt for chain in self.tests]
+        self.writer = Writer.tiny(config.model)
+        self.easy = [(c.prompt, self.source.solved(c)) for c in self.source.easy(config.easy)]
+        shared = self.source.hard(config.test + config.teacher_tasks, 0)
+        self.tested, self.lessons = shared[: config.test], shared[config.test :]
+        self.test = [c.prompt for c in self.tested], [c.answer for c in self.tested]
 
-    def is_right(self, place: int, text: str) -> bool:
-        """Whether this answers the test task at a place."""
-        return self.tests[place].check(text)
-
-    def length(self, item: Item) -> int:
-        """Tokens of an example."""
-        return len(item.prompt.split()) + len(item.response.split())
-
-    def material(self, lab: Lab, base: Any, seed: int) -> Material:
+    def material(self, lab: Lab, base: Writer, plan: TrainConfig, seed: int) -> HardMaterial:
         """The tasks of a seed, without those of the test, that both teachers got wrong once."""
-        config = self.config
-        tested = {(chain.start, chain.program) for chain in self.tests}
-        drawn = self.source.sample(config.tasks, config.hard_steps, seed + 1)
-        chains = [chain for chain in drawn if (chain.start, chain.program) not in tested]
-        teachers = lab.sft(
-            self.network, [chain.prompt for chain in self.lessons],
-            [solution(chain) for chain in self.lessons], tokenizer=self.tokenizer, weights=base,
-            config=TrainConfig(1, config.batch_size, learning_rate=config.learning_rate),
-            keep=(config.weak, config.strong), seed=0,
-        ).kept  # fmt: skip
-        prompts = [chain.prompt for chain in chains]
+        config, source = self.config, self.source
+        taught = base.tuned(
+            lab, [c.prompt for c in self.lessons], [source.solved(c) for c in self.lessons],
+            config=plan, keep=(config.weak, config.strong), seed=0,
+        )  # fmt: skip
+        chains = source.hard(config.tasks, seed + 1, besides=self.tested)
         samples = {
-            name: lab.generate(
-                self.network, prompts, weights=teachers[f"{share:g}"], tokenizer=self.tokenizer,
-                samples=config.samples, temperature=config.temperature, seed=seed,
-                max_tokens=config.max_tokens,
+            name: taught.kept(share).write(
+                lab, [c.prompt for c in chains], samples=config.samples, seed=seed,
+                temperature=config.temperature, max_tokens=config.max_tokens,
             )
             for name, share in (("strong", config.strong), ("weak", config.weak))
         }  # fmt: skip
         ladder = severity_ladder(samples, lambda i, text: chains[i].check(text), seed=seed)
-        chains = [chains[task] for task in ladder.tasks]
-        seeds = np.random.default_rng(seed).integers(2**31, size=len(chains)).tolist()
-        texts = {
-            **ladder.wrong,
-            "slip": [slipped(chain, s) for chain, s in zip(chains, seeds, strict=True)],
-            "random": [scrambled(chain, s) for chain, s in zip(chains, seeds, strict=True)],
-        }
-        pairs = list(zip(chains, seeds, strict=True))
-        known = {chain.prompt: chain for chain in chains}
-
-        def segments(task: Solved) -> Iterator[tuple[str, str]]:
-            for length in config.part_steps:
-                first = int(generator.integers(config.hard_steps - length + 1))
-                part = known[task.prompt].segment(first, length)
-                known[part.prompt] = part
-                yield part.prompt, solution(part)
-
-        generator = np.random.default_rng(seed)
-        tasks = [Solved(chain.prompt, solution(chain)) for chain in chains]
-        built = SubtaskBuilder(segments, [not_near_copy(0.9)]).build(tasks)
-        one = {part.source: known[part.prompt] for part in built}  # the last of each task
-        parts = [one.get(i, chain.segment(0, 2)) for i, chain in enumerate(chains)]
-        wrong = {kind: list(map(judged, chains, found)) for kind, found in texts.items()}
-        renamed = {chain.prompt: chain.renamed(s) for chain, s in pairs}
-
-        def again(items: list[Item]) -> list[Item]:
-            said = [Solved(item.prompt, item.response) for item in items]
-            new = paraphrase_augment(said, lambda prompt, text: (renamed[prompt].prompt, text))
-            return [
-                replace(item, prompt=twin.prompt)
-                for item, twin in zip(items, new[len(items) :], strict=True)
-            ]
-
-        right = [judged(chain, solution(chain)) for chain in chains]
-        return Material(
-            right=right,
-            wrong=wrong,
-            parts=[
-                [judged(part, solution(part)) for part in parts],
-                [judged(part, slipped(part, s)) for part, s in zip(parts, seeds, strict=True)],
-            ],
-            more_parts=[judged(known[part.prompt], part.solution) for part in built],
-            again=[again(right), again(wrong["strong"])],
-        )
-
-
-def judged(chain: Any, text: str) -> Item:
-    """A solution of a chain and what is wrong in it."""
-    return Item(chain.prompt, text, step_flags(chain, text), chain.check(text))
+        return source.material([chains[task] for task in ladder.tasks], ladder.wrong, seed)
 
 
 class Files:
     """Your own tasks, from three files of JSON lines in one folder.
 
-    easy.jsonl: prompt, response. test.jsonl: prompt, answer. hard.jsonl: prompt, right, wrong (of
-    each kind of error a solution), and `subtask` and `paraphrase`, each with prompt, right, wrong.
-    Steps are judged by recomputing the equations in them.
+    easy.jsonl: prompt, response. test.jsonl: prompt, answer. hard.jsonl: see
+    `HardMaterial.from_files`. The material is the same for every seed: what differs is which tasks
+    are wrong, and the training.
     """
+
+    judge = NumberMatch()
 
     def __init__(self, config: Config) -> None:
         folder = Path(config.data_path or "")
-        self.tokenizer = load_tokenizer(config.model)
-        self.network = functools.partial(_named, config.model)
+        self.writer = Writer.named(config.model)
         try:
-            easy, self.hard, tests = (
+            easy, tests = (
                 [json.loads(line) for line in (folder / name).read_text().splitlines()]
-                for name in ("easy.jsonl", "hard.jsonl", "test.jsonl")
+                for name in ("easy.jsonl", "test.jsonl")
             )
         except OSError as error:
             raise UserError(f"{error.filename} is needed: see the study's page.") from error
         self.easy = [(row["prompt"], row["response"]) for row in easy[: config.easy]]
-        self.test = [row["prompt"] for row in tests]
-        self.answers = [row["answer"] for row in tests]
+        self.test = [row["prompt"] for row in tests], [row["answer"] for row in tests]
+        self.folder = folder
 
-    def is_right(self, place: int, text: str) -> bool:
-        """Whether this answers the test task at a place."""
-        return NumberMatch()(self.test[place], text, self.answers[place]) >= 0.5
-
-    def length(self, item: Item) -> int:
-        """Tokens of an example."""
-        return len(self.tokenizer(item.prompt + item.response)["input_ids"])
-
-    def material(self, lab: Lab, base: Any, seed: int) -> Material:
-        """The same for every seed: what differs is which tasks are wrong, and the training."""
-        judge = ArithmeticSteps()
-
-        def items(rows: list[dict[str, Any]], which: str) -> list[Item]:
-            return [
-                Item(row["prompt"], row[which], judge(row[which]), which == "right") for row in rows
-            ]
-
-        wrong = {
-            kind: items([{**row, "wrong": row["wrong"][kind]} for row in self.hard], "wrong")
-            for kind in self.hard[0]["wrong"]
-        }
-        parts, again = (
-            [items([row[name] for row in self.hard], which) for which in ("right", "wrong")]
-            for name in ("subtask", "paraphrase")
-        )
-        return Material(items(self.hard, "right"), wrong, parts, parts[0], again)
-
-
-def _named(name: str, seed: int) -> Any:
-    return load_model(name, device="cpu")
+    def material(self, lab: Lab, base: Writer, plan: TrainConfig, seed: int) -> HardMaterial:
+        """What the folder holds."""
+        return HardMaterial.from_files(self.folder)
