@@ -54,7 +54,15 @@ def test_neutral_words_follow_each_word_and_change_no_label() -> None:
     assert labels.astype(bool).tolist() == expected
 
 
+def test_the_first_word_decides_where_it_should() -> None:
+    sign = dict(zip(*code_words(WORDS, 60, lengths=(1,)), strict=True))
+    texts, labels = code_words(WORDS, 100, decides="first", neutral=("a",))
+    assert labels.tolist() == [sign[text.split()[0]] for text in texts]
+
+
 def test_bad_codes_are_refused() -> None:
+    with pytest.raises(ValueError, match="'total' or 'first'"):
+        code_words(WORDS, 2, decides="last")  # type: ignore[arg-type]
     for words, lengths in ((WORDS[:5], (3,)), (WORDS, (4,)), (WORDS, ())):
         with pytest.raises(ValueError, match="even number"):
             code_words(words, 2, lengths=lengths)
