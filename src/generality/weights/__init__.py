@@ -20,18 +20,32 @@ from generality.weights.checkpoint_stream import (
     open_checkpoint,
 )
 from generality.weights.dhspg import DHSPG
+from generality.weights.group_quantizer import quantize_rtn
 from generality.weights.interpolate import interpolate, wise_ft
+from generality.weights.merge_adapter import MergedAdapter, merge_adapters
+from generality.weights.merge_models import merge_models
+from generality.weights.merging import Recipe, merge, task_vectors
+from generality.weights.task_interference import Interference, interference
 
 __all__ = [
     "DHSPG",
     "ChannelGroup",
     "Checkpoint",
     "CheckpointWriter",
+    "Interference",
+    "MergedAdapter",
+    "Recipe",
     "TensorSpec",
     "channel_groups",
+    "interference",
     "interpolate",
+    "merge",
+    "merge_adapters",
+    "merge_models",
     "open_checkpoint",
+    "quantize_rtn",
     "remove_channels",
+    "task_vectors",
     "verify_equivalence",
     "wise_ft",
 ]

@@ -48,11 +48,12 @@ class DHSPG(torch.optim.Optimizer):
         ValueError: no groups, a target outside [0, 1), or a group whose parameters are not given.
 
     >>> from generality.weights import channel_groups
+    >>> _ = torch.manual_seed(0)
     >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     >>> groups = channel_groups(net, (torch.zeros(1, 4),))
     >>> optimizer = DHSPG(net.named_parameters(), groups, lr=0.1, target_group_sparsity=0.5,
-    ...                   start_step=2)
-    >>> for _ in range(30):
+    ...                   start_step=2, lam=0.5)
+    >>> for _ in range(40):
     ...     optimizer.zero_grad()
     ...     net(torch.randn(16, 4)).square().mean().backward()
     ...     _ = optimizer.step()
@@ -249,7 +250,7 @@ def half_space_step(
     strength = torch.where(outward, strength, torch.full_like(strength, lam))
     trial = x - lr * g - lr * (strength / norm)[:, None] * x
     kept = (trial * x).sum(1) >= eps * norm.square()
-    return trial * kept[:, None]
+    return torch.where(kept[:, None], trial, torch.zeros_like(trial))
 
 
 def channel_scores(

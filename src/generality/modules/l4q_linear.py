@@ -1,0 +1,254 @@
+"""LoRA and the steps of a quantiser trained together: every weight ends in a few bits."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from generality.weights.group_quantizer import (
+    GroupScales,
+    dequantize,
+    levels,
+    pack,
+    quantize,
+    spread,
+    symmetric_scales,
+    unpack,
+)
+
+#: The projections of attention and feed-forward layers, as Llama-like models name them.
+TARGETS = r".*\.(q|k|v|o|gate|up|down)_proj"
+
+
+class L4QLinear(nn.Module):
+    """A linear layer with frozen weights W0, a LoRA pair, and a learnt quantiser over both.
+
+    W = W0 + alpha · B A goes through `lsq_quantize`, and only the quantised weight is ever used,
+    in training as afterwards. A, B and the scales (a step and an offset for each group of inputs)
+    are trained; gradients of W live inside this layer's backward only, so that what is kept for
+    it is as small as LoRA's. `W` is computed again there.
+
+    Args:
+        linear: the layer to replace; its bias is kept and frozen.
+        bits: 2 to 8.
+        group: how many inputs share a step and an offset.
+        rank: r of A (r, in) and B (out, r); B starts at zero, so the layer starts as RTN(W0).
+        alpha: the factor of B A.
+        learn_offset: train the offsets too.
+
+    Source: Jeon et al. 2024 (L4Q, arXiv 2402.04902), equations 5 to 9 (LSQ's gradient, no gradient
+    scale). The paper starts training the scales after ten steps: `learn_scales(False)` freezes
+    them.
+
+    >>> layer = L4QLinear(nn.Linear(64, 8), bits=4, group=32, rank=2)
+    >>> layer(torch.randn(3, 64)).shape
+    torch.Size([3, 8])
+    >>> sorted(name for name, p in layer.named_parameters() if p.requires_grad)
+    ['lora_A', 'lora_B', 'offset', 'step']
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __init__(
+        self,
+        linear: nn.Linear,
+        *,
+        bits: int = 4,
+        group: int = 128,
+        rank: int = 4,
+        alpha: float = 1.0,
+        learn_offset: bool = True,
+    ) -> None:
+        super().__init__()
+        self.bits, self.group, self.alpha = bits, group, alpha
+        self.learn_offset = learn_offset
+        self.register_buffer("weight", linear.weight.detach())
+        self.register_buffer("bias", None if linear.bias is None else linear.bias.detach())
+        scales = symmetric_scales(self.weight, bits, group)
+        self.step, self.offset = (nn.Parameter(s) for s in scales)
+        self.lora_A = nn.Parameter(torch.empty(rank, linear.in_features))
+        self.lora_B = nn.Parameter(torch.zeros(linear.out_features, rank))
+        nn.init.kaiming_uniform_(self.lora_A, a=5**0.5)
+        self.learn_scales(True)
+
+    def forward(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch outputs"]:
+        """x Wqᵀ + bias."""
+        y = _L4Q.apply(
+            x, self.weight, self.lora_A, self.lora_B, self.step, self.offset,
+            self.alpha, self.bits, self.group,
+        )  # fmt: skip
+        return y if self.bias is None else y + self.bias
+
+    def learn_scales(self, learn: bool) -> None:
+        """Train step and offset, or hold them (the paper's first ten steps; the frozen control)."""
+        self.step.requires_grad_(learn)
+        self.offset.requires_grad_(learn and self.learn_offset)
+
+    def quantized(self) -> PackedLinear:
+        """The layer for use: packed integers, scales, no LoRA beside them."""
+        scales = GroupScales(_positive(self.step.detach()), self.offset.detach())
+        merged = self.weight + self.alpha * self.lora_B.detach() @ self.lora_A.detach()
+        integers = quantize(merged, scales, self.bits, self.group)
+        shape = (integers.shape[0], integers.shape[1])
+        packed = PackedLinear(*shape, bits=self.bits, group=self.group, bias=self.bias is not None)
+        packed.fill(integers, scales, self.bias)
+        return packed
+
+
+class PackedLinear(nn.Module):
+    """A linear layer whose weights are stored in a few bits and unpacked where they are used.
+
+    >>> layer = PackedLinear(64, 8, bits=3, group=32)
+    >>> layer.packed.numel()  # bytes: 64 · 8 weights of 3 bits
+    192
+    """
+
+    packed: Tensor
+    step: Tensor
+    offset: Tensor
+    bias: Tensor | None
+
+    def __init__(
+        self, outputs: int, inputs: int, *, bits: int, group: int, bias: bool = False
+    ) -> None:
+        super().__init__()
+        levels(bits)
+        self.shape, self.bits, self.group = (outputs, inputs), bits, group
+        groups = -(-inputs // group)
+        size = -(-outputs * inputs * bits // 8)
+        self.register_buffer("packed", torch.zeros(size, dtype=torch.uint8))
+        self.register_buffer("step", torch.ones(outputs, groups))
+        self.register_buffer("offset", torch.zeros(outputs, groups))
+        self.register_buffer("bias", torch.zeros(outputs) if bias else None)
+
+    def fill(self, integers: Tensor, scales: GroupScales, bias: Tensor | None) -> None:
+        """Takes the integers (outputs, inputs) and their scales."""
+        self.packed = pack(integers, self.bits)
+        self.step, self.offset = scales
+        self.bias = bias
+
+    def weight(self) -> Float[Tensor, "outputs inputs"]:
+        """The weights, in the dtype of the steps."""
+        integers = unpack(self.packed, self.bits, self.shape)
+        return dequantize(integers, GroupScales(self.step, self.offset), self.group)
+
+    def forward(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch outputs"]:
+        """x Wᵀ + bias."""
+        return nn.functional.linear(x, self.weight().to(x.dtype), self.bias)
+
+    def dequantized(self) -> nn.Linear:
+        """An ordinary linear layer with the same (quantised) weights."""
+        linear = nn.Linear(self.shape[1], self.shape[0], bias=self.bias is not None)
+        linear.weight = nn.Parameter(self.weight())
+        if self.bias is not None:
+            linear.bias = nn.Parameter(self.bias.clone())
+        return linear
+
+    def extra_repr(self) -> str:
+        """What printing the layer shows."""
+        outputs, inputs = self.shape
+        return f"outputs={outputs}, inputs={inputs}, bits={self.bits}, group={self.group}"
+
+
+def lsq_quantize(
+    weight: Float[Tensor, "out inputs"],
+    step: Float[Tensor, "out groups"],
+    offset: Float[Tensor, "out groups"],
+    bits: int,
+    group: int,
+) -> Float[Tensor, "out inputs"]:
+    """Quantised and back, with LSQ's gradients: straight through rounding, gated by clamping.
+
+    With w = (W − offset)/step: dWq/dW is 1 where w is in range; dWq/dstep is round(w) − w there
+    and the bound it was clamped to elsewhere; dWq/doffset is 1 where it was clamped.
+
+    Source: Esser et al. 2020 (LSQ, arXiv 1902.08153), equations 3 and 4; the offset is LSQ+'s.
+
+    >>> weight = torch.tensor([[1.0, -1.3, 0.3, 0.5]])
+    >>> step = torch.tensor([[0.3]], requires_grad=True)
+    >>> lsq_quantize(weight, step, torch.zeros(1, 1), bits=3, group=4)
+    tensor([[ 0.9000, -1.2000,  0.3000,  0.6000]], grad_fn=<AddBackward0>)
+    """
+    low, high = levels(bits)
+    step, offset = spread(GroupScales(step, offset), weight.shape[1], group)
+    scaled = ((weight - offset) / step).clamp(low, high)
+    rounded = scaled + (scaled.round() - scaled).detach()
+    return rounded * step + offset
+
+
+class _L4Q(torch.autograd.Function):
+    """The quantised layer; keeps its inputs, small tensors, and W0, which is there anyway."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, w0: Tensor, a: Tensor, b: Tensor, step: Tensor, offset: Tensor,
+        alpha: float, bits: int, group: int,
+    ) -> Tensor:  # fmt: skip
+        ctx.save_for_backward(x, w0, a, b, step, offset)
+        ctx.options = (alpha, bits, group)
+        return nn.functional.linear(
+            x, lsq_quantize(w0 + alpha * b @ a, _positive(step), offset, bits, group)
+        )
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, w0, a, b, step, offset = ctx.saved_tensors
+        alpha, bits, group = ctx.options
+        with torch.enable_grad():
+            inner = [t.detach().requires_grad_() for t in (a, b, step, offset)]
+            merged = w0 + alpha * inner[1] @ inner[0]
+            weight = lsq_quantize(merged, _positive(inner[2]), inner[3], bits, group)
+        gradient = gradients[0]
+        to_weight = gradient.flatten(0, -2).T @ x.flatten(0, -2)
+        small = torch.autograd.grad(weight, inner, to_weight)
+        to_x = gradient @ weight.detach() if ctx.needs_input_grad[0] else None
+        return to_x, None, *small, None, None, None
+
+
+def _positive(step: Tensor) -> Tensor:
+    return step.clamp_min(1e-8)
+
+
+def apply_l4q(model: nn.Module, *, targets: str = TARGETS, **options: Any) -> nn.Module:
+    """Replaces the linear layers whose name matches `targets` by `L4QLinear`, in place.
+
+    Everything else is frozen, embeddings, head and norms included.
+
+    Args:
+        targets: a regular expression over whole module names; by default the projections of
+            attention and feed-forward layers as Llama-like models name them.
+        options: `bits`, `group`, `rank`, `alpha`, `learn_offset`.
+
+    Raises:
+        ValueError: no linear layer matches.
+    """
+    layers = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear)}
+    chosen = [name for name in layers if re.fullmatch(targets, name)]
+    if not chosen:
+        names = ", ".join(list(layers)[:3]) or "no linear layer at all"
+        raise ValueError(f"no linear layer's name matches '{targets}': this model has {names}")
+    model.requires_grad_(False)
+    for name in chosen:
+        model.set_submodule(name, L4QLinear(layers[name], **options))
+    return model
+
+
+def quantized_model(model: nn.Module) -> nn.Module:
+    """The same model with every `L4QLinear` packed, in place."""
+    for name, layer in list(model.named_modules()):
+        if isinstance(layer, L4QLinear):
+            model.set_submodule(name, layer.quantized())
+    return model
+
+
+def dequantized_model(model: nn.Module) -> nn.Module:
+    """The same model with ordinary linear layers that hold the quantised weights, in place."""
+    for name, layer in list(model.named_modules()):
+        if isinstance(layer, PackedLinear):
+            model.set_submodule(name, layer.dequantized())
+    return model
