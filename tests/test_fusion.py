@@ -235,7 +235,7 @@ def test_score_is_the_log_probability_of_what_is_written():
         logits[1, 1, 7],
     ]
     assert sorted(score.logprobs.tolist()) == pytest.approx(
-        sorted(map(lambda x: x.item(), expected)), abs=1e-4
+        sorted(each.item() for each in expected), abs=1e-4
     )
     assert score.loss == pytest.approx(float(model(tokens, labels=labels).loss), abs=1e-4)
     assert score.weights.shape == (5, 2)

@@ -19,12 +19,15 @@ from generality.cli import (
     claims,
     compare,
     distill,
+    fuse,
     listing,
+    merge,
     predict,
     report,
     results,
     run,
     select,
+    serve,
 )
 from generality.errors import UserError
 
@@ -75,6 +78,9 @@ app.command("compare")(compare.compare)
 app.command("predict")(predict.predict)
 app.command("select")(select.select)
 app.command("distill")(distill.distill)
+app.command("fuse")(fuse.fuse)
+app.command("serve")(serve.serve)
+app.command("merge")(merge.merge)
 app.command("results")(results.results)
 app.command("report")(report.report)
 app.add_typer(cache.app, name="cache")

@@ -22,9 +22,14 @@ if TYPE_CHECKING:
         StaticFusion,
         fuse_logits,
     )
+    from generality.decoding.openai_server import CompletionServer
     from generality.decoding.same_vocabulary import check_same_vocabulary
+    from generality.decoding.teacher_forced_score import Foreseen, teacher_forced
+    from generality.decoding.text_stream import TextStream
 
 __all__ = [
+    "CompletionServer",
+    "Foreseen",
     "FusedCache",
     "FusedCausalLM",
     "FusionLogitsProcessor",
@@ -32,13 +37,17 @@ __all__ = [
     "KLMatchedFusion",
     "ResponseScore",
     "StaticFusion",
+    "TextStream",
     "check_same_vocabulary",
     "fuse_logits",
+    "teacher_forced",
 ]
 
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
+        "CompletionServer": "openai_server",
+        "Foreseen": "teacher_forced_score",
         "FusedCache": "fused_lm",
         "FusedCausalLM": "fused_lm",
         "FusionLogitsProcessor": "fusion_processor",
@@ -46,7 +55,9 @@ __getattr__, __dir__ = lazy_names(
         "KLMatchedFusion": "logit_fusion",
         "ResponseScore": "fused_lm",
         "StaticFusion": "logit_fusion",
+        "TextStream": "text_stream",
         "check_same_vocabulary": "same_vocabulary",
         "fuse_logits": "logit_fusion",
+        "teacher_forced": "teacher_forced_score",
     },
 )

@@ -144,6 +144,11 @@ class FusedCausalLM(nn.Module):
         return self.large.config
 
     @property
+    def generation_config(self) -> Any:
+        """The large model's settings for writing, such as the tokens that end a text."""
+        return getattr(self.large, "generation_config", None)
+
+    @property
     def device(self) -> torch.device:
         """Where tokens go: the large model's device."""
         return next(self.large.parameters()).device

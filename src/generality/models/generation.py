@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Generator, Sequence
 from typing import Any
 
 import numpy as np
@@ -72,6 +72,51 @@ def generate_texts(
         for place, row in zip(places, written, strict=True):
             texts[place] = tokenizer.decode(row, skip_special_tokens=True).strip()
     return texts
+
+
+@torch.inference_mode()
+def stream_tokens(
+    model: nn.Module,
+    prompt: Sequence[int],
+    *,
+    max_tokens: int,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    ends: Container[int] = (),
+) -> Generator[int]:
+    """Tokens after a prompt, each as it is written, the one that ends the text included.
+
+    Nothing is computed beyond the tokens that are asked for: stop when you have seen enough.
+
+    Args:
+        model: as in `generate_texts`.
+        prompt: its tokens, at least one.
+        max_tokens: written at most.
+        ends: tokens after which nothing follows.
+
+    >>> from generality.models import tiny_decoder
+    >>> model = tiny_decoder("0.05M", vocabulary=60)
+    >>> len(list(stream_tokens(model, [1, 7, 9], max_tokens=5)))
+    5
+    """
+    from transformers import DynamicCache
+
+    place = next(model.parameters()).device
+    noise = [_generator(seed, 0)] if temperature else None
+    cache = model.new_cache() if hasattr(model, "new_cache") else DynamicCache()
+    tokens = torch.tensor([list(prompt)], device=place)
+    for length in range(len(prompt), len(prompt) + max_tokens):
+        output = model(
+            input_ids=tokens, attention_mask=torch.ones(1, length, dtype=torch.long, device=place),
+            position_ids=torch.arange(length - tokens.shape[1], length, device=place)[None],
+            past_key_values=cache, use_cache=True, logits_to_keep=1,
+        )  # fmt: skip
+        following = _next(output.logits[:, -1].float(), temperature, top_p, noise)
+        yield (token := int(following))
+        if token in ends:
+            return
+        tokens = following[:, None]
 
 
 def _write(
