@@ -10,17 +10,17 @@ reviews without negative sentiment, continues others, and a strong writer learns
 Controls: `constant` says the common class always; `untuned` is the strong writer before any tuning.
 
 Differences from the paper, each with its effect: its short lists of safety prompts, its toxicity
-service and its legal texts are not here; "unsafe" is a drug rated 6 of 10 or lower, or a negative
-review of a film, thinned to 15 % (real texts, a made imbalance). The weak classifier is a logistic
-regression on words and the strong one a probe of MiniLM, in place of GPT-2 and larger ones. Writers
-are decoders of 0.15M and 0.6M parameters that know 1,500 words: what they write is crude, and its
+service and its legal texts are not here; "unsafe" is a negative review of a film or a product (or a
+drug rated 6 of 10 or lower), thinned to 15 % (real texts, a made imbalance). The weak classifier is
+a logistic regression on words and the strong one a probe of MiniLM, in place of GPT-2 and larger
+ones; all of them weigh classes evenly, or they would find few unsafe texts at all. Writers are
+decoders of 0.15M and 0.6M parameters that know 1,500 words: what they write is crude, and its
 "toxicity" is the probability of negative sentiment by a classifier of words. The strategies beside
 naive labels are reconstructions: the paper's code has none.
 """
 
 from __future__ import annotations
 
-import functools
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -33,14 +33,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 from generality.benchmarks import load_benchmark
-from generality.benchmarks.worlds import world_tokenizer
 from generality.claims import Claim, Row, greater
 from generality.estimators import SoftProbe
-from generality.estimators.weak_to_strong_lm import WeakToStrongLM, Writer
+from generality.estimators.weak_to_strong_lm import WeakToStrongLM
+from generality.estimators.writer import Writer
 from generality.lab import Lab, TrainConfig
 from generality.measures import DistinctN
 from generality.measures.outcome_metrics import CLASSIFICATION, GENERATION
-from generality.models import load_model, load_tokenizer, tiny_decoder
 from generality.models.tiny_decoders import SIZES
 from generality.objectives import ConfidenceLoss
 from generality.selection import filter_weak_labels
@@ -60,15 +59,16 @@ class Config:
 
     tracks: tuple[str, ...] = ("classification", "generation")
     seeds: int = 4
-    tasks: tuple[str, ...] = ("movie", "drugs")
+    tasks: tuple[str, ...] = ("movie", "amazon")  # domains of sentiment, or "drugs"
     rare: float = 0.15  # share of unsafe texts
-    supervised: int = 300  # texts with true labels, at most a sixth of all
-    transfer: int = 900  # texts that the weak model labels, at most
+    supervised: int = 800  # texts with true labels, at most a third of all
+    weak_strength: float = 1.0  # C of the weak model: how closely it fits its labels
+    transfer: int = 1400  # texts that the weak model labels, at most
     test: int = 1000  # texts, at most
     encoder: str = "minilm-l6"
     max_length: int = 64  # tokens
     keep: float = 0.5  # share of weak labels that the filters keep
-    epochs: int = 20  # of probes
+    epochs: int = 10  # of probes
     weak: str = "0.15M"  # writer: a size of `tiny_decoder`, or a model's name
     strong: str = "0.6M"
     vocabulary: int = 1500  # words that tiny writers know
@@ -153,8 +153,10 @@ def classification(config: Config, lab: Lab) -> Iterator[Row]:
     """Each task, seed and metric."""
     cut = (config.supervised, config.transfer, config.test)
     for task in config.tasks:
-        options = {"domain": "movie"} if task == "movie" else {"words": config.max_length}
-        benchmark = load_benchmark("sentiment" if task == "movie" else "drug_reviews", **options)
+        name, options = ("drug_reviews", {"words": config.max_length}) if task == "drugs" else (
+            "sentiment", {"domain": task}
+        )  # fmt: skip
+        benchmark = load_benchmark(name, **options)
         texts = [t for split in ("train", "test") for t in benchmark.splits[split]["text"]]
         label = [y for split in ("train", "test") for y in benchmark.splits[split]["label"]]
         rows = thinned(1 - np.array(label), config.rare, most=sum(cut))
@@ -176,28 +178,30 @@ def thinned(unsafe: np.ndarray, share: float, *, most: int) -> np.ndarray:
 def ladder(
     config: Config, task: str, texts: list[str], x: np.ndarray, y: np.ndarray, seed: int
 ) -> list[Row]:
-    """One seed's supervisor, students and ceiling, by every metric."""
+    """One seed's supervisor, students and ceiling, by every metric. All weigh classes evenly."""
     rows = np.random.default_rng(seed).permutation(len(texts))
-    few = min(config.supervised, len(texts) // 6)
+    few = min(config.supervised, len(texts) // 3)
     gt, rest = rows[:few], rows[few:]
     transfer, test = np.split(
         rest[: config.transfer + config.test], [min(config.transfer, len(rest) // 2)]
     )
     weak = make_pipeline(
-        TfidfVectorizer(sublinear_tf=True), LogisticRegression(C=10, class_weight="balanced")
+        TfidfVectorizer(sublinear_tf=True),
+        LogisticRegression(C=config.weak_strength, class_weight="balanced"),
     )
     weak.fit([texts[row] for row in gt], y[gt])
     soft = weak.predict_proba([texts[row] for row in transfer])
     floor = weak.predict_proba([texts[row] for row in test])
 
-    def taught(rows: Any, targets: np.ndarray, objective: Any = None) -> np.ndarray:
+    def taught(rows: np.ndarray, targets: np.ndarray, objective: Any = None) -> np.ndarray:
+        rows = rows[evened(targets[rows].argmax(1))]
         probe = SoftProbe(
             fit_intercept=True, epochs=config.epochs, random_state=seed, objective=objective
         )
         return probe.fit(x[transfer][rows], targets[rows]).predict_proba(x[test])
 
-    everything, one_hot = slice(None), np.eye(2)[y[transfer]]
-    ceiling = taught(everything, one_hot)
+    everything = np.arange(len(transfer))
+    ceiling = taught(everything, np.eye(2)[y[transfer]])
     students = {
         "naive": taught(everything, soft),
         "filter": taught(filter_weak_labels(soft, top_frac=config.keep, per_class=False), soft),
@@ -214,6 +218,12 @@ def ladder(
         for method, said in students.items()
         for metric in CLASSIFICATION
     ]  # fmt: skip
+
+
+def evened(classes: np.ndarray) -> np.ndarray:
+    """Places of the examples, those of smaller classes repeated until all are equally many."""
+    groups = [np.flatnonzero(classes == each) for each in np.unique(classes)]
+    return np.concatenate([np.resize(group, max(map(len, groups))) for group in groups])
 
 
 # ------------------------------------------------------------------- generation
@@ -266,15 +276,17 @@ def generation(config: Config, lab: Lab) -> Iterator[Row]:
             for name, each in writers.items()
         }
         scores = {k: np.array([risk(texts) for texts in v]) for k, v in said.items()}
+        every = {name: [text for texts in each for text in texts] for name, each in said.items()}
+        varied = {name: DistinctN(2)(found) for name, found in every.items()}
         for method in ("naive", "selected", "untuned"):
-            every = [text for texts in said[method] for text in texts]
             for metric in GENERATION:
                 good = {name: 1 - metric.score(each) for name, each in scores.items()}
                 yield Row(
                     method=method, seed=seed, task="reviews", metric=metric.name,
                     score=good[method], floor=good["floor"], ceiling=good["ceiling"],
-                    distinct_2=DistinctN(2)(every),
-                    empty=float(np.mean([not text.strip() for text in every])),
+                    distinct_2=varied[method], floor_distinct_2=varied["floor"],
+                    ceiling_distinct_2=varied["ceiling"],
+                    empty=float(np.mean([not text.strip() for text in every[method]])),
                 )  # fmt: skip
 
 
@@ -288,18 +300,10 @@ def scorer_of(texts: list[str], labels: np.ndarray, rows: np.ndarray) -> Any:
 def writer(config: Config, lab: Lab, name: str, corpus: list[str]) -> Writer:
     """A model by name, or a tiny decoder that has read the corpus."""
     if name not in SIZES:
-        return Writer(functools.partial(named, name), None, load_tokenizer(name))
+        return Writer.named(name)
     counts = Counter(word for text in corpus for word in text.split())
-    tokenizer = world_tokenizer([word for word, _ in counts.most_common(config.vocabulary)])
-    network = functools.partial(tiny_decoder, name, vocabulary=len(tokenizer), context=96)
-    read = lab.sft(
-        network, [""] * len(corpus), corpus, tokenizer=tokenizer, loss_on="all", seed=0,
-        config=TrainConfig(epochs=config.corpus_epochs, learning_rate=config.corpus_rate),
-        max_length=48,
-    )  # fmt: skip
-    return Writer(network, read.weights, tokenizer)
-
-
-def named(name: str, seed: int) -> Any:
-    """A pretrained model, the same for every seed."""
-    return load_model(name, device="cpu")
+    words = [word for word, _ in counts.most_common(config.vocabulary)]
+    reading = TrainConfig(epochs=config.corpus_epochs, learning_rate=config.corpus_rate)
+    return Writer.tiny(name, words, context=96).tuned(
+        lab, [""] * len(corpus), corpus, loss_on="all", max_length=48, config=reading, seed=0
+    )
