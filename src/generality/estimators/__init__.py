@@ -60,6 +60,7 @@ from generality.estimators.test_time import (
 )
 from generality.estimators.ways_to_tune import ways_to_tune
 from generality.estimators.weak_to_strong import WeakToStrong, bootstrap_chain
+from generality.estimators.writer import Writer
 
 __all__ = [
     "SHOT",
@@ -99,6 +100,7 @@ __all__ = [
     "TestTimeAdapter",
     "UnusableFeatures",
     "WeakToStrong",
+    "Writer",
     "adapt",
     "adaptivity_gap",
     "agreement_rows",

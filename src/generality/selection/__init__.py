@@ -49,6 +49,8 @@ if TYPE_CHECKING:
         selection_overlap,
     )
     from generality.selection.format_mixer import FORMATS, FormatMixer, Formatted, Template, Worked
+    from generality.selection.hard_chains import HardChains
+    from generality.selection.hard_material import HardMaterial, Supervised, supervision_sets
     from generality.selection.judge import (
         ExactMatch,
         Judge,
@@ -151,6 +153,8 @@ _WHERE = {
     "FixedExam": "exams",
     "FormatMixer": "format_mixer",
     "Formatted": "format_mixer",
+    "HardChains": "hard_chains",
+    "HardMaterial": "hard_material",
     "Judge": "judge",
     "LocalTeacher": "teacher",
     "LongestResponse": "fit_selector",
@@ -184,6 +188,7 @@ _WHERE = {
     "StrongestSource": "fit_selector",
     "Student": "demonstration_worth",
     "SubtaskBuilder": "subtasks",
+    "Supervised": "hard_material",
     "SupervisionMixer": "supervision_mixer",
     "SynthesisLoop": "synthesis_loop",
     "SyntheticDomains": "synthetic_domains",
@@ -216,8 +221,8 @@ _WHERE = {
     "final_answer": "solution_steps",
     "make_teacher": "teacher",
     "matched_budget": "budget",
-    "mix_objectives": "mix_objectives",
     "minority_f1": "demonstration_optimizer",
+    "mix_objectives": "mix_objectives",
     "ngram_overlap": "ngram_index",
     "not_near_copy": "subtasks",
     "offers_choices": "system_messages",
@@ -234,6 +239,7 @@ _WHERE = {
     "selection_overlap": "fit_selector",
     "severity_ladder": "severity_ladder",
     "share_right": "demonstration_optimizer",
+    "supervision_sets": "hard_material",
     "swap_in_mistakes": "demonstration_optimizer",
     "synthesise_domains": "synthetic_domains",
     "task_balanced_rows": "task_balanced_sample",
@@ -270,6 +276,8 @@ __all__ = [
     "FixedExam",
     "FormatMixer",
     "Formatted",
+    "HardChains",
+    "HardMaterial",
     "Judge",
     "LocalTeacher",
     "LongestResponse",
@@ -302,6 +310,7 @@ __all__ = [
     "StrongestSource",
     "Student",
     "SubtaskBuilder",
+    "Supervised",
     "SupervisionMixer",
     "SynthesisLoop",
     "SyntheticDomains",
@@ -351,6 +360,7 @@ __all__ = [
     "selection_overlap",
     "severity_ladder",
     "share_right",
+    "supervision_sets",
     "swap_in_mistakes",
     "synthesise_domains",
     "task_balanced_rows",

@@ -9,13 +9,13 @@ import numpy as np
 
 from generality.benchmarks.worlds import Chain, ChainPrograms, solution, step_flags
 from generality.benchmarks.worlds.wrong_chains import scrambled, slipped
+from generality.selection.hard_material import HardMaterial, Supervised
 from generality.selection.subtasks import (
     Solved,
     SubtaskBuilder,
     not_near_copy,
     paraphrase_augment,
 )
-from generality.selection.supervision_sets import HardMaterial, Supervised
 
 
 @dataclass(frozen=True)

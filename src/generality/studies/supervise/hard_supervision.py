@@ -34,7 +34,7 @@ from generality.measures import outcome_error_rate, step_error_rate
 from generality.pairing import select
 from generality.selection import NumberMatch, WorldCheck, severity_ladder
 from generality.selection.hard_chains import HardChains
-from generality.selection.supervision_sets import HardMaterial, Supervised, supervision_sets
+from generality.selection.hard_material import HardMaterial, Supervised, supervision_sets
 from generality.studies.study import Paper
 
 PAPER = Paper(
