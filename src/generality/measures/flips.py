@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,6 +114,41 @@ def flip_report(old: Predictions, new: Predictions, truth: Predictions) -> FlipR
         floor=max(0, broken - mended) / n,
         interval=(low, high),
     )
+
+
+def flip_rows(
+    old: Predictions, versions: Mapping[str, Predictions], truth: Predictions, *, plain: str
+) -> list[dict[str, Any]]:
+    """What every version of a new model broke and mended, as rows of a study or a table.
+
+    Args:
+        old: as in `flip_report`.
+        versions: what each version of the new model says, by name.
+        truth: as in `flip_report`.
+        plain: the version that is the floor of all: the update one would have made anyway. Its own
+            least possible flips are the ceiling.
+
+    >>> versions = {"plain": [0, 1, 0], "ours": [0, 0, 0]}
+    >>> rows = flip_rows([0, 0, 1], versions, [0, 0, 0], plain="plain")
+    >>> [(row["method"], round(row["score"], 2), round(row["accuracy"], 2)) for row in rows]
+    [('plain', 0.33, 0.67), ('ours', 0.0, 1.0)]
+    """
+    floor = flip_report(old, versions[plain], truth)
+    rows = []
+    for method, new in versions.items():
+        found = flip_report(old, new, truth)
+        both_wrong = found.same_wrong + found.other_wrong
+        rows.append(
+            {
+                "method": method, "score": found.negative,
+                "floor": floor.negative, "ceiling": floor.floor,
+                "accuracy": found.new_accuracy, "old_accuracy": found.old_accuracy,
+                "positive_flips": found.positive, "inconsistent": found.inconsistent,
+                "relative_flips": found.relative, "mcnemar_p": found.mcnemar_p,
+                "same_when_wrong": found.same_wrong / max(both_wrong, 1e-9),
+            }
+        )  # fmt: skip
+    return rows
 
 
 @dataclass(frozen=True)

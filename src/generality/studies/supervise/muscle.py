@@ -12,7 +12,7 @@ heads on two frozen encoders.
 
 Controls: `seed-churn` (v2 with another seed: what an update breaks by chance), `continued` (v2
 trained on plainly for as long as the compatible ones), `distill-average` (both versions as one
-teacher, everywhere), `distill-old`, `focal`, and `ensemble` (both versions run, `texts` only).
+teacher, everywhere), `distill-old`, and `ensemble` (both versions run, `texts` only).
 
 Differences from the paper, each with its effect: models of 0.24M weights and a made-up task (errors
 are at few tokens that matter); every weight is tuned, not LoRA of rank 128 (more churn from
@@ -23,7 +23,7 @@ stated there and 0.5 here. Flips are of exact answers; no summaries are written.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,14 +32,14 @@ import torch
 from torch import nn
 
 from generality.benchmarks import load_transfer_task
-from generality.benchmarks.worlds import ChainPrograms, solution, world_tokenizer
+from generality.benchmarks.worlds import Chain, ChainPrograms, answer_of, solution
 from generality.claims import Claim, Row, greater, less, monotone
 from generality.errors import unknown
 from generality.estimators.soft_probe import moments, standardised
+from generality.estimators.writer import Writer
 from generality.lab import Lab, TrainConfig
 from generality.lab.replicate import zero_head
-from generality.measures import flip_report
-from generality.models import tiny_decoder
+from generality.measures.flips import flip_rows
 from generality.objectives import UPDATE_LOSSES, CompatibleUpdate, UpdateObjective
 from generality.studies.study import Paper
 
@@ -55,7 +55,7 @@ class Config:
     size: str = "0.25M"  # of the decoders
     old_examples: int = 24_000  # the old base reads, about 27 tokens each
     new_examples: int = 48_000  # the new base reads
-    gaps: tuple[float, ...] = (0.3, 0.4, 1.0)  # shares of the new base's pretraining
+    gaps: tuple[float, ...] = (0.33, 0.36, 0.4)  # shares of the new base's pretraining
     old_operators: str = "+-*"  # skills of the old base, in equal shares
     new_operators: str = "+++---*"  # of the new one: one is rarer
     base_rate: float = 2e-3  # peak learning rate of pretraining
@@ -65,9 +65,7 @@ class Config:
     epochs: int = 2  # over the items, for v1, v2 and each update
     rate: float = 5e-4  # peak learning rate of tuning
     updates: tuple[str, ...] = ("continued", "distill-old", "distill-average", "muscle")
-    ablations: tuple[str, ...] = (  # at the first gap
-        "muscle-ce", "old-right", "likelihood-token", "focal"
-    )  # fmt: skip
+    ablations: tuple[str, ...] = ("muscle-ce", "old-right")  # at the first gap
     task: str = "bbc"  # of `texts`: or a sentiment domain
     texts: int = 300  # to learn from
     test_texts: int = 660
@@ -91,10 +89,11 @@ SCALES = {
     ),
     "small": Config(),
     "full": Config(size="5M", old_examples=400_000, new_examples=1_600_000, items=5_000,
-                   test=5_000, steps=(1, 6), gaps=(0.3, 0.5, 1.0), texts=1_000),
+                   test=5_000, steps=(1, 6), gaps=(0.33, 0.5, 1.0), texts=1_000,
+                   ablations=("muscle-ce", "old-right", "likelihood-token", "focal")),
 }  # fmt: skip
 
-CHAINS, FIRST = {"panel": "chains"}, {"panel": "chains", "gap": 0.3}
+CHAINS, FIRST = {"panel": "chains"}, {"panel": "chains", "gap": 0.33}
 CLAIMS = (
     Claim("A plain update breaks more than its accuracies require",
           greater("plain", "ceiling", margin=0.005, where=CHAINS)),
@@ -135,25 +134,22 @@ def run(config: Config, lab: Lab) -> Iterator[Row]:
 
 def chains(config: Config, lab: Lab) -> Iterator[Row]:
     """Decoders that write programs out: two bases, then every update of every seed."""
-    pretrained = functools.partial(TrainConfig, warmup=0.05, optimizer="adamw", epochs=1,
-                                   learning_rate=config.base_rate)()  # fmt: skip
-    bases: dict[tuple[str, float], Any] = {}
-    for version, operators, count in (
-        ("old", config.old_operators, config.old_examples),
-        ("new", config.new_operators, config.new_examples),
-    ):
-        shares = [gap for gap in config.gaps if gap < 1] if version == "new" else []
-        found = tuned(lab, config, ChainPrograms(operators=operators).sample(
-            count, config.steps, seed=0), pretrained, 0, keep=shares)  # fmt: skip
-        bases |= {(version, float(share)): weights for share, weights in found.kept.items()}
-        bases[version, 1.0] = found.weights
-    items = [(config, bases["old", 1.0], gap, bases["new", gap], seed)
+    recipe = TrainConfig(epochs=1, warmup=0.05, optimizer="adamw", learning_rate=config.base_rate)
+    old, new = (
+        learned(lab, config, Writer.tiny(config.size), ChainPrograms(operators=operators).sample(
+            count, config.steps, seed=0), recipe, 0, keep=kept)
+        for operators, count, kept in (
+            (config.old_operators, config.old_examples, ()),
+            (config.new_operators, config.new_examples, [gap for gap in config.gaps if gap < 1]),
+        )
+    )  # fmt: skip
+    items = [(config, old, gap, new.kept(gap) if gap < 1 else new, seed)
              for gap in config.gaps for seed in lab.seeds(config.seeds)]  # fmt: skip
     for rows in lab.map(chain_updates, items, description="Updating decoders"):
         yield from rows
 
 
-def chain_updates(lab: Lab, item: tuple[Config, Any, float, Any, int]) -> list[Row]:
+def chain_updates(lab: Lab, item: tuple[Config, Writer, float, Writer, int]) -> list[Row]:
     """v1, v2 and every update of one seed at one size of the update."""
     config, old_base, gap, new_base, seed = item
     world = ChainPrograms(operators=config.old_operators)
@@ -161,51 +157,33 @@ def chain_updates(lab: Lab, item: tuple[Config, Any, float, Any, int]) -> list[R
     test = world.sample(config.test, config.steps, seed=2 * seed + 2)
     recipe = TrainConfig(epochs=config.epochs, batch_size=16, learning_rate=config.rate,
                          warmup=0.05, optimizer="adamw")  # fmt: skip
-    tune = functools.partial(tuned, lab, config, task, recipe)
-    v1 = tune(seed, weights=old_base).weights
-    v2 = tune(seed, weights=new_base).weights
-    versions = {"plain": v2, "seed-churn": tune(seed + config.seeds, weights=new_base).weights}
-    old, new = loaded(config, v1), loaded(config, v2)
+    tune = functools.partial(learned, lab, config, problems=task, recipe=recipe)
+    v1, v2 = tune(old_base, seed=seed), tune(new_base, seed=seed)
+    versions = {"plain": v2, "seed-churn": tune(new_base, seed=seed + config.seeds)}
+    old, new = v1.model(), v2.model()
     first = gap == config.gaps[0]
     for update in (*config.updates, *(config.ablations if first else ())):
         wrap = functools.partial(CompatibleUpdate, old=old, new=new, loss=UPDATE_LOSSES[update])
-        versions[update] = tune(seed, weights=v2, wrap=wrap).weights
-    answers = {name: answered(lab, config, weights, test) for name, weights in versions.items()}
-    truth = np.array([int(chain.answer) for chain in test])
-    said = answered(lab, config, v1, test)
-    return [Row(seed=seed, gap=gap, **row) for row in flips(said, answers, truth)]
+        versions[update] = tune(v2, seed=seed, wrap=wrap)
+    said = functools.partial(answered, lab, config, test=test)
+    rows = flip_rows(said(v1), {name: said(each) for name, each in versions.items()},
+                     np.array([int(chain.answer) for chain in test]), plain="plain")  # fmt: skip
+    return [Row(seed=seed, gap=gap, **row) for row in rows]
 
 
-def network(seed: int, size: str, vocabulary: int) -> nn.Module:
-    """A decoder with random weights."""
-    return tiny_decoder(size, seed, vocabulary=vocabulary)
+def learned(lab: Lab, config: Config, writer: Writer, problems: Sequence[Chain],
+            recipe: TrainConfig, seed: int, **options: Any) -> Writer:  # fmt: skip
+    """The writer tuned on prompts and their solutions, with loss on every token as in the paper."""
+    solutions = [solution(chain) for chain in problems]
+    return writer.tuned(lab, [chain.prompt for chain in problems], solutions, config=recipe,
+                        seed=seed, loss_on="all", **options)  # fmt: skip
 
 
-def loaded(config: Config, weights: Any) -> nn.Module:
-    """A decoder with these weights."""
-    model = network(0, config.size, len(world_tokenizer()))
-    model.load_state_dict(weights)
-    return model
-
-
-def tuned(lab: Lab, config: Config, problems: Any, recipe: TrainConfig, seed: int, **options: Any
-          ) -> Any:  # fmt: skip
-    """A decoder tuned on prompts and their solutions, with loss on every token as in the paper."""
-    tokenizer = world_tokenizer()
-    make = functools.partial(network, size=config.size, vocabulary=len(tokenizer))
-    return lab.sft(make, [chain.prompt for chain in problems], [solution(c) for c in problems],
-                   tokenizer=tokenizer, config=recipe, seed=seed, loss_on="all", **options
-                   )  # fmt: skip
-
-
-def answered(lab: Lab, config: Config, weights: Any, test: Any) -> np.ndarray:
-    """The number that a decoder ends on for each program; −1 where it ends on none."""
-    tokenizer = world_tokenizer()
-    make = functools.partial(network, size=config.size, vocabulary=len(tokenizer))
-    texts = lab.generate(make, [chain.prompt for chain in test], weights=weights,
-                         tokenizer=tokenizer, max_tokens=config.steps[1] + 4, chunk=len(test),
-                         batch_size=250)  # fmt: skip
-    ends = [(text.split("=>")[-1].split() or [""])[0] if "=>" in text else "" for [text] in texts]
+def answered(lab: Lab, config: Config, writer: Writer, test: Sequence[Chain]) -> np.ndarray:
+    """The number that a writer ends on for each program; −1 where it ends on none."""
+    texts = writer.write(lab, [chain.prompt for chain in test], max_tokens=config.steps[1] + 4,
+                         chunk=len(test), batch_size=250)  # fmt: skip
+    ends = [answer_of(text) or "" for [text] in texts]
     return np.array([int(end) if end.isdigit() else -1 for end in ends])
 
 
@@ -245,7 +223,7 @@ def texts(config: Config, lab: Lab) -> Iterator[Row]:
         versions[update] = found.predict_proba(new).numpy()
     for s, seed in enumerate(seeds):
         answers = {name: said[s, test].argmax(-1) for name, said in versions.items()}
-        for row in flips(v1[s, test].argmax(-1), answers, task.labels[test]):
+        for row in flip_rows(v1[s, test].argmax(-1), answers, task.labels[test], plain="plain"):
             yield Row(seed=seed, gap=None, **row)
 
 
@@ -255,23 +233,6 @@ def started(seed: int, weights: torch.Tensor) -> nn.Module:
     with torch.no_grad():
         head.weight.copy_(weights[seed])
     return head
-
-
-def flips(old: np.ndarray, versions: dict[str, np.ndarray], truth: np.ndarray) -> list[Row]:
-    """What every version broke and mended, beside the plain update and the least there could be."""
-    plain = flip_report(old, versions["plain"], truth)
-    rows = []
-    for method, new in versions.items():
-        found = flip_report(old, new, truth)
-        both_wrong = found.same_wrong + found.other_wrong
-        rows.append(Row(
-            method=method, score=found.negative, floor=plain.negative, ceiling=plain.floor,
-            accuracy=found.new_accuracy, old_accuracy=found.old_accuracy,
-            positive_flips=found.positive, inconsistent=found.inconsistent,
-            relative_flips=found.relative, same_when_wrong=found.same_wrong / max(both_wrong, 1e-9),
-            mcnemar_p=found.mcnemar_p,
-        ))  # fmt: skip
-    return rows
 
 
 PANELS = {"chains": chains, "texts": texts}
