@@ -3,13 +3,18 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
+from generality.benchmarks.class_shares import evened, thinned
 from generality.benchmarks.tuning_files import TuningFiles
 from generality.benchmarks.worlds import answer_of
 from generality.benchmarks.worlds.styled_chains import StyledChains
 from generality.errors import UserError
+from generality.estimators.hard_tasks import FileTasks
 from generality.estimators.writer import Writer
 from generality.lab import Lab, TrainConfig
 from generality.measures import response_logprob
@@ -177,6 +182,40 @@ def test_material_from_files_and_what_is_missing(tmp_path: Path) -> None:
         HardMaterial.from_files(tmp_path)
     with pytest.raises(UserError, match="needs lines with prompt"):
         HardMaterial.from_files(tmp_path / "nowhere")
+
+
+def test_your_own_tasks_are_read_and_what_is_missing_is_named(tmp_path: Path) -> None:
+    writer = Writer.tiny("0.05M")
+    with pytest.raises(UserError, match=r"easy.jsonl is needed"):
+        FileTasks(tmp_path, writer)
+    (tmp_path / "easy.jsonl").write_text('{"prompt": "1 + 1?", "response": "2"}\n' * 3)
+    (tmp_path / "test.jsonl").write_text('{"prompt": "1 + 1?", "answer": "2"}\n')
+    world = FileTasks(tmp_path, writer, easy=2)
+    assert world.easy == [("1 + 1?", "2")] * 2
+    assert world.judge("1 + 1?", "That is 2.", world.test[1][0]) == 1
+    (tmp_path / "test.jsonl").write_text('{"prompt": "1 + 1?"}\n')
+    with pytest.raises(UserError, match="lacks 'answer'"):
+        FileTasks(tmp_path, writer)
+
+
+# -------------------------------------------------------------------------- rare classes
+
+
+@given(st.integers(1, 60), st.integers(1, 60), st.floats(0.05, 0.6))
+def test_a_class_is_thinned_to_its_share_and_evened_again(rare: int, common: int, share: float):
+    labels = np.array([True] * rare + [False] * common)
+    kept = thinned(labels, share, most=200)
+    assert len(set(kept.tolist())) == len(kept)
+    assert labels[kept].sum() == min(rare, round(common * share / (1 - share)))
+    rows = evened(labels[kept].astype(int))
+    assert set(rows.tolist()) == set(range(len(kept)))
+    counts = np.bincount(labels[kept][rows].astype(int))
+    assert len(set(counts[counts > 0].tolist())) == 1
+
+
+def test_a_share_is_a_share() -> None:
+    with pytest.raises(ValueError, match=r"in \(0, 1\), not 1"):
+        thinned(np.array([True, False]), 1, most=2)
 
 
 def test_rows_of_flips_stand_beside_the_plain_update() -> None:

@@ -18,23 +18,20 @@ renames the variables and leaves the solution as it is; greedy decoding instead 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import pandas as pd
 from scipy import stats
 
 from generality.claims import Claim, Outcome, Row, Test, equivalent, greater, rank_correlates
 from generality.errors import UserError
+from generality.estimators.hard_tasks import ChainTasks, FileTasks, HardTasks
 from generality.estimators.writer import Writer
 from generality.lab import Lab, TrainConfig
 from generality.measures import outcome_error_rate, step_error_rate
 from generality.pairing import select
-from generality.selection import NumberMatch, WorldCheck, severity_ladder
-from generality.selection.hard_chains import HardChains
-from generality.selection.hard_material import HardMaterial, Supervised, supervision_sets
+from generality.selection import HardChains, Supervised, supervision_sets
 from generality.studies.study import Paper
 
 PAPER = Paper(
@@ -158,12 +155,12 @@ CLAIMS = (
 
 def run(config: Config, lab: Lab) -> Iterator[Row]:
     """Rows of every arm, seed by seed."""
-    world = Chains(config) if config.data_path is None else Files(config)
-    plan = TrainConfig(
-        1, config.easy_batch_size, learning_rate=config.easy_learning_rate, warmup=0.1
-    )
-    base = world.writer.tuned(lab, *zip(*world.easy, strict=True), config=plan, seed=0)
-    plan = replace(plan, batch_size=config.batch_size, learning_rate=config.learning_rate)
+    world = tasks(config)
+    plan = TrainConfig(1, config.batch_size, learning_rate=config.learning_rate, warmup=0.1)
+    stage1 = replace(
+        plan, batch_size=config.easy_batch_size, learning_rate=config.easy_learning_rate
+    )  # fmt: skip
+    base = world.writer.tuned(lab, *zip(*world.easy, strict=True), config=stage1, seed=0)
 
     def length(item: Supervised) -> int:
         return len(world.writer.tokenizer(f"{item.prompt} {item.response}")["input_ids"])
@@ -197,65 +194,16 @@ def run(config: Config, lab: Lab) -> Iterator[Row]:
             yield Row(row, ceiling=None if added else rows[0]["score"])
 
 
-class Chains:
-    """Chains of sums, and teachers that learn them for a while."""
-
-    judge = WorldCheck()
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
-        self.source = HardChains(
-            config.modulus, config.easy_steps, config.hard_steps, config.part_steps, config.style
-        )
-        self.writer = Writer.tiny(config.model)
-        self.easy = [(c.prompt, self.source.solved(c)) for c in self.source.easy(config.easy)]
-        shared = self.source.hard(config.test + config.teacher_tasks, 0)
-        self.tested, self.lessons = shared[: config.test], shared[config.test :]
-        self.test = [c.prompt for c in self.tested], [c.answer for c in self.tested]
-
-    def material(self, lab: Lab, base: Writer, plan: TrainConfig, seed: int) -> HardMaterial:
-        """The tasks of a seed, without those of the test, that both teachers got wrong once."""
-        config, source = self.config, self.source
-        taught = base.tuned(
-            lab, [c.prompt for c in self.lessons], [source.solved(c) for c in self.lessons],
-            config=plan, keep=(config.weak, config.strong), seed=0,
-        )  # fmt: skip
-        chains = source.hard(config.tasks, seed + 1, besides=self.tested)
-        samples = {
-            name: taught.kept(share).write(
-                lab, [c.prompt for c in chains], samples=config.samples, seed=seed,
-                temperature=config.temperature, max_tokens=config.max_tokens,
-            )
-            for name, share in (("strong", config.strong), ("weak", config.weak))
-        }  # fmt: skip
-        ladder = severity_ladder(samples, lambda i, text: chains[i].check(text), seed=seed)
-        return source.material([chains[task] for task in ladder.tasks], ladder.wrong, seed)
-
-
-class Files:
-    """Your own tasks, from three files of JSON lines in one folder.
-
-    easy.jsonl: prompt, response. test.jsonl: prompt, answer. hard.jsonl: see
-    `HardMaterial.from_files`. The material is the same for every seed: what differs is which tasks
-    are wrong, and the training.
-    """
-
-    judge = NumberMatch()
-
-    def __init__(self, config: Config) -> None:
-        folder = Path(config.data_path or "")
-        self.writer = Writer.named(config.model)
-        try:
-            easy, tests = (
-                [json.loads(line) for line in (folder / name).read_text().splitlines()]
-                for name in ("easy.jsonl", "test.jsonl")
-            )
-        except OSError as error:
-            raise UserError(f"{error.filename} is needed: see the study's page.") from error
-        self.easy = [(row["prompt"], row["response"]) for row in easy[: config.easy]]
-        self.test = [row["prompt"] for row in tests], [row["answer"] for row in tests]
-        self.folder = folder
-
-    def material(self, lab: Lab, base: Writer, plan: TrainConfig, seed: int) -> HardMaterial:
-        """What the folder holds."""
-        return HardMaterial.from_files(self.folder)
+def tasks(config: Config) -> HardTasks:
+    """Chains of sums and their teachers, or your own files."""
+    if config.data_path is not None:
+        return FileTasks(config.data_path, Writer.named(config.model), easy=config.easy)
+    source = HardChains(
+        config.modulus, config.easy_steps, config.hard_steps, config.part_steps, config.style
+    )
+    return ChainTasks(
+        source, Writer.tiny(config.model), easy_tasks=config.easy, tests=config.test,
+        lessons=config.teacher_tasks, tasks=config.tasks, samples=config.samples,
+        teachers={"strong": config.strong, "weak": config.weak}, temperature=config.temperature,
+        max_tokens=config.max_tokens,
+    )  # fmt: skip

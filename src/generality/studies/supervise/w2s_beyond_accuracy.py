@@ -33,6 +33,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 from generality.benchmarks import load_benchmark
+from generality.benchmarks.class_shares import evened, thinned
 from generality.claims import Claim, Row, greater
 from generality.estimators import SoftProbe
 from generality.estimators.weak_to_strong_lm import WeakToStrongLM
@@ -40,6 +41,7 @@ from generality.estimators.writer import Writer
 from generality.lab import Lab, TrainConfig
 from generality.measures import DistinctN
 from generality.measures.outcome_metrics import CLASSIFICATION, GENERATION
+from generality.measures.word_scorer import word_scorer
 from generality.models.tiny_decoders import SIZES
 from generality.objectives import ConfidenceLoss
 from generality.selection import filter_weak_labels
@@ -153,26 +155,15 @@ def classification(config: Config, lab: Lab) -> Iterator[Row]:
     """Each task, seed and metric."""
     cut = (config.supervised, config.transfer, config.test)
     for task in config.tasks:
-        name, options = ("drug_reviews", {"words": config.max_length}) if task == "drugs" else (
-            "sentiment", {"domain": task}
-        )  # fmt: skip
-        benchmark = load_benchmark(name, **options)
+        options = {"words": config.max_length} if task == "drugs" else {"domain": task}
+        benchmark = load_benchmark("drug_reviews" if task == "drugs" else "sentiment", **options)
         texts = [t for split in ("train", "test") for t in benchmark.splits[split]["text"]]
         label = [y for split in ("train", "test") for y in benchmark.splits[split]["label"]]
-        rows = thinned(1 - np.array(label), config.rare, most=sum(cut))
+        rows = thinned(np.array(label) == 0, config.rare, most=sum(cut))
         texts, unsafe = [texts[row] for row in rows], 1 - np.array(label)[rows]
         x = np.array(lab.embed(config.encoder, texts, max_length=config.max_length))
         for seed in lab.seeds(config.seeds):
             yield from lab.step(ladder, config, task, texts, x, unsafe, seed)
-
-
-def thinned(unsafe: np.ndarray, share: float, *, most: int) -> np.ndarray:
-    """Rows in an order of chance, so many unsafe ones dropped that this share is left."""
-    order = np.random.default_rng(0).permutation(len(unsafe))
-    rare = order[unsafe[order] == 1]
-    common = order[unsafe[order] == 0][: int(most * (1 - share))]
-    rare = rare[: round(len(common) * share / (1 - share))]
-    return np.random.default_rng(0).permutation(np.concatenate([common, rare]))
 
 
 def ladder(
@@ -220,12 +211,6 @@ def ladder(
     ]  # fmt: skip
 
 
-def evened(classes: np.ndarray) -> np.ndarray:
-    """Places of the examples, those of smaller classes repeated until all are equally many."""
-    groups = [np.flatnonzero(classes == each) for each in np.unique(classes)]
-    return np.concatenate([np.resize(group, max(map(len, groups))) for group in groups])
-
-
 # ------------------------------------------------------------------- generation
 
 
@@ -242,8 +227,9 @@ def generation(config: Config, lab: Lab) -> Iterator[Row]:
     judge, selector, rest = np.split(
         np.arange(len(texts)), [len(texts) // 3, len(texts) // 3 + 300]
     )
-    risk = scorer_of(texts, labels, judge)
-    choose = scorer_of(texts, labels, selector)
+    risk, choose = (
+        word_scorer([texts[row] for row in rows], 1 - labels[rows]) for rows in (judge, selector)
+    )
     read = [texts[row] for row in rest if len(texts[row].split()) > config.opening + 2]
     corpus = read[: config.corpus]
     weak, strong = (writer(config, lab, name, corpus) for name in (config.weak, config.strong))
@@ -288,13 +274,6 @@ def generation(config: Config, lab: Lab) -> Iterator[Row]:
                     ceiling_distinct_2=varied["ceiling"],
                     empty=float(np.mean([not text.strip() for text in every[method]])),
                 )  # fmt: skip
-
-
-def scorer_of(texts: list[str], labels: np.ndarray, rows: np.ndarray) -> Any:
-    """From texts to probabilities of negative sentiment, learned from these rows."""
-    model = make_pipeline(TfidfVectorizer(ngram_range=(1, 2)), LogisticRegression(C=10))
-    model.fit([texts[row] for row in rows], labels[rows])
-    return lambda said: model.predict_proba(list(said))[:, 0]
 
 
 def writer(config: Config, lab: Lab, name: str, corpus: list[str]) -> Writer:
