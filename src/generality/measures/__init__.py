@@ -81,6 +81,7 @@ from generality.measures.randomized_score import (
     roc_auc,
     simplicity_bias_index,
 )
+from generality.measures.refit_ceiling import refit_ceiling
 from generality.measures.response_logprob import (
     choice_logprobs,
     expected_over_choices,
@@ -114,6 +115,13 @@ from generality.measures.universal_perturbation import (
 )
 from generality.measures.vendi import StreamingVendi, vendi_score
 from generality.measures.view_contributions import ViewContributions, view_contributions
+from generality.measures.weight_importance import (
+    activation_importance,
+    dual_importance,
+    hessian_importance,
+    magnitude_importance,
+    taylor_importance,
+)
 
 __all__ = [
     "CELLS",
@@ -159,6 +167,7 @@ __all__ = [
     "UniversalPerturbation",
     "ViewContributions",
     "accuracy",
+    "activation_importance",
     "agreement_score",
     "attention_entropy",
     "attention_rank",
@@ -174,6 +183,7 @@ __all__ = [
     "delong",
     "discriminative_subset",
     "domain_overlap",
+    "dual_importance",
     "ece",
     "ensemble_diversity",
     "excess_aurc",
@@ -187,6 +197,7 @@ __all__ = [
     "group_effect",
     "harden",
     "harmonic_mean",
+    "hessian_importance",
     "hypothesis_similarity",
     "invariance_residual",
     "invariant_subsets",
@@ -196,6 +207,7 @@ __all__ = [
     "kl_to_base",
     "knowledge_partition",
     "length_scaling",
+    "magnitude_importance",
     "margin_labels",
     "memory_of",
     "negative_transfer",
@@ -209,6 +221,7 @@ __all__ = [
     "pgd_attack",
     "proxy_discrepancy",
     "randomized_score",
+    "refit_ceiling",
     "relative_nfr",
     "response_logprob",
     "risk_coverage",
@@ -222,6 +235,7 @@ __all__ = [
     "step_error_rate",
     "student_supervisor_agreement",
     "subspace_overlap",
+    "taylor_importance",
     "temperature_scale",
     "temperature_scaled",
     "truncation_curve",

@@ -32,6 +32,7 @@ from generality.objectives.domain_penalties import (
     penalised,
 )
 from generality.objectives.drm_loss import drm_loss
+from generality.objectives.ewc_anchor import EWCAnchor
 from generality.objectives.knn_nll import knn_nll, neighbour_vote
 from generality.objectives.mk_mmd import mk_mmd
 from generality.objectives.multi_target import MultiTargetLoss
@@ -59,6 +60,7 @@ __all__ = [
     "ConflictLoss",
     "DBATLoss",
     "DivDisLoss",
+    "EWCAnchor",
     "MultiTargetLoss",
     "OutputEnsemble",
     "PastPredictionTable",

@@ -19,33 +19,76 @@ from generality.weights.checkpoint_stream import (
     TensorSpec,
     open_checkpoint,
 )
+from generality.weights.dcp_checkpoint import DcpCheckpoint
 from generality.weights.dhspg import DHSPG
 from generality.weights.group_quantizer import quantize_rtn
 from generality.weights.interpolate import interpolate, wise_ft
 from generality.weights.merge_adapter import MergedAdapter, merge_adapters
 from generality.weights.merge_models import merge_models
 from generality.weights.merging import Recipe, merge, task_vectors
+from generality.weights.parallel_layout import (
+    Layout,
+    LayoutSpec,
+    ParamRule,
+    Rank,
+    reshard,
+    shard,
+    unshard,
+)
+from generality.weights.parallel_rules import rules_for
+from generality.weights.prune import SparsityReport, keep_masks, prune, sparsity_report
 from generality.weights.task_interference import Interference, interference
+from generality.weights.universal_checkpoint import (
+    TrainingState,
+    load_rank,
+    load_training_state,
+    open_training_state,
+    save_layout,
+    save_rank,
+    save_training_state,
+    training_state,
+)
 
 __all__ = [
     "DHSPG",
     "ChannelGroup",
     "Checkpoint",
     "CheckpointWriter",
+    "DcpCheckpoint",
     "Interference",
+    "Layout",
+    "LayoutSpec",
     "MergedAdapter",
+    "ParamRule",
+    "Rank",
     "Recipe",
+    "SparsityReport",
     "TensorSpec",
+    "TrainingState",
     "channel_groups",
     "interference",
     "interpolate",
+    "keep_masks",
+    "load_rank",
+    "load_training_state",
     "merge",
     "merge_adapters",
     "merge_models",
     "open_checkpoint",
+    "open_training_state",
+    "prune",
     "quantize_rtn",
     "remove_channels",
+    "reshard",
+    "rules_for",
+    "save_layout",
+    "save_rank",
+    "save_training_state",
+    "shard",
+    "sparsity_report",
     "task_vectors",
+    "training_state",
+    "unshard",
     "verify_equivalence",
     "wise_ft",
 ]
