@@ -8,6 +8,8 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
+    ResNetConfig,
+    ResNetModel,
 )
 
 WORDS = "the a film book is was not very good bad long short and but".split()
@@ -38,6 +40,14 @@ def llama(seed: int = 0) -> LlamaForCausalLM:
         num_key_value_heads=1, intermediate_size=32, max_position_embeddings=64,
     )  # fmt: skip
     return LlamaForCausalLM(config).eval()
+
+
+def resnet(seed: int = 0) -> ResNetModel:
+    """An image network of eight features."""
+    torch.manual_seed(seed)
+    return ResNetModel(
+        ResNetConfig(embedding_size=4, hidden_sizes=[4, 8], depths=[1, 1], layer_type="basic")
+    ).eval()
 
 
 def texts(count: int, longest: int = 20, seed: int = 0) -> list[str]:

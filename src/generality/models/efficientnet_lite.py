@@ -50,6 +50,7 @@ class EfficientNetLite(nn.Module):
         super().__init__()
         if variant not in _SCALES:
             raise ValueError(f"EfficientNet-Lite has variants {sorted(_SCALES)}, not {variant}")
+        self.variant = variant
         width, depth, self.image_size, dropout = _SCALES[variant]
         self._conv_stem = _SameConv2d(3, 32, 3, stride=2)
         self._bn0 = _norm(32)
@@ -94,6 +95,21 @@ class EfficientNetLite(nn.Module):
         model.load_state_dict(weights)
         return model
 
+    def save_pretrained(self, folder: Path) -> None:
+        """Write what `from_folder` reads."""
+        from safetensors.torch import save_file
+
+        config = {
+            "architectures": ["EfficientNetLite"],
+            "variant": self.variant,
+            "image_size": self.image_size,
+        }
+        (folder / "config.json").write_text(json.dumps(config) + "\n", encoding="utf-8")
+        weights = {
+            name: each.detach().cpu().contiguous() for name, each in self.state_dict().items()
+        }
+        save_file(weights, folder / "model.safetensors")
+
 
 class _Block(nn.Module):
     """Expand, filter each channel, project; add the input where shapes allow."""
@@ -119,12 +135,23 @@ class _Block(nn.Module):
 
 
 class _SameConv2d(nn.Conv2d):
-    """A convolution padded like TensorFlow's "SAME": an odd pixel goes to the right and below."""
+    """A convolution padded like TensorFlow's "SAME": an odd pixel goes to the right and below.
+
+    Arguments as of `nn.Conv2d`, of which peft makes low-rank copies; its own padding is none.
+    """
 
     def __init__(
-        self, channels: int, out: int, kernel: int, stride: int = 1, groups: int = 1
+        self,
+        channels: int,
+        out: int,
+        kernel: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] = 0,
+        *,
+        groups: int = 1,
+        bias: bool = False,
     ) -> None:
-        super().__init__(channels, out, kernel, stride, groups=groups, bias=False)
+        super().__init__(channels, out, kernel, stride, padding, groups=groups, bias=bias)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d i j"]:
         kernel, stride = self.kernel_size[0], self.stride[0]

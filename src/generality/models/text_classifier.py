@@ -136,12 +136,18 @@ class TextClassifier(nn.Module):
         self, input_ids: Int[Tensor, "batch tokens"], attention_mask: Int[Tensor, "batch tokens"]
     ) -> Float[Tensor, "batch classes"]:
         """The logits."""
+        return self.head(self.features(input_ids, attention_mask))
+
+    def features(
+        self, input_ids: Int[Tensor, "batch tokens"], attention_mask: Int[Tensor, "batch tokens"]
+    ) -> Float[Tensor, "batch features"]:
+        """What the head reads."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.tuning != "probe"):
             hidden = hidden_state(
                 self.body, self.layer, input_ids=input_ids, attention_mask=attention_mask
             )
             pooled = self.pooler(hidden, attention_mask)
-        return self.head(pooled.to(self.head.weight.dtype))
+        return pooled.to(self.head.weight.dtype)
 
     def generative_loss(
         self, input_ids: Int[Tensor, "batch tokens"], attention_mask: Int[Tensor, "batch tokens"]
@@ -246,7 +252,7 @@ class TextClassifier(nn.Module):
         if folder.exists() and not (folder / "classifier.json").exists() and any(folder.iterdir()):
             raise UserError(f"'{folder}' holds other files; give a new folder for the classifier.")
         saved = {
-            "name": _lasting_name(self.name),
+            "name": lasting_name(self.name),
             "label_names": list(label_names),
             "tuning": self.tuning,
             "pooling": self.pooler.pooling,
@@ -265,7 +271,7 @@ class TextClassifier(nn.Module):
             if self.tuning == "lora":  # peft wrote the path of this machine's cache
                 adapters = fresh / "adapter_config.json"
                 config = json.loads(adapters.read_text(encoding="utf-8"))
-                config["base_model_name_or_path"] = _public_name(str(saved["name"]))
+                config["base_model_name_or_path"] = public_name(str(saved["name"]))
                 adapters.write_text(json.dumps(config, indent=2), encoding="utf-8")
             if self.tokenizer is not None:
                 self.tokenizer.save_pretrained(fresh)
@@ -321,13 +327,13 @@ class TextClassifier(nn.Module):
             raise UserError(f"The adapters in '{folder}' do not fit '{self.name}'.")
 
 
-def _lasting_name(name: str | None) -> str | None:
+def lasting_name(name: str | None) -> str | None:
     """The same backbone from any working folder."""
     local = name is not None and name not in ARTIFACTS and Path(name).expanduser().is_dir()
     return str(Path(str(name)).expanduser().resolve()) if local else name
 
 
-def _public_name(name: str) -> str:
+def public_name(name: str) -> str:
     """What others know a backbone by: its name on the hub, where it has one."""
     artifact = ARTIFACTS.get(name)
     return (artifact and artifact.hub) or name.removeprefix("hf:")

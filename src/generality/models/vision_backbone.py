@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from generality.errors import UserError
 from generality.models.efficientnet_lite import EfficientNetLite
 from generality.models.load import fetch_model, load_model
 
@@ -19,10 +21,15 @@ class VisionBackbone(nn.Module):
 
     Args:
         name: as in `load_model` ("efficientnet-lite0", "hf:microsoft/resnet-50", a folder); with
-            "scratch:" in front the same architecture with random weights.
+            "scratch:" in front the same architecture with random weights. Of a model of images and
+            texts (CLIP) the image tower.
+
+    Images are normalised as the model's `preprocessor_config.json` says, or else as on ImageNet.
+    Where a model has no pooled output, its last hidden state is averaged over the image.
 
     Attributes:
         width: number of features.
+        side: pixels of an image's side that the model was made for.
 
     >>> VisionBackbone("efficientnet-lite0").width  # doctest: +SKIP
     1280
@@ -37,12 +44,19 @@ class VisionBackbone(nn.Module):
             self.model = _untrained(name.removeprefix("scratch:"))
         else:
             self.model = load_model(name, device="cpu")
-        self.register_buffer("mean", torch.tensor(_MEAN).view(3, 1, 1))
-        self.register_buffer("std", torch.tensor(_STD).view(3, 1, 1))
-        size = int(getattr(getattr(self.model, "config", None), "image_size", 0) or 224)
+        mean, std = _normalisation(name.removeprefix("scratch:"))
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
+        self.side = image_side(name.removeprefix("scratch:"))
         with torch.no_grad():
-            self.width = self.eval()(torch.zeros(1, 3, size, size)).shape[1]
+            self.width = self.eval()(torch.zeros(1, 3, self.side, self.side)).shape[1]
         self.train()
+
+    @property
+    def tower(self) -> nn.Module:
+        """The part of the model that sees images."""
+        tower: nn.Module = getattr(self.model, "vision_model", self.model)
+        return tower
 
     def forward(
         self, images: UInt8[Tensor, "batch 3 height width"] | Float[Tensor, "batch 3 height width"]
@@ -53,12 +67,34 @@ class VisionBackbone(nn.Module):
         if isinstance(self.model, EfficientNetLite):
             features: Tensor = self.model.features(pixels)
             return features
-        output: Any = self.model(pixel_values=pixels)
+        try:
+            output: Any = self.tower(pixel_values=pixels)
+        except ValueError as error:  # transformers, of an image of another size
+            raise UserError(f"The model does not read such images: {error}") from error
         pooled = getattr(output, "pooler_output", None)
         if pooled is None:
-            pooled = output.last_hidden_state[:, 0]
+            hidden = output.last_hidden_state
+            pooled = hidden.mean(1) if hidden.ndim == 3 else hidden.mean((2, 3))
         flat: Tensor = pooled.flatten(1)
         return flat
+
+
+def image_side(name: str) -> int:
+    """Pixels of an image's side that a named model was made for; 224 where it does not say."""
+    config = json.loads((fetch_model(name) / "config.json").read_text(encoding="utf-8"))
+    vision = config.get("vision_config") or {}
+    size = config.get("image_size") or vision.get("image_size") or 224
+    return int(size if isinstance(size, int) else size[0])
+
+
+def _normalisation(name: str) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel that a model expects to be taken out."""
+    file = fetch_model(name) / "preprocessor_config.json"
+    said = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    mean, std = said.get("image_mean", _MEAN), said.get("image_std", _STD)
+    if not (isinstance(mean, list | tuple) and isinstance(std, list | tuple)):
+        return list(_MEAN), list(_STD)
+    return list(mean), list(std)
 
 
 def _untrained(name: str) -> nn.Module:
