@@ -25,6 +25,7 @@ from generality.weights.group_quantizer import quantize_rtn
 from generality.weights.interpolate import interpolate, wise_ft
 from generality.weights.merge_adapter import MergedAdapter, merge_adapters
 from generality.weights.merge_models import merge_models
+from generality.weights.merge_search import MergeSearch, search_merge
 from generality.weights.merging import Recipe, merge, task_vectors
 from generality.weights.parallel_layout import (
     Layout,
@@ -58,6 +59,7 @@ __all__ = [
     "Interference",
     "Layout",
     "LayoutSpec",
+    "MergeSearch",
     "MergedAdapter",
     "ParamRule",
     "Rank",
@@ -84,6 +86,7 @@ __all__ = [
     "save_layout",
     "save_rank",
     "save_training_state",
+    "search_merge",
     "shard",
     "sparsity_report",
     "task_vectors",

@@ -1,0 +1,255 @@
+"""`generality merge`: several models of one architecture made one."""
+
+from __future__ import annotations
+
+import json as _json
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from generality.cli import options
+from generality.errors import UserError, unknown
+
+DTYPES = ("float32", "bfloat16", "float16")
+SETTINGS, OUTPUT, EXAM = "Of some methods", "Output", "Choosing settings on data"
+UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+
+
+def merge(
+    models: Annotated[
+        list[str],
+        typer.Argument(help="Models or LoRA adapters: a name, hf:org/name or a folder each."),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to make.")],
+    method: Annotated[
+        str,
+        typer.Option(
+            help="average, task-arithmetic, ties, dare, dare-ties, slerp, layerwise or fisher."
+        ),
+    ] = "average",
+    base: Annotated[
+        str | None,
+        typer.Option(help="What they were tuned from; that of adapters is known."),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help="One for each model, as 0.7,0.3; of layerwise: a JSON file, group → weights."
+        ),
+    ] = None,
+    density: Annotated[
+        float | None,
+        typer.Option(
+            help="ties, dare, dare-ties: share of each task vector that is kept, in (0, 1]; by "
+            "default 0.2 (ties) or 0.1."
+        ),
+    ] = None,
+    lam: Annotated[
+        float | None,
+        typer.Option(
+            "--lambda",
+            help="Scale of the merged task vector; by default 0.4 for task-arithmetic and dare "
+            "of the variant paper, else 1.",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of what dare draws.")] = 0,
+    variant: Annotated[
+        str,
+        typer.Option(help="Whose reading of trimming, rescaling and signs: paper, mergekit, peft."),
+    ] = "paper",
+    fisher: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="fisher: a folder of safetensors, once for each model.", rich_help_panel=SETTINGS
+        ),
+    ] = None,
+    inner: Annotated[
+        str,
+        typer.Option(help="layerwise: what is applied in a group.", rich_help_panel=SETTINGS),
+    ] = "task-arithmetic",
+    granularity: Annotated[
+        str, typer.Option(help="layerwise: block, layer or tensor.", rich_help_panel=SETTINGS)
+    ] = "block",
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            help="float32, bfloat16 or float16; by default what the base or first model has.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    shard_size: Annotated[
+        str, typer.Option(help="Most that a file holds: 5GB, 500MB.", rich_help_panel=OUTPUT)
+    ] = "5GB",
+    as_adapter: Annotated[
+        bool,
+        typer.Option(
+            "--as-adapter",
+            help="Of adapters: write their exact weighted mean as one adapter, whose rank is the "
+            "sum of theirs.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = False,
+    evaluate: Annotated[
+        str | None,
+        typer.Option(
+            help="Prompts and responses with a column task: settings that are not given are chosen "
+            "on half of them, and the result is compared with its models on the other half.",
+            rich_help_panel=EXAM,
+        ),
+    ] = None,
+    held_out: Annotated[
+        str | None,
+        typer.Option(help="Tasks, with commas, that nothing is chosen by.", rich_help_panel=EXAM),
+    ] = None,
+    task_column: Annotated[
+        str, typer.Option(help="Column with the name of the task.", rich_help_panel=EXAM)
+    ] = "task",
+    multitask: Annotated[
+        str | None,
+        typer.Option(
+            help="A model tuned on all tasks at once, to compare with.", rich_help_panel=EXAM
+        ),
+    ] = None,
+    search: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Merges that a search for layer-wise weights may try (CMA-ES); 0: none.",
+            rich_help_panel=EXAM,
+        ),
+    ] = 0,
+    examples: Annotated[
+        int,
+        typer.Option(min=2, help="Of each task in each half, at most.", rich_help_panel=EXAM),
+    ] = 200,
+    device: options.Device = "auto",
+    json: options.Json = False,
+) -> None:
+    """Make one model of several that were tuned from one, without training.
+
+    Models are read a few megabytes at a time. OUT appears when it is whole, with config, tokenizer
+    and a card that says what was merged how; the same command goes on where a killed one was.
+    """
+    import torch
+
+    from generality.lab.progress import ProgressBars
+    from generality.weights.merge_adapter import merge_adapters
+    from generality.weights.merge_models import merge_models
+    from generality.weights.merging import Recipe
+
+    if dtype is not None and dtype not in DTYPES:
+        raise unknown("dtype", dtype, DTYPES)
+    command = shlex.join(["generality", *sys.argv[1:]])
+    if as_adapter:
+        if method != "average":
+            raise UserError("--as-adapter is for the method average.")
+        merged = merge_adapters(models, weights=_numbers(weights, len(models)))
+        merged.save(out, command=command)
+        report: dict[str, Any] = {"method": "cat", "models": models, "ranks": merged.ranks}
+    else:
+        per_group = method == "layerwise"
+        recipe = Recipe(
+            method, None if per_group else _numbers(weights, len(models)), density, lam, seed,
+            variant, inner, _groups(weights) if per_group else {}, granularity,
+        )  # fmt: skip
+        evaluation: dict[str, Any] = {}
+        if evaluate is not None:
+            recipe, evaluation = _choose(
+                models, recipe, out, evaluate, task_column, held_out, examples, base, multitask,
+                search, device,
+            )  # fmt: skip
+        elif search or multitask or held_out:
+            raise UserError("--search, --multitask and --held-out need --evaluate DATA.")
+        with ProgressBars(enabled=True).task(f"Merging {len(models)} models") as bar:
+            report = merge_models(
+                models, out, recipe, base=base, fisher=fisher or (), progress=bar,
+                dtype=getattr(torch, dtype) if dtype else None, shard_bytes=_bytes(shard_size),
+                command=command,
+            )  # fmt: skip
+        report |= {"evaluation": evaluation} if evaluation else {}
+    if json:
+        options.print_json({**report, "out": out})
+        return
+    console = options.console()
+    if "parameters" in report:
+        again = f", {report['resumed']} tensors of them before" if report["resumed"] else ""
+        console.print(
+            f"{len(models)} models merged by {method}: {report['parameters']:,} parameters in "
+            f"{report['tensors']} tensors, {report['bytes'] / 1e6:,.0f} MB{again}"
+        )
+    if "evaluation" in report:
+        _show(console, report["evaluation"])
+    console.print(f"Written to {out}", soft_wrap=True)
+
+
+def _choose(
+    models: list[str], recipe: Any, out: Path, data: str, column: str, held_out: str | None,
+    examples: int, base: str | None, multitask: str | None, search: int, device: str,
+) -> tuple[Any, dict[str, Any]]:  # fmt: skip
+    """Settings chosen on half of the data, and the table of the other half."""
+    from generality.estimators.merge_sweep import read_exam, sweep_merges
+    from generality.lab.progress import ProgressBars
+    from generality.weights.checkpoint_stream import refuse_existing
+
+    refuse_existing(out)
+    outside = held_out.split(",") if held_out else []
+    exam = read_exam(data, task=column, held_out=outside, limit=examples)
+    with ProgressBars(enabled=True).task("Trying settings") as bar:
+        return sweep_merges(
+            models, exam, recipe, base=base, multitask=multitask, search=search, device=device,
+            progress=bar,
+        )  # fmt: skip
+
+
+def _show(console: Any, evaluation: dict[str, Any]) -> None:
+    """The table of an evaluation."""
+    from rich.table import Table
+
+    table = Table("model", "held in", "held out", "recovered")
+    for line in evaluation["table"]:
+        numbers = [line["held_in"], line["held_out"]]
+        share = "" if line["recovered"] is None else f"{line['recovered']:.0%}"
+        shown = ["" if number != number else f"{number:.3f}" for number in numbers]
+        table.add_row(Path(line["model"]).name, *shown, share)
+    console.print(table)
+    console.print(
+        f"Mean log-probability of a response's token; {len(evaluation['tried'])} settings tried."
+    )
+
+
+def _numbers(text: str | None, count: int) -> tuple[float, ...] | None:
+    """Weights as they are typed."""
+    if text is None:
+        return None
+    try:
+        found = tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise UserError(f"--weights is numbers with commas, as 0.7,0.3, not '{text}'.") from error
+    if len(found) != count:
+        raise UserError(f"--weights has {len(found)} numbers for {count} models.")
+    return found
+
+
+def _groups(file: str | None) -> dict[str, list[float]]:
+    """Weights by group from a JSON file."""
+    if file is None:
+        return {}
+    try:
+        found = _json.loads(Path(file).read_text(encoding="utf-8"))
+        return {str(group): [float(w) for w in weights] for group, weights in found.items()}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(
+            f'--weights of layerwise is a JSON file like {{"0.attention": [0.7, 0.3]}}; '
+            f"'{file}' is not: {error}"
+        ) from error
+
+
+def _bytes(text: str) -> int:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(KB|MB|GB|)", text.strip().upper())
+    if found is None or not float(found[1]):
+        raise UserError(f"--shard-size is a size like 5GB or 500MB, not '{text}'.")
+    return int(float(found[1]) * UNITS[found[2]])

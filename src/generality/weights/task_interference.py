@@ -1,0 +1,74 @@
+"""How much what several models learned gets in each other's way when it is added up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from generality.weights.merging import compare_specs, flat_pieces, specs_of
+
+
+@dataclass(frozen=True)
+class Interference:
+    """What task vectors have in common.
+
+    Attributes:
+        cosines: between every two task vectors, in [-1, 1].
+        norms: length of each.
+        sign_conflict: share of the numbers that some expert changed at all in which two experts
+            pull in opposite directions, in [0, 1].
+        cancelled: 1 − |Σ δ| / Σ |δ|, the share of all that was learned which an average loses to
+            opposite signs, in [0, 1].
+    """
+
+    cosines: Float[np.ndarray, "experts experts"]
+    norms: Float[np.ndarray, " experts"]
+    sign_conflict: float
+    cancelled: float
+
+
+def interference(
+    experts: Sequence[Mapping[str, Tensor]], base: Mapping[str, Tensor]
+) -> Interference:
+    """How task vectors (expert − base) agree: angles, lengths, and conflicts of signs.
+
+    Source: Yadav et al. 2023 (arXiv 2306.01708), section 3, for conflicts of signs; Ilharco et al.
+    2023 (arXiv 2212.04089), figure 5, for cosines. Checkpoints are read in pieces.
+
+    Raises:
+        ValueError: names or shapes differ.
+
+    >>> base = {"w": torch.zeros(2)}
+    >>> seen = interference([{"w": torch.tensor([1.0, 1])}, {"w": torch.tensor([1.0, -1])}], base)
+    >>> float(seen.cosines[0, 1]), seen.sign_conflict, seen.cancelled
+    (0.0, 0.5, 0.5)
+    """
+    for expert in experts:
+        compare_specs(base, expert)
+    gram = torch.zeros(len(experts), len(experts), dtype=torch.float64)
+    conflicts = changed = 0
+    left = whole = 0.0
+    for name, spec in specs_of(base).items():
+        if not spec.dtype.is_floating_point or not spec.size:
+            continue
+        parts = (flat_pieces(each, name) for each in (base, *experts))
+        for origin, *thetas in zip(*parts, strict=True):
+            deltas = torch.stack([theta - origin for theta in thetas])
+            wide = deltas.double()
+            gram += wide @ wide.T
+            rising, falling = (deltas > 0).any(0), (deltas < 0).any(0)
+            conflicts += int((rising & falling).sum())
+            changed += int((rising | falling).sum())
+            left += float(wide.sum(0).abs().sum())
+            whole += float(wide.abs().sum())
+    norms = gram.diagonal().sqrt()
+    cosines = gram / torch.outer(norms, norms).clamp_min(torch.finfo(torch.float64).tiny)
+    return Interference(
+        cosines.numpy(), norms.numpy(), conflicts / changed if changed else 0.0,
+        1 - left / whole if whole else 0.0,
+    )  # fmt: skip
