@@ -416,15 +416,16 @@ def test_f1_is_of_the_rarer_class() -> None:
 # ------------------------------------------------------------------------- chains
 
 
-def test_lessons_solve_both_questions_right_in_one_style() -> None:
-    prompts, responses = chain_lessons(40, (1, 2), seed=3, styles=("full", "reversed"))
-    for prompt, response in zip(prompts, responses, strict=True):
-        first, second = response.split(BETWEEN)
-        asked, _, said = second.partition(" ? ")
-        pair = (prompt, first), (f"{asked} ?", said)
-        assert all(answer_of(text) == read_chain(question).answer for question, text in pair)
-        styles = {";" in text for _, text in pair}
-        assert len(styles) == 1, "both in the same style: only the full one has semicolons"
+def test_lessons_are_right_and_every_other_follows_a_demonstration_in_its_style() -> None:
+    lessons = list(zip(*chain_lessons(60, (1, 2), 3, styles=("full", "reversed")), strict=True))
+    for place, (prompt, response) in enumerate(lessons):
+        *shown, question = prompt.split(BETWEEN)
+        assert len(shown) == place % 2
+        assert answer_of(response) == read_chain(question).answer
+        for text in shown:  # only the full style has semicolons in its work
+            asked, _, work = text.partition(" ? ")
+            assert answer_of(work) == read_chain(f"{asked} ?").answer
+            assert (";" in work) == (";" in response)
 
 
 def test_the_worth_of_a_kind_chooses_among_its_techniques() -> None:

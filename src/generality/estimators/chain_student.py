@@ -22,8 +22,8 @@ Weights = Mapping[str, Tensor]
 class ChainStudent:
     """A student with some ability to learn from its context, and to be tuned.
 
-    It is pretrained on `chain_lessons`: a solved question, then another that is solved in the same
-    style. Ten checkpoints of it stand for students of different ability.
+    It is pretrained on `chain_lessons`: it solves a question in the style of the solved one before,
+    if there is one. Ten checkpoints of it stand for students of different ability.
 
     Args:
         lab: does the work, and keeps it.
@@ -68,12 +68,12 @@ class ChainStudent:
         ).weights  # fmt: skip
 
     def answers(self, prompts: Sequence[str], weights: Weights | None = None) -> list[str]:
-        """Greedy answers, up to where it would go on with a question of its own."""
+        """Greedy answers."""
         said = self.lab.generate(
             self.network, prompts, weights=self.weights if weights is None else weights,
             tokenizer=self.tokenizer, max_tokens=self.max_tokens, batch_size=256, chunk=8192,
         )  # fmt: skip
-        return [texts[0].split(BETWEEN.rstrip())[0] for texts in said]
+        return [texts[0] for texts in said]
 
     def right(
         self, problems: Sequence[Problem], weights: Weights | None = None, shot: str = ""

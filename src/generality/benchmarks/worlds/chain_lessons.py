@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 import numpy as np
 
@@ -19,26 +19,36 @@ def chain_lessons(
     *,
     styles: Sequence[str] = ("full", "terse", "reversed"),
     source: ChainPrograms | None = None,
+    avoid: Container[str] = (),
 ) -> tuple[list[str], list[str]]:
-    """Prompts and responses: a question; its solution, another question, solved in the same style.
+    """Prompts and responses: a question and its solution, every other one after a solved chain.
 
-    Who learns from them answers in the style of the solved question before, and can be read up to
-    the `BETWEEN` that it goes on with.
+    Who learns from them solves a question, in the style of the solved one before if there is one.
+    The solved chain belongs to the prompt, so that nothing is learned from predicting questions,
+    which cannot be predicted: with questions in the loss, a decoder of 0.25M parameters had hardly
+    learned single sums after 24,000 lessons.
 
     Args:
-        count: lessons.
+        count: lessons, before those to avoid are left out.
         steps: of every chain, as `ChainPrograms.sample` takes them.
         seed: of chains and styles.
-        styles: names among `STYLES`, drawn evenly.
+        styles: names among `STYLES`, drawn evenly; one that is there twice comes twice as often.
         source: of the chains.
+        avoid: questions that no lesson solves, such as those of a test.
 
-    >>> prompts, responses = chain_lessons(1, 1, seed=0)
-    >>> print(prompts[0], responses[0], sep="\\n")
+    >>> for prompt, response in zip(*chain_lessons(2, 1, seed=0), strict=True):
+    ...     print(prompt, "->", response)
+    a = 1 ; b = a + 1 ; b ? -> b 2 , a 1 => 2
+    a = 0 ; b = a + 0 ; b ? => 0 | a = 4 ; b = a - 3 ; b ? -> => 1
     """
     chains = (source or ChainPrograms()).sample(2 * count, steps, seed)
     drawn = np.random.default_rng(seed).choice(list(styles), size=count).tolist()
-    pairs = list(zip(chains[:count], chains[count:], drawn, strict=True))
-    return [shown.prompt for shown, _, _ in pairs], [
-        f"{solution(shown, style)}{BETWEEN}{asked.prompt} {solution(asked, style)}"
-        for shown, asked, style in pairs
-    ]
+    prompts, responses = [], []
+    for place, style in enumerate(drawn):
+        shown, asked = chains[2 * place : 2 * place + 2]
+        if shown.prompt in avoid or asked.prompt in avoid:
+            continue
+        before = f"{shown.prompt} {solution(shown, style)}{BETWEEN}" if place % 2 else ""
+        prompts.append(before + asked.prompt)
+        responses.append(solution(asked, style))
+    return prompts, responses

@@ -20,6 +20,7 @@ for each question the technique with the best mean score for its kind, as scorin
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -35,7 +36,7 @@ from generality.studies.study import Paper
 
 if TYPE_CHECKING:
     from generality.estimators.chain_student import ChainStudent
-    from generality.selection import Draft, DraftPool, SoftmaxDrafter
+    from generality.selection import DraftPool, SoftmaxDrafter
 
 PAPER = Paper("Aligning Teacher with Student Preferences for Tailored Training Data Generation",
               arxiv="2406.19227", year=2024)  # fmt: skip
@@ -48,9 +49,11 @@ class Config:
     seeds: int = 5  # of drafts, preferences, written data, tuning
     student: str = "0.25M"
     other: str = "0.15M"  # a student for whom the teacher was not aligned
-    lessons: int = 24_000  # pretraining examples, each a demonstration and a question solved alike
-    lesson_rate: float = 4e-3  # Adam, batch 32, cosine
-    known: int = 2  # steps of the longest chain in lessons
+    lessons: int = 24_000  # chains to solve, half of them after one that was solved alike
+    lesson_rate: float = 3e-3  # Adam, batch 32, cosine
+    styles: tuple[str, ...] = ("full", "full", "terse", "reversed")  # of lessons, in equal shares
+    known: int = 2  # steps of chains in lessons, at most
+    hard: float = 0.05  # share of lessons that are as long as the target's, beside those
     steps: int = 3  # of the target task's chains; one more in "ood"
     lengths: tuple[int, ...] = (1, 2, 3)  # steps of the chains that a teacher may ask about
     operators: tuple[str, ...] = ("+", "+-")  # and what they are made of
@@ -59,9 +62,9 @@ class Config:
     test: int = 120  # questions of each task
     questions: int = 24  # drafted
     question_pairs: int = 12
-    written: int = 400  # training examples of every arm
-    cell: int = 80  # training examples of each kind and technique, for the proxy's validity
-    rate: float = 1e-3  # of tuning: Adam, batch 16, 3 % warm-up, linear decay, one epoch
+    written: int = 1200  # training examples of every arm
+    cell: int = 160  # training examples of each kind and technique, for the proxy's validity
+    rate: float = 2e-3  # of tuning: Adam, batch 16, 3 % warm-up, linear decay, one epoch
 
 
 SCALES = {
@@ -98,75 +101,91 @@ CLAIMS = (
 )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Held:
+    """Chains that no lesson and no draft has."""
+
+    validation: list[Problem]
+    tests: dict[str, list[Problem]]  # by task
+    shot: str  # the solved problem of the target task that one-shot tests show
+    prompts: frozenset[str]
+
+
 def run(config: Config, lab: Lab) -> Iterator[Row]:
     """Pretrained students and an exam that all seeds share, then every seed's arms."""
-    from generality.benchmarks.worlds.chain_lessons import chain_lessons
     from generality.estimators.chain_student import ChainStudent
 
+    held = held_out(config)
     own, other = (
         ChainStudent(
-            lab, size, chain_lessons(config.lessons, (1, config.known), seed),
-            rate=config.lesson_rate, max_tokens=10 * config.steps + 12, seed=seed,
+            lab, size, lessons(config, config.lessons, held, place), rate=config.lesson_rate,
+            max_tokens=10 * config.steps + 12, seed=place,
         )
-        for seed, size in enumerate((config.student, config.other))
+        for place, size in enumerate((config.student, config.other))
     )  # fmt: skip
-    drawn = ChainPrograms().sample(20 * (config.validation + config.test), config.steps, 0)
-    chains = list({chain.prompt: chain for chain in drawn}.values())
-    held = chains[: config.validation + config.test]
-    tests = {
-        "target": held[config.validation :],
-        "ood": ChainPrograms().sample(config.test, config.steps + 1, 0),
-    }
-    validation = held[: config.validation]
-    exam = discriminative_exam(config, own, validation)
+    exam = discriminative_exam(config, own, held)
     [(_, said)] = Counter(problem.answer for problem in exam).most_common(1)
     for seed in lab.seeds(config.seeds):
-        for row in seed_rows(config, own, other, validation, exam, tests, seed):
+        for row in seed_rows(config, own, other, held, exam, seed):
             yield Row(**row, exam_constant=said / len(exam))
 
 
-def demonstration(config: Config) -> str:
-    """The one solved problem of the target task that one-shot tests show."""
+def held_out(config: Config) -> Held:
+    """Different chains for validation, tests and the one that is shown."""
     from generality.benchmarks.worlds.chain_lessons import BETWEEN
 
-    chain = ChainPrograms().sample(1, config.steps, 0)[0]
-    return f"{chain.prompt} {solution(chain, 'full')}{BETWEEN}"
+    drawn = ChainPrograms().sample(20 * (config.validation + config.test), config.steps, 0)
+    chains: list[Any] = list({chain.prompt: chain for chain in drawn}.values())
+    end = config.validation + config.test
+    ood = ChainPrograms().sample(config.test, config.steps + 1, 0)
+    shot = f"{chains[end].prompt} {solution(chains[end], 'full')}{BETWEEN}"
+    tests = {"target": chains[config.validation : end], "ood": [*ood]}
+    prompts = frozenset(chain.prompt for chain in chains[: end + 1])
+    return Held(chains[: config.validation], tests, shot, prompts)
 
 
-def discriminative_exam(
-    config: Config, student: ChainStudent, validation: Sequence[Problem]
-) -> list[Problem]:
+def lessons(config: Config, count: int, held: Held, seed: int) -> tuple[list[str], list[str]]:
+    """What students are pretrained on: chains shorter than the target's, and a few as long."""
+    from generality.benchmarks.worlds.chain_lessons import chain_lessons
+
+    hard = round(config.hard * count)
+    tell = functools.partial(chain_lessons, styles=config.styles, avoid=held.prompts)
+    short = tell(count - hard, (1, config.known), 2 * seed)
+    long = tell(hard, config.steps, 2 * seed + 1)
+    return short[0] + long[0], short[1] + long[1]
+
+
+def discriminative_exam(config: Config, student: ChainStudent, held: Held) -> list[Problem]:
     """The questions that tell the student's checkpoints, with and without an example, apart."""
     from generality.measures import discriminative_subset
 
     correct = [
-        student.right(validation, weights, shot)
+        student.right(held.validation, weights, shot)
         for weights in student.checkpoints
-        for shot in ("", demonstration(config))
+        for shot in ("", held.shot)
     ]
     chosen = discriminative_subset(np.array(correct), config.exam).indices
-    return [validation[int(place)] for place in chosen]
+    return [held.validation[int(place)] for place in chosen]
 
 
 def seed_rows(
-    config: Config, own: ChainStudent, other: ChainStudent, validation: Sequence[Problem],
-    exam: Sequence[Problem], tests: dict[str, Sequence[Problem]], seed: int,
+    config: Config, own: ChainStudent, other: ChainStudent, held: Held, exam: Sequence[Problem],
+    seed: int,
 ) -> Iterator[Row]:  # fmt: skip
     """Drafts, the proxy's validity, and the student tuned on the data of every arm."""
     from generality.estimators.chain_student import shown
-    from generality.selection import TailoredTeacher, WorldCheck
+    from generality.selection import Draft, TailoredTeacher, WorldCheck
     from generality.selection.chain_drafter import chain_drafter
     from generality.selection.draft_pool import best_of_each
 
-    taboo = frozenset(chain.prompt for chain in (*validation, *tests["target"]))
-    original = chain_drafter(lengths=config.lengths, operators=config.operators, avoid=taboo)
+    original = chain_drafter(lengths=config.lengths, operators=config.operators, avoid=held.prompts)
     ways, count, at = len(original.techniques), config.written, seed + 1
     tailored = TailoredTeacher(
         original, own.answers, exam, WorldCheck(), config.questions, ways, config.question_pairs,
         config.questions, shown, seed,
     )  # fmt: skip
     pool = tailored.draft()
-    cells = list(cell_rows(config, own, original, pool, validation, seed))
+    cells = list(cell_rows(config, own, original, pool, held.validation, seed))
     yield from cells
     best = max(cells, key=lambda row: row["score"])
     oracle = original.only(best["kind"], best["technique"])
@@ -176,7 +195,9 @@ def seed_rows(
     data = {
         "original-random": original.rationales(drawn, 1, at),
         "original-best": best_of_each(original.rationales(drawn, ways, at), ways, worth),
-        "generic": generic(config, seed),
+        "generic": [
+            Draft(*pair) for pair in zip(*lessons(config, count, held, seed + 2), strict=True)
+        ],
         "oracle": oracle.rationales(oracle.questions(count, at), 1, at),
         "rationale-only": tailored.align(pool, ["rationale"]).generate(count, seed=at),
         # a teacher whose rationales were not aligned explains as it always did
@@ -185,10 +206,10 @@ def seed_rows(
     }
     few = {arm: data[arm] for arm in ("original-random", "oracle", "full")}
     for name, student, arms in (("own", own, data), ("other", other, few)):
-        scores = {"vanilla": marks(config, student, student.weights, tests)}
+        scores = {"vanilla": marks(student, student.weights, held)}
         for arm, drafts in arms.items():
             tuned = student.tuned(drafts, rate=config.rate, seed=seed)
-            scores[arm] = marks(config, student, tuned, tests)
+            scores[arm] = marks(student, tuned, held)
         for arm, found in scores.items():
             words = [len(draft.rationale.split()) for draft in data.get(arm, [])]
             for (task, shots), score in found.items():
@@ -200,13 +221,11 @@ def seed_rows(
                 )  # fmt: skip
 
 
-def marks(
-    config: Config, student: ChainStudent, weights: Any, tests: dict[str, Sequence[Problem]]
-) -> dict[tuple[str, int], float]:
+def marks(student: ChainStudent, weights: Any, held: Held) -> dict[tuple[str, int], float]:
     """Accuracy by task and number of examples in context."""
-    shots = ("", demonstration(config))
     return {(task, count): float(student.right(problems, weights, shot).mean())
-            for task, problems in tests.items() for count, shot in enumerate(shots)}  # fmt: skip
+            for task, problems in held.tests.items()
+            for count, shot in enumerate(("", held.shot))}  # fmt: skip
 
 
 def cell_rows(
@@ -227,12 +246,3 @@ def cell_rows(
             ceiling=None, gain=after - before,
             proxy=float(np.mean([draft.score for draft in same or explained])),
         )  # fmt: skip
-
-
-def generic(config: Config, seed: int) -> list[Draft]:
-    """More of what students were pretrained on: its first questions with their solutions."""
-    from generality.benchmarks.worlds.chain_lessons import BETWEEN, chain_lessons
-    from generality.selection import Draft
-
-    lessons = chain_lessons(config.written, (1, config.known), seed + 2)
-    return [Draft(q, text.split(BETWEEN)[0]) for q, text in zip(*lessons, strict=True)]

@@ -22,7 +22,7 @@ in the paper. Scores are exact matches.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,13 @@ from generality.errors import UserError
 from generality.lab import Lab, TrainConfig
 from generality.lab.stages import Stage, tune_in_stages
 from generality.models import load_model, load_tokenizer, tiny_decoder
-from generality.selection import SystemMessage, SystemMessageMixer
+from generality.selection.explained_stages import (
+    TINY_MESSAGES,
+    Said,
+    explained_stage,
+    mixed_stage,
+    words_read,
+)
 from generality.studies.study import Paper
 
 PAPER = Paper(
@@ -53,10 +59,7 @@ PAPER = Paper(
     year=2023,
 )
 
-WORDS = (*TASKS, "short", "steps", "check")
-MIXER = SystemMessageMixer(
-    messages=[SystemMessage(i, word) for i, word in enumerate(("short", "steps", "check"), 1)]
-)
+WORDS = (*TASKS, *TINY_MESSAGES)
 TWO_STAGES = ("middle-strong", "strong-strong", "middle-middle", "strong-middle")
 ARMS = ("answers", "answers-tokens", "strong", "strong-fifth", *TWO_STAGES, "mixed", "ceiling")
 
@@ -182,43 +185,21 @@ def run(config: Config, lab: Lab) -> Iterator[Row]:
 def stages(config: Config, arm: str, pools: dict[str, list[Explained]]) -> list[Stage]:
     """What an arm learns from, one stage after another."""
     first, second, further = pools["first"], pools["second"], pools["further"]
-    tell = functools.partial(stage, epochs=config.epochs)
-    if arm in ("answers", "answers-tokens"):
-        ratio = words(first, "strong") / words(first, "answer") if arm == "answers-tokens" else 1.0
-        return [stage(first, "answer", config.epochs * ratio)]
-    if arm == "mixed":
-        return [mixed(first, config.epochs)]
+    tell = functools.partial(explained_stage, epochs=config.epochs)
+    if arm == "answers-tokens":
+        ratio = words_read(tell(first, "strong")) / words_read(tell(first, "answer"))
+        return [explained_stage(first, "answer", config.epochs * ratio)]
     if arm in TWO_STAGES:
         one, two = arm.split("-")
         return [tell(first, one), tell(second, two)]
-    return [
-        tell({"strong": first, "strong-fifth": second, "ceiling": first + further}[arm], "strong")
-    ]
-
-
-def stage(lessons: Sequence[Explained], teacher: str, epochs: float) -> Stage:
-    """One teacher's responses, under the system message that asks for them."""
-    system = "short" if teacher == "answer" else "steps"
-    prompts = [f"{system} {lesson.prompt}" for lesson in lessons]
-    return Stage(prompts, [getattr(lesson, teacher) for lesson in lessons], epochs)
-
-
-def mixed(lessons: Sequence[Explained], epochs: float) -> Stage:
-    """The strong teacher under system messages of three kinds."""
-    systems = [MIXER("*", lesson.prompt).text for lesson in lessons]
-    said = {
-        "short": lambda lesson: lesson.answer,
-        "steps": lambda lesson: lesson.strong,
-        "check": lambda lesson: f"{lesson.strong} ; check {lesson.answer}",
+    alone = {
+        "answers": tell(first, "answer"),
+        "mixed": mixed_stage(first, config.epochs),
+        "strong": tell(first, "strong"),
+        "strong-fifth": tell(second, "strong"),
+        "ceiling": tell(first + further, "strong"),
     }
-    prompts = [f"{system} {lesson.prompt}" for system, lesson in zip(systems, lessons, strict=True)]
-    responses = [said[system](lesson) for system, lesson in zip(systems, lessons, strict=True)]
-    return Stage(prompts, responses, epochs)
-
-
-def words(lessons: Sequence[Explained], teacher: str) -> int:
-    """About how many tokens are read with these responses."""
-    return sum(len(f"{lesson.prompt} {getattr(lesson, teacher)}".split()) + 3 for lesson in lessons)
+    return [alone[arm]]
 
 
 def arm_rows(
@@ -227,13 +208,13 @@ def arm_rows(
     """A row per panel: exact matches, asked as the arm was taught and asked for steps."""
     network, tokenizer = language_model(config)
     own = "short" if arm.startswith("answers") else "steps"
-    teacher = "answer" if own == "short" else "strong"
+    teacher: Said = "answer" if own == "short" else "strong"
     rows: dict[str, Row] = {}
     for panel, (problems, adaptation) in panels.items():
         adapted = weights
         if adaptation:
             adapted = tune_in_stages(
-                lab, network, [stage(adaptation, teacher, config.adaptation_epochs)],
+                lab, network, [explained_stage(adaptation, teacher, config.adaptation_epochs)],
                 tokenizer=tokenizer, config=training(config, 1.0), seed=seed, weights=weights,
             ).weights  # fmt: skip
         said = {
@@ -290,7 +271,7 @@ def data(config: Config, seed: int) -> tuple[dict[str, list[Explained]], dict[st
 def base_examples(config: Config) -> tuple[list[str], list[str]]:
     """Short problems, half answered and half explained."""
     drawn = config.teachers.explain(config.tasks, config.base_lengths, config.base_examples, 0)
-    parts = stage(drawn[::2], "answer", 1.0), stage(drawn[1::2], "strong", 1.0)
+    parts = explained_stage(drawn[::2], "answer"), explained_stage(drawn[1::2], "strong")
     return [*parts[0].prompts, *parts[1].prompts], [*parts[0].responses, *parts[1].responses]
 
 

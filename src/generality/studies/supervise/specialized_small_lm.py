@@ -7,7 +7,7 @@ that are not tuned on (shorter and longer chains, other names), with a demonstra
 and on five other tasks. Floor: the model before. Ceiling: a model of four times the size,
 specialised alike. Data of several formats are compared at equal numbers of tokens.
 
-Differences from the paper, each with its effect: decoders of 0.05M to 0.6M parameters and
+Differences from the paper, each with its effect: decoders of 0.05M to 0.25M parameters and
 procedural tasks instead of T5 and GSM8K (no pretrained knowledge; forgetting is quicker); solutions
 come from an exact solver, so none needs to be filtered, and the teacher's probabilities are those
 it gives to these solutions; the teacher reads pairs of digits as one token, so that its
@@ -52,24 +52,24 @@ ARMS: dict[str, tuple[Any, ...]] = {
 class Config:
     """Every knob of the study."""
 
-    sizes: tuple[str, ...] = ("0.05M", "0.15M", "0.6M")  # ascending; with data_path model names
-    main: str = "0.15M"  # the size at which all arms run; at the others "sample" alone
+    sizes: tuple[str, ...] = ("0.05M", "0.15M", "0.25M")  # ascending; with data_path model names
+    main: str = "0.05M"  # the size at which all arms run; at the others "sample" alone
     data_path: str | None = None  # folder of your own tasks; None: chains and lists
     others: tuple[str, ...] = ("copy", "reverse", "first", "last", "max")  # tasks that should stay
     modulus: int = 5  # of the sums
     base_steps: int = 1  # of the longest chain before specialising
     steps: int = 2  # of the chains that are specialised on
-    base: int = 10_000  # chains the generic model learns from
-    lists: int = 15_000  # problems of the other tasks, in equal shares
+    base: int = 20_000  # chains the generic model learns from
+    lists: int = 10_000  # problems of the other tasks, in equal shares
     base_learning_rate: float = 3e-3
     teacher: str = "0.25M"  # size of the teacher
     teacher_chains: int = 12_000  # of up to `steps` steps that the teacher learns from
     k: int = 5  # token probabilities that the teacher tells
     k_shot: int = 1  # demonstrations in a prompt
     problems: int = 4000  # of specialisation
-    tokens: int = 120_000  # read by each arm
+    tokens: int = 240_000  # read by each arm
     learning_rate: float = 3e-3
-    batch_size: int = 32
+    batch_size: int = 16
     validation: int = 50  # problems of each kind that a checkpoint is chosen by
     test: int = 100  # problems of each kind that count
     max_tokens: int = 10  # of an answer
