@@ -140,10 +140,14 @@ def main() -> None:
                     }[who]
                     runs[who].append(timed(command))
             best = {
-                who: Run(*(min(getattr(run, f) for run in done) for f in ("seconds", "cpu", "peak")))
+                who: Run(
+                    min(run.seconds for run in done),
+                    min(run.cpu for run in done),
+                    min(run.peak for run in done),
+                )
                 for who, done in runs.items()
                 if done
-            }  # fmt: skip
+            }
             for who, run in best.items():
                 print(f"{method:16} {who:11} {run.seconds:7.2f} s  cpu {run.cpu:7.2f} s  "
                       f"peak {run.peak:6.0f} MB", flush=True)  # fmt: skip

@@ -86,6 +86,7 @@ from generality.measures.response_logprob import (
     choice_logprobs,
     expected_over_choices,
     response_logprob,
+    token_logprobs,
 )
 from generality.measures.selection_report import CriterionReport, selection_report
 from generality.measures.shift_report import PairedComparison, ShiftReport, wilson_interval
@@ -98,6 +99,7 @@ from generality.measures.step_error_rate import (
     step_error_rate,
 )
 from generality.measures.subspace_overlap import subspace_overlap
+from generality.measures.synergy import Synergy, synergy
 from generality.measures.text_diversity import (
     CompressionRatio,
     DistinctN,
@@ -163,6 +165,7 @@ __all__ = [
     "SolutionDiversity",
     "StepJudge",
     "StreamingVendi",
+    "Synergy",
     "TruncationPoint",
     "UniversalPerturbation",
     "ViewContributions",
@@ -235,9 +238,11 @@ __all__ = [
     "step_error_rate",
     "student_supervisor_agreement",
     "subspace_overlap",
+    "synergy",
     "taylor_importance",
     "temperature_scale",
     "temperature_scaled",
+    "token_logprobs",
     "truncation_curve",
     "two_level_bound",
     "universal_perturbation",

@@ -33,6 +33,7 @@ from generality.objectives.domain_penalties import (
 )
 from generality.objectives.drm_loss import drm_loss
 from generality.objectives.ewc_anchor import EWCAnchor
+from generality.objectives.fused_targets import FusionLoss, fuse_distributions
 from generality.objectives.knn_nll import knn_nll, neighbour_vote
 from generality.objectives.mk_mmd import mk_mmd
 from generality.objectives.multi_target import MultiTargetLoss
@@ -45,6 +46,7 @@ from generality.objectives.past_predictions import (
     indexed,
     progressive_targets,
 )
+from generality.objectives.policy_gradient import grpo_advantages, token_policy_loss
 from generality.objectives.preference_losses import dpo_loss, pairwise_reward_loss, simpo_loss
 from generality.objectives.product import ProductLoss
 from generality.objectives.reverse_grad import ReverseGrad, dann_alpha
@@ -61,6 +63,7 @@ __all__ = [
     "DBATLoss",
     "DivDisLoss",
     "EWCAnchor",
+    "FusionLoss",
     "MultiTargetLoss",
     "OutputEnsemble",
     "PastPredictionTable",
@@ -79,8 +82,10 @@ __all__ = [
     "dpo_loss",
     "drm_loss",
     "focal_distillation",
+    "fuse_distributions",
     "gradient_rescale",
     "group_dro",
+    "grpo_advantages",
     "indexed",
     "knn_nll",
     "mixup",
@@ -94,5 +99,6 @@ __all__ = [
     "soft_cross_entropy",
     "sparse_topk_kl",
     "token_masked_kd",
+    "token_policy_loss",
     "update_targets",
 ]

@@ -38,6 +38,7 @@ from generality.weights.parallel_layout import (
 )
 from generality.weights.parallel_rules import rules_for
 from generality.weights.prune import SparsityReport, keep_masks, prune, sparsity_report
+from generality.weights.sce import sce_merge
 from generality.weights.task_interference import Interference, interference
 from generality.weights.universal_checkpoint import (
     TrainingState,
@@ -86,6 +87,7 @@ __all__ = [
     "save_layout",
     "save_rank",
     "save_training_state",
+    "sce_merge",
     "search_merge",
     "shard",
     "sparsity_report",

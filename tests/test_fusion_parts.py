@@ -1,0 +1,70 @@
+import math
+
+import pytest
+import torch
+from torch.nn import functional
+
+from generality.measures import synergy
+from generality.objectives import FusionLoss, fuse_distributions
+from generality.weights import sce_merge
+
+
+def test_fusion_takes_the_values_of_the_sheet():
+    entropies = torch.tensor([1.20, 0.90, 1.05])
+    distributions = torch.eye(3)
+    chosen = fuse_distributions(distributions[:, None], entropies[:, None])
+    assert chosen.tolist() == [[0.0, 1.0, 0.0]]
+    averaged = fuse_distributions(distributions[:, None], entropies[:, None], "avg_ce")[0]
+    torch.testing.assert_close(averaged, torch.tensor([0.2848, 0.3844, 0.3308]), atol=1e-4, rtol=0)
+    even = fuse_distributions(distributions[:, None], torch.zeros(3, 1).half())
+    assert even.tolist() == [[1.0, 0.0, 0.0]]  # the first of equals
+    with pytest.raises(ValueError, match="min_ce"):
+        fuse_distributions(distributions[:, None], entropies[:, None], "max_ce")
+    with pytest.raises(ValueError, match="cross-entropies"):
+        fuse_distributions(distributions, entropies[:, None])
+
+
+def test_the_loss_is_a_mix_of_two_cross_entropies():
+    torch.manual_seed(0)
+    logits, gold = torch.randn(2, 5, 7), torch.randint(7, (2, 5))
+    target = torch.randn(2, 5, 7).softmax(-1)
+    own = functional.cross_entropy(logits.flatten(0, 1), gold.flatten())
+    fused = functional.cross_entropy(logits.flatten(0, 1), target.flatten(0, 1))
+    torch.testing.assert_close(FusionLoss(0.9)(logits, gold, target), 0.9 * own + 0.1 * fused)
+    mask = torch.zeros(2, 5)
+    mask[0, 1] = 1
+    one = FusionLoss(1.0)(logits, gold, target, mask)
+    torch.testing.assert_close(one, -logits[0, 1].log_softmax(-1)[gold[0, 1]])
+    with pytest.raises(ValueError, match="lam"):
+        FusionLoss(1.1)
+
+
+def test_fusing_a_model_with_itself_pulls_nowhere():
+    logits = torch.randn(4, 6, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    FusionLoss(0.0)(logits, torch.zeros(4, dtype=torch.long), logits.softmax(-1)).backward()
+    assert logits.grad is not None
+    assert logits.grad.abs().max() < 1e-7
+
+
+def test_sce_by_hand():
+    base = {"w": torch.zeros(4), "n": torch.tensor([3])}
+    experts = [
+        {"w": torch.tensor([3.0, 1, 0, 1]), "n": base["n"]},
+        {"w": torch.tensor([-1.0, 1, 2, 1]), "n": base["n"]},
+    ]
+    # variances 4, 0, 1, 0: of the two that differ, half is one: the first; weights 9/10, 1/10
+    made = sce_merge(experts, base, topk=0.5)
+    torch.testing.assert_close(made["w"], torch.tensor([3.0, 1, 2, 1]))
+    assert made["n"].tolist() == [3]
+    same = sce_merge([experts[0]] * 2, base)
+    torch.testing.assert_close(same["w"], experts[0]["w"])
+    with pytest.raises(ValueError, match="topk"):
+        sce_merge(experts, base, topk=0)
+
+
+def test_synergy_compares_with_the_best_and_with_the_sum():
+    found = synergy(0.9, [0.5, 0.6], 0.3)
+    assert math.isclose(found.over_best, 0.3)
+    assert math.isclose(found.over_sum, 0.9 - (0.3 + 0.2 + 0.3))
+    with pytest.raises(ValueError, match="no experts"):
+        synergy(1.0, [], 0.0)
