@@ -18,6 +18,8 @@ from generality.estimators import (
 )
 from generality.models import MultiHead, combine_heads, entropy_weights
 from generality.objectives import drm_loss
+from generality.objectives.domain_penalties import coral_penalty
+from generality.objectives.drm_algorithm import DRMAlgorithm
 
 TWO = torch.tensor([[[0.9, 0.1]], [[0.6, 0.4]]]).log()
 THREE = torch.cat([TWO, torch.tensor([[[0.5, 0.5]]]).log()])
@@ -256,3 +258,31 @@ def test_bad_options_are_refused() -> None:
             PseudoLabelRefit(domain_heads(), **options)
     with pytest.raises(ValueError, match="metric"):
         PrototypeSelector(inputs(4, 2), torch.tensor([0, 0, 1, 1]), metric="l1")
+
+
+# ------------------------------------------------------------------------- one wide head
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_wide_head_is_taken_apart_and_copied(bias: bool) -> None:
+    body, wide, x = nn.Linear(5, 4), nn.Linear(4, 6, bias=bias), inputs(7, 5)
+    apart = MultiHead.from_wide_head(body, wide, classes=2)
+    together = wide(body(x)).reshape(7, 3, 2).movedim(1, 0)
+    torch.testing.assert_close(apart(x), together)
+    with torch.no_grad():
+        wide.weight.zero_()
+    assert not apart.heads[0].weight.eq(0).any()
+    with pytest.raises(ValueError, match="no multiple"):
+        MultiHead.from_wide_head(body, wide, classes=4)
+
+
+def test_coral_is_added_to_the_heads_loss_by_its_weight() -> None:
+    logits, features = inputs(2, 6, 9), inputs(2, 6, 4, seed=1)
+    targets = torch.eye(9)[torch.arange(12).reshape(2, 6) % 3]
+    plain, with_coral = (
+        DRMAlgorithm(name="DRM", coral_weight=weight)
+        .loss(logits, targets, features, {}, {}, torch.tensor(0.0))[0]
+        .item()
+        for weight in (0.0, 0.5)
+    )
+    assert with_coral == pytest.approx(plain + 0.5 * coral_penalty(None, None, features).item())

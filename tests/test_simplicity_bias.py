@@ -7,8 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from generality.benchmarks import slab_dataset
+from generality.benchmarks import hub_classes, shuffle_block, slab_dataset
 from generality.benchmarks.slabs import slab_edges
+from generality.errors import UserError
+from generality.estimators import fit_remedy
 from generality.measures import (
     pgd_attack,
     randomized_score,
@@ -175,3 +177,95 @@ def test_one_direction_flips_a_model_that_reads_one_feature() -> None:
     assert (model(found.apply(x, y)).argmax(1) == y).float().mean() == 0
     assert found.share_in(column[:, None]) == pytest.approx(1, abs=1e-5)
     assert set(found.signs.tolist()) == {-1.0, 1.0}
+
+
+# ------------------------------------------------------------------------- shuffled blocks
+
+
+def test_a_block_is_shuffled_as_one_and_in_the_basis_before_the_rotation() -> None:
+    data = slab_dataset(300, linear=1, slabs={5: 3}, seed=3)
+    block = np.zeros(4, bool)
+    block[data.groups["linear"]] = True
+    block[data.groups["slab5"][0]] = True
+    mixed = shuffle_block(data.inputs, block, rotation=data.rotation, seed=1)
+    before, after = (x @ data.rotation.T for x in (data.inputs, mixed))
+    np.testing.assert_allclose(after[:, ~block], before[:, ~block], atol=1e-5)
+    order = np.random.default_rng(1).permutation(300)
+    np.testing.assert_allclose(after[:, block], before[order][:, block], atol=1e-5)
+    with pytest.raises(ValueError, match="a block within"):
+        shuffle_block(data.inputs, np.zeros(4, bool))
+
+
+# ------------------------------------------------------------------------- remedies
+
+
+def line_and_slabs(seeds: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    sets = [
+        slab_dataset(400, linear=1, slabs={3: 1}, rotate=False, seed=seed) for seed in range(seeds)
+    ]
+    x, y = (np.stack([getattr(each, name) for each in sets]) for name in ("inputs", "labels"))
+    line = np.array([True, False])
+    return x, y, np.stack([shuffle_block(own, line, seed=i) for i, own in enumerate(x)])
+
+
+TRAINING = {
+    "steps": 300, "learning_rate": 0.3, "optimizer": "sgd",
+    "batch_size": {"labelled": 64, "unlabelled": 64},
+}  # fmt: skip
+
+
+def network(seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, 2))
+
+
+def test_what_knows_the_shortcut_learns_the_slabs_and_plain_training_does_not() -> None:
+    x, y, shuffled = line_and_slabs(2)
+
+    def right(remedy: str, **options) -> list[float]:
+        nets = fit_remedy(remedy, network, x, y, shuffled, seeds=[0, 1], **{**TRAINING, **options})
+        with torch.inference_mode():
+            logits = [
+                torch.stack([net.module(i)(torch.tensor(shuffled[i])) for net in nets]).mean(0)
+                for i in range(2)
+            ]
+        said = [each.argmax(1).numpy() for each in logits]
+        return [float((each == own).mean()) for each, own in zip(said, y, strict=True)]
+
+    assert min(right("without")) > 0.9
+    assert min(right("feature-dropout")) > 0.9
+    for remedy in ("sgd", "ensemble"):
+        assert max(right(remedy, members=2, steps=50)) < 0.7
+
+
+def test_remedies_give_as_many_networks_as_they_say() -> None:
+    x, y, shuffled = line_and_slabs(2)
+    quick = {**TRAINING, "steps": 2, "first_steps": 2, "ball": {"eps": 0.05, "norm": "l2"}}
+    for remedy in ("sgd", "adversarial", "dbat", "discovery"):
+        [net] = fit_remedy(remedy, network, x, y, shuffled, seeds=[0, 1], **quick)
+        assert net.module(1)(torch.zeros(3, 2)).shape == (3, 2)
+    assert len(fit_remedy("ensemble", network, x, y, x, seeds=[0, 1], members=3, **quick)) == 3
+    with pytest.raises(ValueError, match="a remedy is one of"):
+        fit_remedy("prayer", network, x, y, shuffled, seeds=[0], **TRAINING)
+    with pytest.raises(ValueError, match="needs a ball"):
+        fit_remedy("adversarial", network, x, y, shuffled, seeds=[0], **TRAINING)
+
+
+def test_classes_are_read_from_a_folder_and_padded(tmp_path, monkeypatch) -> None:
+    pytest.importorskip("PIL")
+    import datasets
+    from PIL import Image
+
+    pictures = [Image.fromarray(np.full((4, 4), 255 * (k == 7), np.uint8)) for k in (3, 7, 5)]
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
+    columns = {"image": pictures, "label": [3, 7, 5]}
+    made = datasets.Dataset.from_dict(columns, features=features)
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, split: made)
+    images, labels = hub_classes("digits-on-disk", "image", (7, 3), side=8)
+    assert images.shape == (2, 3, 8, 8)
+    assert labels.tolist() == [1, 0]
+    assert images.sum((1, 2, 3)).tolist() == [0.0, 48.0]
+    with pytest.raises(UserError, match="no images of the classes"):
+        hub_classes("digits-on-disk", "image", (7, 9))
+    with pytest.raises(UserError, match="squares of at most 2"):
+        hub_classes("digits-on-disk", "image", (7, 3), side=2)

@@ -30,6 +30,7 @@ from generality.estimators import (
 )
 from generality.estimators.adanpc import stratified_part
 from generality.estimators.feature_memory import top_columns
+from generality.measures import refit_ceiling
 from generality.objectives import knn_nll
 
 SHEET = [[1.0, 0.0], [0.8, 0.6], [0.0, 1.0], [-1.0, 0.0]]
@@ -456,3 +457,15 @@ def test_a_stratified_part_keeps_every_share_within_one(labels: list[int], size:
     for label in set(labels):
         share = (array == label).mean() * len(kept)
         assert abs((array[kept] == label).sum() - share) <= 1.5
+
+
+def test_the_ceiling_sees_what_a_head_could_read_and_nothing_in_noise() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.arange(400) % 2
+    noise = rng.normal(size=(400, 3))
+    told = noise + 6 * labels[:, None]
+    assert refit_ceiling(told, labels) > 0.99
+    assert abs(refit_ceiling(noise, labels) - 0.5) < 0.1
+    assert refit_ceiling(told * [1e4, 1, 1e-4], labels) > 0.99
+    with pytest.raises(ValueError, match="two classes"):
+        refit_ceiling(noise[:3], np.array([0, 0, 1]))

@@ -27,6 +27,7 @@ from generality.benchmarks.crop_and_flip import crop_and_flip
 from generality.benchmarks.digits import digit_domains, digits, over_photographs
 from generality.benchmarks.domain_checks import DomainFinding, DomainReport, check_domains
 from generality.benchmarks.hospital_notes import hospital_notes
+from generality.benchmarks.hub_classes import hub_classes
 from generality.benchmarks.image_bank import image_bank
 from generality.benchmarks.image_domains import folder_or_digits, image_domains
 from generality.benchmarks.image_folders import load_images, read_images
@@ -37,6 +38,7 @@ from generality.benchmarks.planted_word import plant_word
 from generality.benchmarks.rotated_digits import rotated_digits
 from generality.benchmarks.sentiment_domains import sentiment_domains
 from generality.benchmarks.sequence_tasks import SequenceTask, list_ops, lookup, pixel_digits
+from generality.benchmarks.shuffled_block import shuffle_block
 from generality.benchmarks.slabs import SlabData, slab_dataset
 from generality.benchmarks.splits import (
     Leaks,
@@ -48,9 +50,10 @@ from generality.benchmarks.splits import (
     normalised,
     stratified,
 )
-from generality.benchmarks.spurious_mixture import SpuriousMixture, spurious_2d
+from generality.benchmarks.spurious_mixture import SpuriousMixture, spur_above, spurious_2d
 from generality.benchmarks.table import encode_labels, read_probabilities, read_rows, read_table
 from generality.benchmarks.transfer_task import TransferTask, load_transfer_task
+from generality.benchmarks.two_digits import two_digits
 from generality.benchmarks.waterbirds_cc import waterbirds_cc
 
 __all__ = [
@@ -87,6 +90,7 @@ __all__ = [
     "hash_split",
     "holdout",
     "hospital_notes",
+    "hub_classes",
     "image_bank",
     "image_domains",
     "inverse_colored_digits",
@@ -108,10 +112,13 @@ __all__ = [
     "read_table",
     "rotated_digits",
     "sentiment_domains",
+    "shuffle_block",
     "slab_dataset",
+    "spur_above",
     "spurious_2d",
     "stratified",
     "table_bank",
     "text_bank",
+    "two_digits",
     "waterbirds_cc",
 ]

@@ -40,6 +40,15 @@ def side_by_side(core: NDArray, spur: NDArray) -> NDArray:
     return np.concatenate([core, spur], axis=1)
 
 
+def spur_above(core: NDArray, spur: NDArray) -> NDArray:
+    """The two cues as one image (n, channels, height, width), the spurious one on top.
+
+    >>> spur_above(np.zeros((5, 1, 2, 3)), np.ones((5, 1, 4, 3)))[0, 0, :, 0]
+    array([1., 1., 1., 1., 0., 0.])
+    """
+    return np.concatenate([spur, core], axis=2)
+
+
 @dataclass(frozen=True)
 class SpuriousMixture:
     """Data in which a core cue and a spurious one agree as often as you say.

@@ -47,6 +47,7 @@ from generality.estimators.rich_features import (
     predict_then_interpolate,
     split_by_correctness,
 )
+from generality.estimators.shortcut_remedies import fit_remedy
 from generality.estimators.shot import SHOT
 from generality.estimators.soft_label_ensemble import SoftLabelEnsemble, combine_soft_labels
 from generality.estimators.soft_probe import SoftProbe
@@ -118,6 +119,7 @@ __all__ = [
     "fit_divdis",
     "fit_group_dro",
     "fit_penalised",
+    "fit_remedy",
     "hand_over",
     "invariant_projections",
     "mean_head",
@@ -125,5 +127,6 @@ __all__ = [
     "predict_then_interpolate",
     "score_threshold",
     "split_by_correctness",
+    "train_guidance",
     "ways_to_tune",
 ]

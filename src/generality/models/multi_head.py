@@ -34,6 +34,32 @@ class MultiHead(nn.Module):
         if len(self.heads) == 0:
             raise ValueError("MultiHead needs at least one head")
 
+    @classmethod
+    def from_wide_head(cls, body: nn.Module | None, head: nn.Linear, classes: int) -> MultiHead:
+        """Take one linear head of several · classes outputs apart, `classes` outputs each; copied.
+
+        Several heads train as one wide one wherever a trainer knows only one, as under
+        `generality.objectives.drm_algorithm.DRMAlgorithm`; afterwards they are read apart.
+
+        Raises:
+            ValueError: the number of outputs is no multiple of `classes`.
+
+        >>> wide = nn.Linear(4, 6)
+        >>> heads = MultiHead.from_wide_head(None, wide, classes=3)(torch.ones(1, 4))
+        >>> torch.equal(heads.flatten(), wide(torch.ones(4)))
+        True
+        """
+        if classes < 1 or head.out_features % classes:
+            raise ValueError(f"{head.out_features} outputs are no multiple of {classes} classes")
+        heads = []
+        for start in range(0, head.out_features, classes):
+            own = nn.Linear(head.in_features, classes, bias=head.bias is not None)
+            part = slice(start, start + classes)
+            state = {name: tensor[part] for name, tensor in head.state_dict().items()}
+            own.load_state_dict(state)
+            heads.append(own.to(head.weight))
+        return cls(body, heads)
+
     def features(self, inputs: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch features"]:
         """What the heads read."""
         features: Tensor = self.body(inputs)

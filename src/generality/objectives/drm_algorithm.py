@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from generality.objectives.domain_algorithms import DomainAlgorithm, State
+from generality.objectives.domain_penalties import coral_penalty
 from generality.objectives.drm_loss import drm_loss
 
 
@@ -18,7 +19,8 @@ class DRMAlgorithm(DomainAlgorithm):
 
     The network's head has (domains + 1) · classes outputs: the logits of the first domain's head,
     …, those of the last, those of the global one. See `drm_loss`. Source: Zhang et al. 2023
-    (arXiv 2208.08661).
+    (arXiv 2208.08661). A `coral_weight` above 0 adds CORAL's penalty on the features, so that the
+    heads stand on an invariant learner.
 
     >>> logits = torch.tensor([[[0.9, 0.1, 0.6, 0.4]]]).log()  # one domain, one row, two heads
     >>> target = torch.tensor([[[1.0, 0.0, 0.0, 0.0]]])
@@ -26,6 +28,8 @@ class DRMAlgorithm(DomainAlgorithm):
     >>> round(loss.item(), 4)  # −(ln 0.9 + ln 0.6) / 2
     0.3081
     """
+
+    coral_weight: float = 0.0
 
     def loss(
         self,
@@ -42,4 +46,7 @@ class DRMAlgorithm(DomainAlgorithm):
         heads = logits.reshape(domains * batch, domains + 1, classes).movedim(1, 0)
         wanted = targets[..., :classes].reshape(domains * batch, classes)
         own = torch.eye(domains, device=logits.device).repeat_interleave(batch, 0)
-        return drm_loss(heads, wanted, own), state
+        risk = drm_loss(heads, wanted, own)
+        if self.coral_weight:
+            risk = risk + self.coral_weight * coral_penalty(None, None, features)
+        return risk, state
