@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 
 def fuse_distributions(
-    distributions: Float[Tensor, "sources *positions classes"],
-    cross_entropy: Float[Tensor, "sources *positions"],
+    distributions: Float[Tensor, "sources ... classes"],
+    cross_entropy: Float[Tensor, "sources ..."],
     how: Literal["min_ce", "avg_ce"] = "min_ce",
-) -> Float[Tensor, "*positions classes"]:
+) -> Float[Tensor, "... classes"]:
     """One target out of several sources' distributions over the same classes or tokens.
 
     "min_ce" takes at each position the source with the lowest cross-entropy there, the first of
@@ -27,6 +26,7 @@ def fuse_distributions(
     Raises:
         ValueError: shapes that do not fit, or another `how`.
 
+    >>> import torch
     >>> distributions = torch.tensor([[[0.9, 0.1]], [[0.2, 0.8]]])
     >>> fuse_distributions(distributions, torch.tensor([[1.2], [0.9]]))
     tensor([[0.2000, 0.8000]])
@@ -56,6 +56,7 @@ class FusionLoss(nn.Module):
     Args:
         lam: weight of the true class, in [0, 1].
 
+    >>> import torch
     >>> loss = FusionLoss(lam=0.5)
     >>> logits = torch.zeros(1, 2)
     >>> round(loss(logits, torch.tensor([0]), torch.tensor([[0.5, 0.5]])).item(), 4)
