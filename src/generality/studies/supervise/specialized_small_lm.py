@@ -59,7 +59,7 @@ class Config:
     modulus: int = 5  # of the sums
     base_steps: int = 1  # of the longest chain before specialising
     steps: int = 2  # of the chains that are specialised on
-    base: int = 20_000  # chains the generic model learns from
+    base: int = 16_000  # chains the generic model learns from
     lists: int = 10_000  # problems of the other tasks, in equal shares
     base_learning_rate: float = 3e-3
     teacher: str = "0.25M"  # size of the teacher
