@@ -60,7 +60,7 @@ class Config:
     weak: float = 0.3  # the same of the weaker one
     samples: int = 2  # of each teacher, a task
     temperature: float = 1.0  # of the teachers' samples
-    tasks: int = 2600  # hard tasks for which teachers are asked; those they get right drop out
+    tasks: int = 2000  # hard tasks for which teachers are asked; those they get right drop out
     test: int = 300  # other hard tasks
     error_rates: tuple[float, ...] = (0.5, 0.9)  # in outcome, of hard supervision
     added_to: float = 0.5  # outcome error rate of hard supervision that something is added to

@@ -68,7 +68,7 @@ class Config:
     learning_rate: float = 5e-4  # Adam, constant: the same for all arms
     max_tokens: int = 48  # of an answer
     drift: int = 64  # answers on which the distance to the base is measured
-    seeds: int = 5
+    seeds: int = 4
 
     def __post_init__(self) -> None:
         if len(self.styles) != len(self.shares) or len(self.styles) < 2:
