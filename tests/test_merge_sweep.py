@@ -120,7 +120,7 @@ def test_an_exam_that_is_none_is_refused(folders, generality, tmp_path, lines, o
 
 
 def test_digits_are_dealt_out_and_turned():
-    parts = DigitParts(base=50, train=200, validation=50, test=200, epochs=8)
+    parts = DigitParts(base=50, train=200, validation=50, test=200, epochs=10, learning_rate=5e-3)
     digits = TurnedDigits((0, 90), parts, seed=0)
     upright, turned = digits.turned[:, 0].view(2, 8, 8)
     torch.testing.assert_close(turned, torch.rot90(upright, 1, (0, 1)), atol=1e-5, rtol=0)

@@ -217,7 +217,7 @@ class Scorer:
             for name in state:
                 own[name].copy_(state[name])
         return {
-            task: float(np.nanmean(response_logprob(self.model, self.tokenizer, *half[task])))
+            task: float(response_logprob(self.model, self.tokenizer, *half[task]).nanmean())
             for task in tasks
         }
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from generality.lab.replicate import replicate
@@ -124,6 +125,30 @@ class TurnedDigits:
         inputs = self.turned[torch.tensor(tasks), self._rows[part]]
         right = model(inputs.flatten(0, 1)).argmax(-1).view(len(tasks), -1)
         return float((right == self.labels[self._rows[part]]).float().mean())
+
+    def examples(
+        self, part: str, tasks: Sequence[int], count: int
+    ) -> tuple[Float[Tensor, "n pixels"], Int[Tensor, " n"]]:
+        """The first `count` images of a part at each of these angles, and their classes."""
+        rows = slice(self._rows[part].start, self._rows[part].start + count)
+        return self.turned[torch.tensor(tasks), rows].flatten(0, 1), self.labels[rows].repeat(
+            len(tasks)
+        )
+
+    def train(
+        self,
+        start: nn.Module,
+        inputs: Float[Tensor, "n pixels"],
+        targets: Float[Tensor, "models n classes"],
+        epochs: int,
+        learning_rate: float,
+    ) -> list[nn.Module]:
+        """A model for each set of targets of the same images, all from the same start."""
+        trained = replicate(
+            start, inputs, targets, seeds=[self.seed] * len(targets), epochs=epochs,
+            learning_rate=learning_rate, optimizer="adam",
+        )  # fmt: skip
+        return [trained.module(number) for number in range(len(targets))]
 
     def _train(
         self, start: nn.Module, inputs: Tensor, labels: Tensor, epochs: int, rate: float

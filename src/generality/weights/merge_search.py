@@ -105,7 +105,8 @@ def search_merge(
 
     start = np.full(len(names) * len(experts), average)
     attempt(start)
-    options = {"seed": seed + 1, "verbose": -9, "bounds": None}  # its seed 0 means the clock
+    rng = np.random.default_rng(seed)  # it would seed numpy's global generator
+    options = {"randn": lambda *shape: rng.standard_normal(shape), "verbose": -9}
     search = cma.CMAEvolutionStrategy(start, sigma, options)
     while len(scores) < budget:
         asked = search.ask()[: budget - len(scores)]
