@@ -10,7 +10,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 _EPS = 1e-6
-_CHUNK = 128
+_CHUNK = 128  # tokens whose products are made by one matrix
+_BLOCK = 2048  # tokens that are worked on together, so that they stay in the cache
 
 Kernel = Callable[[Tensor], Tensor]
 KERNELS: dict[str, Kernel] = {
@@ -71,13 +72,24 @@ def flow_attend(
     True
     """
     with torch.autocast(q.device.type, enabled=False):
-        flow = _Flow(q, k, causal, kernel, clamp, competition, allocation, sink_mask, source_mask)
-        given = v.to(flow.k) * flow.competition[..., None]
-        received = flow.q / flow.incoming[..., None]
-        product = _chunked_causal(received, flow.k, given) if causal else (
-            received @ (flow.k.transpose(-1, -2) @ given)
-        )  # fmt: skip
-        return (product * flow.allocation[..., None]).to(v)
+        options = causal, kernel, clamp, competition, allocation
+        if not causal:
+            flow = _Flow(q, k, *options, sink_mask, source_mask)
+            received, given = flow.sides(v)
+            product = received @ (flow.k.transpose(-1, -2) @ given)
+            return (product * flow.allocation[..., None]).to(v)
+        _check_causal(q, k)
+        past: dict[str, Tensor] = {}
+        outputs = []
+        for start in range(0, q.shape[-2], _BLOCK):
+            block = slice(start, start + _BLOCK)
+            sinks = None if sink_mask is None else sink_mask[:, block]
+            sources = None if source_mask is None else source_mask[:, block]
+            flow = _Flow(q[..., block, :], k[..., block, :], *options, sinks, sources, past)
+            received, given = flow.sides(v[..., block, :])
+            product = _chunked_causal(received, flow.k, given, past)
+            outputs.append((product * flow.allocation[..., None]).to(v))
+        return torch.cat(outputs, -2)
 
 
 def flow_weights(
@@ -100,6 +112,8 @@ def flow_weights(
     >>> bool(torch.allclose(flow_weights(q, k) @ v, flow_attend(q, k, v), atol=1e-6))
     True
     """
+    if causal:
+        _check_causal(q, k)
     flow = _Flow(q, k, causal, kernel, clamp, competition, allocation, sink_mask, source_mask)
     weights = (flow.q / flow.incoming[..., None]) @ flow.k.transpose(-1, -2)
     weights = weights * flow.competition[..., None, :] * flow.allocation[..., None]
@@ -183,7 +197,7 @@ class FlowAttention(nn.MultiheadAttention):
             query, key, value = (x.transpose(0, 1) for x in (query, key, value))
         causal = self.causal or is_causal or _is_causal(attn_mask)
         real = _real(key_padding_mask)
-        masks = {"source_mask": real, "sink_mask": real if myself else None}
+        masks: dict[str, Any] = {"source_mask": real, "sink_mask": real if myself else None}
         q, k, v = self._projected(query, key, value)
         mixed = flow_attend(q, k, v, causal=causal, **masks, **self.flow)
         output = self.out_proj(mixed.transpose(1, 2).flatten(2))
@@ -198,7 +212,7 @@ class FlowAttention(nn.MultiheadAttention):
 
     def _projected(self, *inputs: Tensor) -> list[Tensor]:
         if self._separate:
-            weights = [self.q_proj_weight, self.k_proj_weight, self.v_proj_weight]
+            weights: list[Tensor] = [self.q_proj_weight, self.k_proj_weight, self.v_proj_weight]
         else:
             weights = list(self.in_proj_weight.chunk(3))
         biases = [None] * 3 if self.in_proj_bias is None else list(self.in_proj_bias.chunk(3))
@@ -253,40 +267,57 @@ class _Flow:
     def __init__(
         self, q: Tensor, k: Tensor, causal: bool, kernel: str | Kernel, clamp: float | None,
         competition: bool, allocation: bool, sink_mask: Tensor | None, source_mask: Tensor | None,
+        past: dict[str, Tensor] | None = None,
     ) -> None:  # fmt: skip
-        if causal and q.shape[-2] != k.shape[-2]:
-            raise ValueError(
-                f"causal Flow-Attention needs as many queries as keys, not {q.shape[-2]} and "
-                f"{k.shape[-2]}: past queries count too, which a key-value cache does not keep"
-            )
+        past = {} if past is None else past  # causal sums over earlier blocks, kept up to date
         phi, least = _feature_map(kernel), torch.finfo(_wide(q).dtype).tiny
         self.q, sinks = _masked(phi(_wide(q)) + _EPS, sink_mask)
         self.k, sources = _masked(phi(_wide(k)) + _EPS, source_mask)
 
-        def total(x: Tensor) -> Tensor:
-            return x.cumsum(-2) if causal else x.sum(-2, keepdim=True)
+        def total(name: str, x: Tensor) -> Tensor:
+            if not causal:
+                return x.sum(-2, keepdim=True)
+            return _carried(past, name, x.cumsum(-2), torch.add, -2)
 
         # Causal sums grow with the number of sources so far, so they become means.
-        count = total(sources)[..., 0].clamp(min=1)
+        count = total("sources", sources)[..., 0].clamp(min=1)
         mean = count if causal else torch.ones_like(count)
-        ratio = 1.0 if causal else total(sinks)[..., 0].clamp(min=1) / count
-        self.incoming = (self.q * total(self.k)).sum(-1).clamp(min=least)
-        outgoing = (self.k * total(self.q)).sum(-1).clamp(min=least)
+        ratio = 1.0 if causal else total("sinks", sinks)[..., 0].clamp(min=1) / count
+        self.incoming = (self.q * total("k", self.k)).sum(-1).clamp(min=least)
+        outgoing = (self.k * total("q", self.q)).sum(-1).clamp(min=least)
         self.allocation, self.competition = torch.ones_like(self.incoming), sources[..., 0]
         if allocation:
-            emitted = total(self.k * mean[..., None] / outgoing[..., None])
+            emitted = total("emitted", self.k * mean[..., None] / outgoing[..., None])
             self.conserved_sinks = (self.q * emitted).sum(-1) / mean
             self.allocation = (self.conserved_sinks * ratio).sigmoid()
         if competition:
-            absorbed = total(self.q * mean[..., None] / self.incoming[..., None])
+            absorbed = total("absorbed", self.q * mean[..., None] / self.incoming[..., None])
             self.conserved_sources = flow = (self.k * absorbed).sum(-1) / mean
             flow = flow if clamp is None else flow.clamp(-clamp, clamp)
             flow = flow.masked_fill(sources[..., 0] == 0, -1e9)
-            every = flow.logcumsumexp(-1) if causal else flow.logsumexp(-1, keepdim=True)
+            if causal:
+                every = _carried(past, "every", flow.logcumsumexp(-1), torch.logaddexp, -1)
+            else:
+                every = flow.logsumexp(-1, keepdim=True)
             self.competition = (flow - every).exp() * count
 
+    def sides(self, v: Tensor) -> tuple[Tensor, Tensor]:
+        """What multiplies the sources' sum for each sink, and what each source gives."""
+        given = v.to(self.k) * self.competition[..., None]
+        return self.q / self.incoming[..., None], given
 
-def _chunked_causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+
+def _carried(
+    past: dict[str, Tensor], name: str, sums: Tensor, add: Callable[..., Tensor], dim: int
+) -> Tensor:
+    """Running sums of a block with those of the blocks before it, which they then replace."""
+    if name in past:
+        sums = add(sums, past[name])
+    past[name] = sums.narrow(dim, -1, 1)
+    return sums
+
+
+def _chunked_causal(q: Tensor, k: Tensor, v: Tensor, past: dict[str, Tensor]) -> Tensor:
     """Σ_{j ≤ i} (q_i·k_j) v_j: within chunks by a small matrix, before them by one state each."""
     tokens = q.shape[-2]
     chunk = min(_CHUNK, tokens)
@@ -295,9 +326,22 @@ def _chunked_causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         for x in (q, k, v)
     )
     states = k.transpose(-1, -2) @ v
-    earlier = states.cumsum(-3) - states
+    sums = states.cumsum(-3)
+    earlier = sums - states
+    if "product" in past:
+        earlier = earlier + past["product"]
+        sums = sums[..., -1:, :, :] + past["product"]
+    past["product"] = sums[..., -1:, :, :]
     product = (q @ k.transpose(-1, -2)).tril() @ v + q @ earlier
     return product.flatten(-3, -2)[..., :tokens, :]
+
+
+def _check_causal(q: Tensor, k: Tensor) -> None:
+    if q.shape[-2] != k.shape[-2]:
+        raise ValueError(
+            f"causal Flow-Attention needs as many queries as keys, not {q.shape[-2]} and "
+            f"{k.shape[-2]}: past queries count too, which a key-value cache does not keep"
+        )
 
 
 def _feature_map(kernel: str | Kernel) -> Kernel:
