@@ -468,4 +468,4 @@ def test_the_ceiling_sees_what_a_head_could_read_and_nothing_in_noise() -> None:
     assert abs(refit_ceiling(noise, labels) - 0.5) < 0.1
     assert refit_ceiling(told * [1e4, 1, 1e-4], labels) > 0.99
     with pytest.raises(ValueError, match="two classes"):
-        refit_ceiling(noise[:3], np.array([0, 0, 1]))
+        refit_ceiling(noise[:3], np.array([1, 1, 1]))

@@ -18,11 +18,11 @@ def refit_ceiling(
 
     Args:
         features: of the target's examples.
-        labels: their true classes, each at least twice.
+        labels: their true classes; one with a single example is in one half only, with a warning.
         seed: of the halves.
 
     Raises:
-        ValueError: fewer than two classes, or a class with a single example.
+        ValueError: fewer than two classes, or none with two examples.
 
     >>> import numpy as np
     >>> features = np.array([[-2.0], [-1.0], [1.0], [2.0]])
@@ -36,8 +36,8 @@ def refit_ceiling(
     from sklearn.preprocessing import StandardScaler
 
     counts = np.unique(labels, return_counts=True)[1]
-    if len(counts) < 2 or counts.min() < 2:
-        raise ValueError("two classes or more, each with two examples or more")
+    if len(counts) < 2 or counts.max() < 2:
+        raise ValueError("two classes or more, and two examples or more of one of them")
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     halves = StratifiedKFold(2, shuffle=True, random_state=seed)
     return float(cross_val_score(model, features, labels, cv=halves).mean())
