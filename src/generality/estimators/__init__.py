@@ -28,6 +28,7 @@ from generality.estimators.gradient_boosted_head import (
     GradientBoostedHead,
     GradientBoostedHeadRegressor,
 )
+from generality.estimators.guidance_training import GuidancePlan, train_guidance
 from generality.estimators.hypotheses import Hypotheses, fit_dbat, fit_divdis
 from generality.estimators.invariant_projections import invariant_projections
 from generality.estimators.linear_head import as_head
@@ -84,6 +85,7 @@ __all__ = [
     "Global",
     "GradientBoostedHead",
     "GradientBoostedHeadRegressor",
+    "GuidancePlan",
     "Hypotheses",
     "Local",
     "MetaHistory",

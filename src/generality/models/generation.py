@@ -64,8 +64,8 @@ def generate_texts(
     order = sorted(range(len(prompts)), key=lambda place: len(tokens[place]))
     for start in range(0, len(order), batch_size):
         places = order[start : start + batch_size]
-        noise = [_generator(seed, place) for place in places] if temperature else None
-        written = _write(
+        noise = [draws(seed, place) for place in places] if temperature else None
+        written = generate_tokens(
             model, [tokens[place] for place in places], max_tokens, temperature, top_p, noise,
             pad=tokenizer.pad_token_id or 0, end=ends,
         )  # fmt: skip
@@ -103,7 +103,7 @@ def stream_tokens(
     from transformers import DynamicCache
 
     place = next(model.parameters()).device
-    noise = [_generator(seed, 0)] if temperature else None
+    noise = [draws(seed, 0)] if temperature else None
     cache = model.new_cache() if hasattr(model, "new_cache") else DynamicCache()
     tokens = torch.tensor([list(prompt)], device=place)
     for length in range(len(prompt), len(prompt) + max_tokens):
@@ -119,16 +119,22 @@ def stream_tokens(
         tokens = following[:, None]
 
 
-def _write(
-    model: nn.Module, prompts: list[list[int]], max_tokens: int, temperature: float, top_p: float,
-    noise: list[torch.Generator] | None, *, pad: int, end: int | None,
+@torch.inference_mode()
+def generate_tokens(
+    model: nn.Module, prompts: Sequence[Sequence[int]], max_tokens: int, temperature: float = 0.0,
+    top_p: float = 1.0, noise: list[torch.Generator] | None = None, *, pad: int = 0,
+    end: int | None = None,
 ) -> list[list[int]]:  # fmt: skip
-    """Tokens written after each prompt, without the end token."""
+    """Tokens written after each prompt, without the end token; all prompts in one batch.
+
+    Args as in `generate_texts`, but for tokens, and a generator of `draws` for each prompt where
+    the temperature is above 0. A row of `max_tokens` was cut; a shorter one ended.
+    """
     from transformers import DynamicCache
 
     place = next(model.parameters()).device
     width = max(map(len, prompts))
-    tokens = torch.tensor([[pad] * (width - len(row)) + row for row in prompts], device=place)
+    tokens = torch.tensor([[pad] * (width - len(row)) + [*row] for row in prompts], device=place)
     mask = torch.tensor(
         [[0] * (width - len(row)) + [1] * len(row) for row in prompts], device=place
     )
@@ -175,7 +181,8 @@ def _next(
     return (probabilities / torch.stack(drawn).to(probabilities)).argmax(-1)
 
 
-def _generator(seed: int, place: int) -> torch.Generator:
+def draws(*seed: int) -> torch.Generator:
+    """What one prompt draws its tokens from, by numbers that name it."""
     # torch's generator on the CPU reads 32 bits of a seed only
-    mixed = np.random.SeedSequence([seed, place]).generate_state(1)[0]
+    mixed = np.random.SeedSequence(seed).generate_state(1)[0]
     return torch.Generator().manual_seed(int(mixed))
