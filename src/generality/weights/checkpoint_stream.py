@@ -90,7 +90,9 @@ class Checkpoint(Mapping[str, Tensor]):
         self.config = _config(self.folder, self.name)
         self.specs: dict[str, TensorSpec] = {}
         self._places: dict[str, tuple[Path, int]] = {}
-        files = {self.folder / file: None} if file else _files(self.folder, self.name)
+        files: Mapping[Path, set[str] | None] = (
+            {self.folder / file: None} if file else _files(self.folder, self.name)
+        )
         for path, wanted in files.items():
             header, begin = _header(path, self.name)
             if wanted is not None and wanted != header.keys():

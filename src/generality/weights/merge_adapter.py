@@ -98,7 +98,8 @@ def merge_adapters(
                 )
             a, b, scale = each.factor(tensor)
             sides.setdefault(tensor, []).append((a, b * (scale * weight / sum(weights))))
-    tensors, ranks = {}, {}
+    tensors: dict[str, Tensor] = {}
+    ranks: dict[str, int] = {}
     for tensor, parts in sides.items():
         module = tensor.removesuffix(".weight")
         stem = f"base_model.model.{module}"

@@ -323,8 +323,8 @@ class Merger:
 
     def _fisher(self, name: str, weights: list[float]) -> Iterator[Tensor]:
         assert self.fisher is not None
-        for number, information in enumerate(self.fisher):
-            if name not in information or tuple(information[name].shape) != self.specs[name].shape:
+        for number, known in enumerate(self.fisher):
+            if name not in known or tuple(known[name].shape) != self.specs[name].shape:
                 raise UserError(
                     f"The Fisher information of {self.names[number]} has no '{name}' of the shape "
                     f"{self.specs[name].shape}: compute it on that model."
@@ -339,8 +339,9 @@ class Merger:
                 total.addcmul_(theta, information.to(theta.dtype), value=weight)
                 divisor.add_(information, alpha=weight)
                 plain.add_(theta, alpha=weight / sum(weights))
-            known = divisor > 0
-            yield self._finite(torch.where(known, total / divisor.where(known, 1), plain), name)
+            seen = divisor > 0
+            mean = total / divisor.masked_fill(~seen, 1)
+            yield self._finite(torch.where(seen, mean, plain), name)
 
     # task vectors -----------------------------------------------------------------------------
 
