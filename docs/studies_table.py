@@ -20,12 +20,14 @@ from typing import Any
 import pandas as pd
 
 from generality.gap import recovered_interval
+from generality.report.summary import setting_columns
 from generality.report.verdicts import shown
 from generality.studies import Study, find_studies
 
 ROOT = Path(__file__).resolve().parents[1]
 VERDICTS = ("holds", "fails", "inconclusive")
 RESULTS = {"results": "", "grid": "-grid"}  # blocks that a page may have, and their files
+MANY, UNITS = 8, 20  # methods of one setting that make a line each; that are but units of a claim
 NO_RUN = "No run is recorded here yet."
 
 
@@ -103,42 +105,90 @@ def claims_table(record: dict[str, Any] | None) -> str:
 
 
 def results_tables(rows: pd.DataFrame) -> str:
-    """A table a task: one line a setting, the recovered share of each method beside the scores."""
+    """A table a task and group of methods that meet: recovered shares beside floor and ceiling."""
     numbers = {"seed", "score", "floor", "ceiling", "recovered"}
+    set_ = setting_columns(rows)
     factors = [
         name
         for name in rows
         if name not in {*numbers, "method", "task"} and rows[name].dtype != float
-    ]
-    methods = list(dict.fromkeys(rows["method"]))
+        and (name in set_ or rows[name].nunique(dropna=False) == 1)
+    ]  # fmt: skip
     lines = []
     for task, part in rows.groupby("task", sort=False) if "task" in rows else [("", rows)]:
         if task:
             lines += [f"#### {task}", ""]
-        header = [*factors, "floor", "ceiling", *methods]
-        lines += ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
-        for setting, cells in part.groupby(factors, sort=False) if factors else [((), part)]:
-            shares = [share(cells[cells["method"] == method]) for method in methods]
-            means = [f"{cells[name].mean():.3f}" for name in ("floor", "ceiling")]
-            lines.append(
-                "| " + " | ".join(cell(text) for text in (*setting, *means, *shares)) + " |"
-            )
-        lines.append("")
-    lines.append(f"Recovered share with its 95 % interval over seeds, from {len(rows)} rows.")
+        settings = part.groupby(factors, sort=False, dropna=False) if factors else [((), part)]
+        tables: list[dict[Any, pd.DataFrame]] = []  # settings that share a method are in one
+        for setting, cells in settings:
+            methods = set(cells["method"])
+            alike = [t for t in tables if any(methods & set(c["method"]) for c in t.values())]
+            tables = [each for each in tables if each not in alike]
+            tables.append({k: c for each in alike for k, c in each.items()} | {setting: cells})
+        for table in tables:
+            lines += [*results_table(table, factors), ""]
+    lines.append(
+        "Recovered share with its 95 % interval over seeds, or the mean score where there is no "
+        f"floor and ceiling, from {len(rows)} rows."
+        if rows[["floor", "ceiling"]].isna().any(axis=None)
+        else f"Recovered share with its 95 % interval over seeds, from {len(rows)} rows."
+    )
     return "\n".join(lines)
 
 
+def results_table(table: Mapping[Any, pd.DataFrame], factors: list[str]) -> list[str]:
+    """A line a setting; a line a method instead, where one setting has many."""
+    methods = list(dict.fromkeys(name for cells in table.values() for name in cells["method"]))
+    found = []
+    for setting, cells in table.items():
+        values = setting if isinstance(setting, tuple) else (setting,)
+        named = [f"{name} {cell(value)}" for name, value in zip(factors, values, strict=True)]
+        of = {name: cells[cells["method"] == name] for name in methods}
+        edges = [mean(cells, "floor"), mean(cells, "ceiling")]
+        if len(methods) > UNITS:
+            known = cells.groupby("method", sort=False)["score"].mean()
+            found.append(
+                f"- {', '.join(named)}: {len(known)} units, `{known.index[0]}` to "
+                f"`{known.index[-1]}`; mean scores {known.min():.3f} to {known.max():.3f}."
+            )
+        elif len(table) == 1 and len(methods) > MANY:
+            found += [", ".join([*named, f"floor {edges[0]}", f"ceiling {edges[1]}"]) + ":", ""]
+            found += ["| method | score | recovered |", "|---|---|---|"]
+            for name, rows in of.items():
+                score, said = mean(rows, "score"), share(rows)
+                said = "–" if said == score else said
+                found.append(f"| {cell(name)} | {score} | {said} |")
+        else:
+            said = (*values, *edges, *map(share, of.values()))
+            found.append("| " + " | ".join(map(cell, said)) + " |")
+    if not found[-1].startswith("|") or (len(table) == 1 and len(methods) > MANY):
+        return found
+    header = [*factors, "floor", "ceiling", *methods]
+    return ["| " + " | ".join(header) + " |", "|---" * len(header) + "|", *found]
+
+
+def mean(rows: pd.DataFrame, name: str) -> str:
+    """A mean, or a dash where there is none."""
+    return f"{rows[name].mean():.3f}" if rows[name].notna().any() else "–"
+
+
 def share(rows: pd.DataFrame) -> str:
-    """The recovered share of one method in one setting."""
+    """The recovered share of one method in one setting; the score, where nothing bounds a gap."""
     if rows.empty:
         return "–"
+    if rows[["floor", "ceiling"]].isna().all().any():
+        return mean(rows, "score")
     found = recovered_interval(*(rows[name].to_numpy() for name in ("floor", "score", "ceiling")))
     return f"{found.estimate:.2f}" if found.gap and found.seeds < 3 else str(found)
 
 
 def cell(value: Any) -> str:
-    """Text that stays in its cell."""
-    return str(value).replace("|", "\\|").replace("\n", " ")
+    """Text that stays in its cell; a dash for what a row does not have."""
+    return (
+        "–"
+        if pd.api.types.is_scalar(value) and pd.isna(value)
+        else str(value).replace("|", "\\|").replace("\n", " ")
+    )
 
 
 def replaced(text: str, blocks: Mapping[str, str], path: Path) -> str:

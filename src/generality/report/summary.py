@@ -260,6 +260,18 @@ def count(number: int, noun: str) -> str:
 # How the rows are read.
 
 
+def setting_columns(rows: pd.DataFrame) -> list[str]:
+    """The columns that were set and not measured: their values come back from seed to seed.
+
+    >>> rows = pd.DataFrame({"method": ["a", "b"] * 2, "seed": [0, 0, 1, 1], "size": [1, 2, 1, 2],
+    ...     "tokens": [90, 91, 92, 95], "score": 0.5, "floor": 0.4, "ceiling": 0.6})
+    >>> setting_columns(rows)
+    ['size']
+    """
+    shared, own = _split(_tidy(rows), None)
+    return [name for name in rows if name in (*shared, *own)]
+
+
 def _tidy(rows: pd.DataFrame) -> pd.DataFrame:
     rows = rows.rename(columns=str).reset_index(drop=True)
     missing = {name: nan for name in ("method", "seed", *_LEVELS) if name not in rows}
