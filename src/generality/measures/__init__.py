@@ -8,6 +8,7 @@ computed by hand, a line in `__all__`.
 """
 
 from generality.measures.accuracy import accuracy, harden
+from generality.measures.action_entropy import action_entropy
 from generality.measures.agreement import Agreement, student_supervisor_agreement
 from generality.measures.agreement_score import agreement_score, hypothesis_similarity
 from generality.measures.attention_entropy import attention_entropy, attention_rank
@@ -170,6 +171,7 @@ __all__ = [
     "UniversalPerturbation",
     "ViewContributions",
     "accuracy",
+    "action_entropy",
     "activation_importance",
     "agreement_score",
     "attention_entropy",

@@ -251,7 +251,7 @@ def _from_scratch(model: nn.Module, pairs: list[_Pair]) -> list[Tensor]:
     first = min(pair.start for pair in pairs) - 1
     logits = _logits(model, {"input_ids": tokens}, first)
     targets = _padded([pair.tokens[first + 1 :] for pair in pairs], device)
-    found = _gather(logits, targets)
+    found = token_logprobs(logits, targets).cpu()
     return [
         row[pair.start - 1 - first : len(pair.tokens) - 1 - first]
         for row, pair in zip(found, pairs, strict=True)
@@ -290,13 +290,13 @@ def _continue(model: nn.Module, pairs: list[_Pair]) -> list[Tensor]:
     keep = {"logits_to_keep": 1} if _takes(model, "logits_to_keep") else {}
     out = model(input_ids=torch.tensor(prefixes, device=device), use_cache=True, **keep)
     targets = _padded([pair.response for pair in pairs], device)
-    found = _gather(out.logits[which, -1:], targets[:, :1])
+    found = token_logprobs(out.logits[which, -1:], targets[:, :1])
     if targets.shape[1] > 1:
         cache = out.past_key_values
         cache.reorder_cache(which)
         further = model(input_ids=targets[:, :-1], past_key_values=cache, use_cache=True)
-        found = torch.cat([found, _gather(further.logits, targets[:, 1:])], 1)
-    return [row[: len(pair.response)] for row, pair in zip(found, pairs, strict=True)]
+        found = torch.cat([found, token_logprobs(further.logits, targets[:, 1:])], 1)
+    return [row[: len(pair.response)].cpu() for row, pair in zip(found, pairs, strict=True)]
 
 
 def _logits(model: nn.Module, inputs: dict[str, Tensor], first: int) -> Tensor:
@@ -307,11 +307,16 @@ def _logits(model: nn.Module, inputs: dict[str, Tensor], first: int) -> Tensor:
     return model(**inputs, use_cache=False).logits[:, first:]
 
 
-def _gather(
+def token_logprobs(
     logits: Float[Tensor, "rows length vocabulary"], targets: Int[Tensor, "rows length"]
 ) -> Float[Tensor, "rows length"]:
+    """log p of each target under the logits at its place, in nats, in float32; with gradients.
+
+    >>> round(token_logprobs(torch.zeros(1, 1, 4), torch.tensor([[2]])).item(), 4)
+    -1.3863
+    """
     logits = logits.float()
-    return (logits.gather(-1, targets[..., None])[..., 0] - logits.logsumexp(-1)).cpu()
+    return logits.gather(-1, targets[..., None])[..., 0] - logits.logsumexp(-1)
 
 
 def _padded(rows: Sequence[Sequence[int]], device: torch.device) -> Int[Tensor, "rows longest"]:

@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     )
     from generality.modules.l4q_linear import (
         L4QLinear,
-        PackedLinear,
         apply_l4q,
         dequantized_model,
         lsq_quantize,
@@ -52,6 +51,7 @@ if TYPE_CHECKING:
     from generality.modules.preference_policy import PreferencePolicy, prefer
     from generality.modules.soft_prompt import SoftPrompt
     from generality.modules.tiny_text_encoder import TinyTextEncoder
+    from generality.modules.trl_preferences import preference_trainer, tuned_margins
     from generality.modules.truncatable_mlp import TruncatableMLP
 
 __all__ = [
@@ -65,7 +65,6 @@ __all__ = [
     "L4QLinear",
     "LayerwiseEnsemble",
     "LoRAGroup",
-    "PackedLinear",
     "PairwiseReward",
     "PreferencePolicy",
     "RegulatedOptimizer",
@@ -82,12 +81,14 @@ __all__ = [
     "layerwise_loss",
     "lsq_quantize",
     "prefer",
+    "preference_trainer",
     "probe_head",
     "probed",
     "quantized_model",
     "register_flow_attention",
     "split_qkv",
     "style_parameters",
+    "tuned_margins",
     "view_outputs",
 ]
 
@@ -104,7 +105,6 @@ __getattr__, __dir__ = lazy_names(
         "FlowAttention": "flow_attention",
         "GradientRegulator": "gradient_regulator",
         "L4QLinear": "l4q_linear",
-        "PackedLinear": "l4q_linear",
         "apply_l4q": "l4q_linear",
         "dequantized_model": "l4q_linear",
         "lsq_quantize": "l4q_linear",
@@ -116,6 +116,8 @@ __getattr__, __dir__ = lazy_names(
         "RegulatedOptimizer": "gradient_regulator",
         "SoftPrompt": "soft_prompt",
         "TinyTextEncoder": "tiny_text_encoder",
+        "preference_trainer": "trl_preferences",
+        "tuned_margins": "trl_preferences",
         "TruncatableMLP": "truncatable_mlp",
         "flow_attend": "flow_attention",
         "flow_weights": "flow_attention",

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from generality.lab import Lab, TrainConfig, TunedLM
 from generality.lab.generate import Network
+from generality.measures.response_logprob import token_logprobs
 from generality.models.prompt_response import encode_response
 from generality.objectives.preference_losses import dpo_loss, simpo_loss
 
@@ -96,9 +97,7 @@ class PreferencePolicy(nn.Module):
 
     def _log_probability(self, model: nn.Module, tokens: Tensor, counted: Tensor) -> Tensor:
         """Summed over the response, per token for SimPO; padding after it has no effect."""
-        logits = model(input_ids=tokens).logits[:, :-1].float()
-        following = tokens[:, 1:, None]
-        found = logits.gather(-1, following).squeeze(-1) - logits.logsumexp(-1)
+        found = token_logprobs(model(input_ids=tokens).logits[:, :-1], tokens[:, 1:])
         of_response = counted[:, 1:]
         summed = (found * of_response).sum(-1)
         return summed if self.kind == "dpo" else summed / of_response.sum(-1)
@@ -120,8 +119,8 @@ def prefer(
 ) -> TunedLM:
     """A small language model tuned on preferences by the lab's loop, kept as `Lab.sft` keeps it.
 
-    At real scale use `trl`'s DPOTrainer or CPOTrainer (loss_type="simpo") on the same columns. A
-    batch is one micro-batch, as the loss is a mean over pairs.
+    At real scale `preference_trainer` has `trl` do it. A batch is one micro-batch, as the loss is a
+    mean over pairs.
 
     Args:
         prompts: one a pair.
