@@ -1,10 +1,14 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 
-from generality.measures import synergy
+import tiny_models
+from generality.estimators.fused_teachers import fused_topk, with_gold
+from generality.measures import response_logprob, synergy
+from generality.models import align_tokens, alignment_cost, teacher_topk
 from generality.objectives import FusionLoss, fuse_distributions
 from generality.weights import sce_merge
 
@@ -68,3 +72,52 @@ def test_synergy_compares_with_the_best_and_with_the_sum():
     assert math.isclose(found.over_sum, 0.9 - (0.3 + 0.2 + 0.3))
     with pytest.raises(ValueError, match="no experts"):
         synergy(1.0, [], 0.0)
+
+
+def test_tokens_align_as_the_sheet_says():
+    assert align_tokens(["get", "s", "now"], ["gets", "no", "w"]) == [[0], [1], [2]]
+    assert alignment_cost(["get", "s", "now"], ["gets", "no", "w"]) == 5
+    source, pivot = ["the", "▁un", "happy", "▁cat"], ["the", "▁unhappy", "▁cat", "s"]
+    assert align_tokens(source, pivot) == [[0, 1], [2], [3], [3]]
+    assert alignment_cost(source, pivot) == 8  # the sheet's 10 counts the marks of spaces
+
+
+def test_each_text_takes_the_source_that_finds_it_least_surprising():
+    tokenizer = tiny_models.tokenizer()
+    prompts = ["the film is", "a book was", "the film was"]
+    responses = ["very good", "bad", "not long but good"]
+    sources = [(tiny_models.llama(seed), tokenizer) for seed in (0, 1)]
+    targets, best, table = fused_topk(sources, prompts, responses, k=3)
+    for number, (model, _) in enumerate(sources):
+        summed = response_logprob(
+            model, tokenizer, prompts, responses, reduce="sum", include_eos=False
+        )
+        lengths = torch.tensor([len(text) for text in responses])
+        torch.testing.assert_close(
+            torch.from_numpy(table[number]), -(summed / lengths).double(), atol=1e-6, rtol=0
+        )
+    assert best.tolist() == table.argmin(0).tolist()
+    for text, (tokens, likely) in zip(responses, targets, strict=True):
+        assert tokens == text.split()
+        assert [len(each) for each in likely] == [3] * len(tokens)
+    own = teacher_topk(sources[best[1]][0], tokenizer, prompts[1:2], responses[1:2], k=3)
+    assert targets[1] == own[0]
+    with pytest.raises(ValueError, match="no sources"):
+        fused_topk([], prompts, responses)
+
+
+def test_columns_with_the_true_token_are_the_fusion_loss():
+    torch.manual_seed(0)
+    logits, gold = torch.randn(3, 8), [2, 5, 1]
+    ids = np.array([[2, 4], [1, 5], [0, 0]])
+    told = np.array([[0.7, 0.3], [0.6, 0.4], [0.0, 0.0]], dtype=np.float32)
+    names, probabilities = with_gold(ids, told, gold, lam=0.9)
+    assert probabilities[2].tolist() == [0, 0, 0]  # no target, still none
+    dense = torch.zeros(2, 8)
+    for row in range(2):
+        for place in range(2):
+            dense[row, ids[row, place]] += float(told[row, place])
+    loss = FusionLoss(0.9)(logits[:2], torch.tensor(gold[:2]), dense)
+    logs = logits[:2].log_softmax(-1).gather(-1, torch.from_numpy(names[:2]))
+    mixed = -(torch.from_numpy(probabilities[:2]) * logs).sum(-1).mean()
+    torch.testing.assert_close(mixed, loss)
