@@ -147,7 +147,7 @@ def merge(
     if as_adapter:
         if method != "average":
             raise UserError("--as-adapter is for the method average.")
-        merged = merge_adapters(models, weights=_numbers(weights, len(models)))
+        merged = merge_adapters(models, weights=_numbers(weights, len(models)), base=base)
         merged.save(out, command=command)
         report: dict[str, Any] = {"method": "cat", "models": models, "ranks": merged.ranks}
     else:

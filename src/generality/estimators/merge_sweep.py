@@ -142,7 +142,8 @@ def sweep_merges(
     Raises:
         UserError: as `merge_models`.
     """
-    opened = [open_checkpoint(model) for model in models]
+    under = None if base is None else str(base)
+    opened = [open_checkpoint(model, base=under) for model in models]
     root: Checkpoint | None = open_checkpoint(base) if base is not None else None
     if root is None and isinstance(opened[0], AdaptedCheckpoint):
         root = opened[0].base

@@ -51,7 +51,7 @@ def merge_models(
         models: pinned names, `hf:org/name`, or folders, of one architecture and vocabulary.
         out: the folder to make: weights, config, tokenizer, a card that says what was merged how.
         recipe: how; see `Recipe` and `merge`.
-        base: what they were tuned from; that of adapters is known.
+        base: what they were tuned from; adapters name theirs, unless it is given here.
         fisher: of "fisher": a folder of safetensors for each model.
         dtype: of the result; by default, tensor by tensor, the base's or the first model's.
         shard_bytes: a file holds at most as much.
@@ -81,7 +81,8 @@ def merge_models(
     refuse_existing(folder)
     if not models:
         raise UserError("Name the models to merge.")
-    opened = [open_checkpoint(model) for model in models]
+    under = None if base is None else str(base)
+    opened = [open_checkpoint(model, base=under) for model in models]
     root = open_checkpoint(base) if base is not None else None
     if root is None and all(isinstance(each, AdaptedCheckpoint) for each in opened):
         root = opened[0].base  # type: ignore[attr-defined]
