@@ -491,3 +491,17 @@ def test_adapters_of_other_bases_or_ways_to_merge_are_refused(models, adapters):
         merge_adapters(adapters, how="linear")
     with pytest.raises(UserError, match="is a whole model"):
         merge_adapters([adapters[0], models / "0"])
+
+
+def test_adapters_are_added_to_the_base_that_is_named(models, adapters, tmp_path):
+    moved = tmp_path / "adapter"
+    shutil.copytree(adapters[0], moved)
+    path = moved / "adapter_config.json"
+    config = json.loads(path.read_text()) | {"base_model_name_or_path": str(tmp_path / "gone")}
+    path.write_text(json.dumps(config))
+    with pytest.raises(UserError, match="gone', is not here: name it with --base"):
+        merge_models([moved], tmp_path / "lost")
+    merge_models([moved], tmp_path / "found", base=models / "0")
+    merge_models([adapters[0]], tmp_path / "same")
+    one, other = Checkpoint(tmp_path / "found"), Checkpoint(tmp_path / "same")
+    assert all(torch.equal(one[name], other[name]) for name in one)

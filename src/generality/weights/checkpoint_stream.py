@@ -265,6 +265,10 @@ def open_checkpoint(model: str | Path, *, base: str | None = None) -> Checkpoint
     from generality.models.artifacts import ARTIFACTS
 
     if not Path(named).expanduser().is_dir() and named not in ARTIFACTS:
+        if Path(named).is_absolute() or str(named).startswith("."):
+            raise UserError(
+                f"The base of the adapter '{name}', '{named}', is not here: name it with --base."
+            )
         named = f"hf:{str(named).removeprefix('hf:')}"
     return AdaptedCheckpoint(folder, open_checkpoint(named), name)
 
