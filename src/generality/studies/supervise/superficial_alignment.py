@@ -25,6 +25,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,8 +42,9 @@ from generality.lab.replicate import zero_head
 from generality.measures import deception_score
 from generality.measures.margin_labels import margin_labels
 from generality.models import tiny_decoder
-from generality.modules import prefer
+from generality.modules import prefer, tuned_margins
 from generality.objectives import ConflictLoss, conflict_targets, soft_cross_entropy
+from generality.selection.training_files import read_records
 from generality.studies.study import Paper
 
 PAPER = Paper(
@@ -63,7 +65,11 @@ class Config:
     weak: str = "minilm-l6"
     weak_layer: int = 0
     strong: str = "smollm2-135m"
-    layers: tuple[int, ...] = (1, 3, 5)  # of the strong model: small gap to large; the last is used
+    layers: tuple[int, ...] = (
+        1,
+        5,
+        15,
+    )  # of the strong model: small gap to large; the last is used
     supervised: int = 600  # cases with true labels for the weak model
     transfer: int = 1400  # cases it labels
     test: int = 1000
@@ -75,7 +81,8 @@ class Config:
     learning_rate: float = 2e-3  # Adam, batch 32
     policy_seeds: int = 5
     losses: tuple[str, ...] = ("dpo", "simpo")
-    policies: tuple[str, str] = ("0.05M", "0.25M")  # weak and strong
+    policies: tuple[str, str] = ("0.05M", "0.25M")  # weak and strong; with policy_data names
+    policy_data: str | None = None  # folder of pairs.jsonl and other.jsonl, for models of your own
     base_chains: tuple[int, int] = (6000, 16000)  # solved chains that each has read before
     steps: tuple[int, int] = (1, 3)  # of a chain, least and most
     pairs: int = 400  # for the weak policy, and as many that it labels
@@ -100,7 +107,8 @@ SCALES = {
         task="hh_rlhf", other_task="amazon_polarity", weak="hf:openai-community/gpt2",
         weak_layer=-1, strong="hf:mistralai/Mistral-7B-v0.1", layers=(8, 16, 24, 32),
         supervised=4000, transfer=4000, test=4000, max_length=512, epochs=1,
-        base_chains=(50_000, 200_000), pairs=4000, pairs_test=4000,
+        policies=("hf:openai-community/gpt2", "hf:mistralai/Mistral-7B-v0.1"),
+        policy_data="data/superficial-alignment", policy_rate=1e-6, pairs=4000, pairs_test=4000,
     ),
 }  # fmt: skip
 
@@ -156,7 +164,7 @@ def run(config: Config, lab: Lab) -> Iterator[Row]:
     """Rows of the reward models, then of the policies."""
     yield from reward_rows(config, lab)
     for loss in config.losses:
-        yield from policy_rows(config, lab, loss)
+        yield from (named_policy_rows if config.policy_data else policy_rows)(config, lab, loss)
 
 
 def reward_rows(config: Config, lab: Lab) -> Iterator[Row]:
@@ -207,13 +215,19 @@ def reward_rows(config: Config, lab: Lab) -> Iterator[Row]:
             other = implicit(config, lab, layer, strong, labels)
             arms.append(("implicit", 0.0, plain, other))
         arms.append(("no-conflict", config.alpha, plain, plain))
+        held = strong.features[config.strong][task.test]
         for method, alpha, without, with_ in arms:
             for seed in lab.seeds(config.seeds):
-                four = (right(said[seed]) for said in (teacher, ceiling, without, with_))
-                yield Row(
-                    method=method, seed=seed, panel="reward", layer=layer, alpha=alpha,
-                    gap="largest" if top else "smaller", **measured(*four),
+                four = [right(said[seed]) for said in (teacher, ceiling, without, with_)]
+                named = Row(
+                    seed=seed, panel="reward", layer=layer, alpha=alpha,
+                    gap="largest" if top else "smaller",
                 )  # fmt: skip
+                yield Row(method=method, **named, **measured(*four))
+                if method == "conflict" and alpha == config.alpha:
+                    tax = int((four[2] & ~four[3]).sum())
+                    four[3] = nudged(without[seed][task.test], held, four[2], tax, seed)
+                    yield Row(method="nudged", **named, **measured(*four))
         between = np.take_along_axis(plain, strong.transfer[..., None], axis=1)
 
 
@@ -296,6 +310,53 @@ def policy_rows(config: Config, lab: Lab, loss: str) -> Iterator[Row]:
             )  # fmt: skip
 
 
+def named_policy_rows(config: Config, lab: Lab, loss: Any) -> Iterator[Row]:
+    """Models of your own, tuned by `trl` on your pairs; the conflict is the other goal's pairs."""
+    own, other = (
+        np.array([*read_pairs(Path(config.policy_data or "") / name)], dtype=object)
+        for name in ("pairs.jsonl", "other.jsonl")
+    )
+    needed = 2 * config.pairs + config.pairs_test
+    if len(own) < needed or len(other) < config.pairs:
+        raise UserError(
+            f"pairs.jsonl needs {needed} pairs and other.jsonl {config.pairs}; they have "
+            f"{len(own)} and {len(other)}."
+        )
+    for seed in lab.seeds(config.policy_seeds):
+        drawn = own[np.random.default_rng(seed).permutation(len(own))[:needed]]
+        known, labelled, held = np.split(drawn, np.cumsum([config.pairs, config.pairs]))
+        wanted = tuple(map(list, np.concatenate([labelled, held]).T))
+
+        def ranks(
+            strong: int, taught: np.ndarray, wanted: Any = wanted, seed: int = seed
+        ) -> np.ndarray:
+            return np.asarray(lab.step(
+                tuned_margins, config.policies[strong], tuple(map(list, taught.T)), wanted,
+                kind=loss, learning_rate=config.policy_rate, seed=seed,
+                num_train_epochs=config.policy_epochs, max_length=config.max_length,
+                per_device_train_batch_size=4, gradient_accumulation_steps=8,
+            ) > 0)  # fmt: skip
+
+        count = len(labelled)
+        weak, ceiling = ranks(0, known), ranks(1, labelled)
+        likes = weak[:count, None]
+        weakly = np.where(np.hstack([likes | True, likes, likes]), labelled, labelled[:, [0, 2, 1]])
+        plain = ranks(1, weakly)
+        served = ranks(1, np.concatenate([weakly, other[: config.pairs]]))
+        for method, last in (("no-conflict", plain), ("implicit", served)):
+            four = (each[count:] for each in (weak, ceiling, plain, last))
+            yield Row(method=method, seed=seed, panel=loss, alpha=0.0, **measured(*four))
+
+
+def read_pairs(path: Path) -> Iterator[tuple[str, str, str]]:
+    """Prompt, preferred response and other one of each record of a file."""
+    for record in read_records(path):
+        fields = record.content or {}
+        if not {"prompt", "chosen", "rejected"} <= {*fields}:
+            raise UserError(f"{path}, record {record.number}: needs prompt, chosen and rejected.")
+        yield fields["prompt"], fields["chosen"], fields["rejected"]
+
+
 def margins(
     network: Any, weights: Any, tokenizer: Any, prompts: list[str], first: list[str],
     second: list[str], kind: Any,
@@ -325,6 +386,22 @@ def measured(weak: np.ndarray, ceiling: np.ndarray, without: np.ndarray, with_: 
 def correct(said: np.ndarray, *, truth: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Which of the test cases are right."""
     return np.asarray(said[rows].argmax(-1) == truth)
+
+
+def nudged(
+    said: np.ndarray, features: np.ndarray, right: np.ndarray, tax: int, seed: int
+) -> np.ndarray:
+    """The control without a goal: what is right after a random push of the student's weights.
+
+    The push is just so long that it costs as many cases as a conflict does; a case changes sides
+    once and stays there. Two classes.
+    """
+    direction = features @ np.random.default_rng(seed).standard_normal(features.shape[1])
+    margin = np.log(said[:, 1] + 1e-30) - np.log(said[:, 0] + 1e-30)
+    length = np.divide(-margin, direction, out=np.full(len(margin), -1.0), where=direction != 0)
+    lost = np.sort(length[right & (length > 0)])
+    moved = (length > 0) & (length <= lost[min(tax, len(lost)) - 1]) if tax and len(lost) else False
+    return np.asarray(right ^ moved)
 
 
 def confident(
