@@ -7,7 +7,7 @@ from torch.nn import functional
 
 import tiny_models
 from generality.estimators.fused_teachers import fused_topk, with_gold
-from generality.measures import response_logprob, synergy
+from generality.measures import diagonal_fisher, response_logprob, synergy
 from generality.models import align_tokens, alignment_cost, teacher_topk
 from generality.objectives import FusionLoss, fuse_distributions
 from generality.weights import sce_merge
@@ -121,3 +121,14 @@ def test_columns_with_the_true_token_are_the_fusion_loss():
     logs = logits[:2].log_softmax(-1).gather(-1, torch.from_numpy(names[:2]))
     mixed = -(torch.from_numpy(probabilities[:2]) * logs).sum(-1).mean()
     torch.testing.assert_close(mixed, loss)
+
+
+def test_the_fisher_information_is_the_mean_of_squares_not_the_square_of_the_mean():
+    model = torch.nn.Linear(2, 1)
+    x = torch.tensor([[1.0, 0.0], [-1.0, 2.0]])
+    found = diagonal_fisher(model, x, lambda model, row: model(row).sum())
+    assert found["weight"].tolist() == [[1.0, 2.0]]
+    assert found["bias"].tolist() == [1.0]
+    assert model.weight.grad is None
+    with pytest.raises(ValueError, match="no examples"):
+        diagonal_fisher(model, [], lambda model, row: model(row).sum())

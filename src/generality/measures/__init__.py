@@ -37,6 +37,7 @@ from generality.measures.discriminative_subset import (
 from generality.measures.domain_overlap import domain_overlap
 from generality.measures.ensemble_diversity import EnsembleDiversity, ensemble_diversity
 from generality.measures.failure_drivers import failure_drivers
+from generality.measures.fisher_information import diagonal_fisher
 from generality.measures.flips import (
     FlipReport,
     ScoreFlipReport,
@@ -186,6 +187,7 @@ __all__ = [
     "conflict_tax",
     "deception_score",
     "delong",
+    "diagonal_fisher",
     "discriminative_subset",
     "domain_overlap",
     "dual_importance",
