@@ -24,6 +24,7 @@ from generality.cli import (
     merge,
     predict,
     report,
+    reshard,
     results,
     run,
     select,
@@ -81,6 +82,7 @@ app.command("distill")(distill.distill)
 app.command("fuse")(fuse.fuse)
 app.command("serve")(serve.serve)
 app.command("merge")(merge.merge)
+app.command("reshard")(reshard.reshard)
 app.command("results")(results.results)
 app.command("report")(report.report)
 app.add_typer(cache.app, name="cache")
