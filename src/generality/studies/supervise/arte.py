@@ -47,7 +47,7 @@ PAPER = Paper("Aligning Teacher with Student Preferences for Tailored Training D
 class Config:
     """Every knob of the study."""
 
-    seeds: int = 5  # of drafts, preferences, written data, tuning
+    seeds: int = 4  # of drafts, preferences, written data, tuning
     student: str = "0.25M"
     other: str = "0.15M"  # a student for whom the teacher was not aligned
     lessons: int = 24_000  # chains to solve, half of them after one that was solved alike
