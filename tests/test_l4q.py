@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from generality.measures import memory_of
+from generality.models.packed_linear import GroupScales, dequantize, pack, unpack
 from generality.modules.l4q_linear import (
     L4QLinear,
     apply_l4q,
@@ -18,15 +19,7 @@ from generality.modules.l4q_linear import (
     lsq_quantize,
     quantized_model,
 )
-from generality.weights.group_quantizer import (
-    GroupScales,
-    dequantize,
-    pack,
-    quantize,
-    quantize_rtn,
-    symmetric_scales,
-    unpack,
-)
+from generality.weights.group_quantizer import quantize, quantize_rtn, symmetric_scales
 
 
 def the_sheet_s_layer() -> L4QLinear:

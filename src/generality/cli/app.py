@@ -18,6 +18,7 @@ from generality.cli import (
     cache,
     claims,
     compare,
+    compress,
     distill,
     fuse,
     listing,
@@ -29,6 +30,7 @@ from generality.cli import (
     run,
     select,
     serve,
+    steer,
 )
 from generality.errors import UserError
 
@@ -82,7 +84,9 @@ app.command("distill")(distill.distill)
 app.command("fuse")(fuse.fuse)
 app.command("serve")(serve.serve)
 app.command("merge")(merge.merge)
+app.command("compress")(compress.compress)
 app.command("reshard")(reshard.reshard)
+app.command("steer")(steer.steer)
 app.command("results")(results.results)
 app.command("report")(report.report)
 app.add_typer(cache.app, name="cache")

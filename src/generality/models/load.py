@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 MODELS = (*(name for name, artifact in ARTIFACTS.items() if artifact.kind == "model"),)
 """Names of the pinned models."""
 
+PACKED = "generality-packed"  # by `generality compress --method l4q`
 CAUSAL = ("ForCausalLM", "LMHeadModel")
 """How the class names of causal language models end."""
 
@@ -102,6 +103,9 @@ def load_model(name: str, *, device: str = "auto", dtype: torch.dtype = torch.fl
             " a pickle can run any code. Convert it to safetensors first (save_pretrained does)."
         )
     from transformers import AutoModel, AutoModelForCausalLM
+
+    if (config.get("quantization_config") or {}).get("quant_method") == PACKED:
+        import generality.models.packed_checkpoint  # noqa: F401 - tells transformers of it
 
     causal = architecture.endswith(CAUSAL)
     auto: Any = AutoModelForCausalLM if causal else AutoModel

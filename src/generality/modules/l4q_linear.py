@@ -9,16 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from generality.weights.group_quantizer import (
-    GroupScales,
-    dequantize,
-    levels,
-    pack,
-    quantize,
-    spread,
-    symmetric_scales,
-    unpack,
-)
+from generality.models.packed_linear import GroupScales, PackedLinear, levels, spread
+from generality.weights.group_quantizer import quantize, symmetric_scales
 
 #: The projections of attention and feed-forward layers, as Llama-like models name them.
 TARGETS = r".*\.(q|k|v|o|gate|up|down)_proj"
@@ -98,61 +90,6 @@ class L4QLinear(nn.Module):
         packed = PackedLinear(*shape, bits=self.bits, group=self.group, bias=self.bias is not None)
         packed.fill(integers, scales, self.bias)
         return packed
-
-
-class PackedLinear(nn.Module):
-    """A linear layer whose weights are stored in a few bits and unpacked where they are used.
-
-    >>> layer = PackedLinear(64, 8, bits=3, group=32)
-    >>> layer.packed.numel()  # bytes: 64 · 8 weights of 3 bits
-    192
-    """
-
-    packed: Tensor
-    step: Tensor
-    offset: Tensor
-    bias: Tensor | None
-
-    def __init__(
-        self, outputs: int, inputs: int, *, bits: int, group: int, bias: bool = False
-    ) -> None:
-        super().__init__()
-        levels(bits)
-        self.shape, self.bits, self.group = (outputs, inputs), bits, group
-        groups = -(-inputs // group)
-        size = -(-outputs * inputs * bits // 8)
-        self.register_buffer("packed", torch.zeros(size, dtype=torch.uint8))
-        self.register_buffer("step", torch.ones(outputs, groups))
-        self.register_buffer("offset", torch.zeros(outputs, groups))
-        self.register_buffer("bias", torch.zeros(outputs) if bias else None)
-
-    def fill(self, integers: Tensor, scales: GroupScales, bias: Tensor | None) -> None:
-        """Takes the integers (outputs, inputs) and their scales."""
-        self.packed = pack(integers, self.bits)
-        self.step, self.offset = scales
-        self.bias = bias
-
-    def weight(self) -> Float[Tensor, "outputs inputs"]:
-        """The weights, in the dtype of the steps."""
-        integers = unpack(self.packed, self.bits, self.shape)
-        return dequantize(integers, GroupScales(self.step, self.offset), self.group)
-
-    def forward(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch outputs"]:
-        """x Wᵀ + bias."""
-        return nn.functional.linear(x, self.weight().to(x.dtype), self.bias)
-
-    def dequantized(self) -> nn.Linear:
-        """An ordinary linear layer with the same (quantised) weights."""
-        linear = nn.Linear(self.shape[1], self.shape[0], bias=self.bias is not None)
-        linear.weight = nn.Parameter(self.weight())
-        if self.bias is not None:
-            linear.bias = nn.Parameter(self.bias.clone())
-        return linear
-
-    def extra_repr(self) -> str:
-        """What printing the layer shows."""
-        outputs, inputs = self.shape
-        return f"outputs={outputs}, inputs={inputs}, bits={self.bits}, group={self.group}"
 
 
 def lsq_quantize(

@@ -104,7 +104,7 @@ def channel_groups(
 
 def channel_norms(group: ChannelGroup, parameters: Mapping[str, Tensor]) -> Tensor:
     """(channels,) the l2 norm of everything that makes each channel."""
-    return torch.linalg.vector_norm(stacked(group, parameters), dim=1)
+    return torch.linalg.vector_norm(stacked(group, parameters).detach(), dim=1)
 
 
 def stacked(group: ChannelGroup, tensors: Mapping[str, Tensor]) -> Tensor:

@@ -39,6 +39,8 @@ class DHSPG(torch.optim.Optimizer):
         eps: 0 zeroes a channel when a step turns it round, 0.95 when it shrinks by 5 %.
         tolerance: how much larger the penalised share is than the target.
         group_divisible: every layer keeps a multiple of this many channels, and at least one.
+        even: penalise the same share of every group, as for a model that states one width for all
+            its layers; otherwise the scores decide over all groups together.
 
     Source: Chen et al. 2023 (OTOv2, arXiv 2303.06862), algorithm 3, with the defaults of the
     released code. The released code keeps the momentum of a zeroed channel; here it is cleared
@@ -79,6 +81,7 @@ class DHSPG(torch.optim.Optimizer):
         eps: float = 0.95,
         tolerance: float = 0.05,
         group_divisible: int = 1,
+        even: bool = False,
     ) -> None:
         self.named = {name: p for name, p in parameters if p.requires_grad}
         missing = [name for group in groups for name in group.made if name not in self.named]
@@ -109,6 +112,7 @@ class DHSPG(torch.optim.Optimizer):
         self.start_step = start_step
         self.tolerance = tolerance
         self.group_divisible = group_divisible
+        self.even = even
         self.steps = 0
         self.penalised: list[Bool[Tensor, " channels"]] = []
 
@@ -190,19 +194,23 @@ class DHSPG(torch.optim.Optimizer):
         self, weights: Sequence[Tensor], moves: Sequence[Tensor]
     ) -> list[Bool[Tensor, " channels"]]:
         scores = channel_scores(weights, moves)
-        wanted = round((self.target + self.tolerance) * sum(len(s) for s in scores))
-        if not wanted:
-            return [torch.zeros(len(s), dtype=torch.bool) for s in scores]
-        bar = torch.cat(scores).topk(min(wanted, sum(len(s) for s in scores))).values[-1]
+        together = [[s] for s in scores] if self.even else [scores]
+        bars = [self._bar(torch.cat(some)) for some in together]
+        if not self.even:
+            bars *= len(scores)
         chosen = []
-        for score in scores:
-            order = score.argsort(descending=True)
-            kept = max(len(score) - int((score >= bar).sum()), 1)
+        for score, bar in zip(scores, bars, strict=True):
+            kept = max(int((score < bar).sum()), 1)
             kept = min(math.ceil(kept / self.group_divisible) * self.group_divisible, len(score))
-            mask = torch.zeros(len(score), dtype=torch.bool, device=score.device)
-            mask[order[: len(score) - kept]] = True
+            mask = torch.zeros_like(score, dtype=torch.bool)
+            mask[score.argsort(descending=True)[: len(score) - kept]] = True
             chosen.append(mask)
         return chosen
+
+    def _bar(self, scores: Float[Tensor, " channels"]) -> float:
+        """The score from which channels are penalised."""
+        wanted = min(round((self.target + self.tolerance) * len(scores)), len(scores))
+        return float(scores.topk(wanted).values[-1]) if wanted else math.inf
 
     def _write(self, group: ChannelGroup, active: Tensor, channels: Tensor) -> None:
         start = 0

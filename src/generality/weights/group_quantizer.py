@@ -1,34 +1,14 @@
-"""Low-bit weights: a step and an offset for every group of inputs, rounding, packed storage."""
+"""Low-bit weights: a step and an offset for every group of inputs, and rounding to them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 from torch import Tensor
 
-
-class GroupScales(NamedTuple):
-    """w ≈ step · q + offset, with q an integer of `bits` bits, for every group of a matrix.
-
-    Groups run along the inputs of each output row; the last may be short.
-    """
-
-    step: Float[Tensor, "out groups"]
-    offset: Float[Tensor, "out groups"]
-
-
-def levels(bits: int) -> tuple[int, int]:
-    """The smallest and the largest integer of `bits` bits, (−2^(bits−1), 2^(bits−1) − 1).
-
-    Raises:
-        ValueError: fewer than 2 bits or more than 8.
-    """
-    if not 2 <= bits <= 8:
-        raise ValueError(f"weights take 2 to 8 bits, not {bits}")
-    return -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+from generality.models.packed_linear import GroupScales, dequantize, levels, spread
 
 
 def symmetric_scales(weight: Float[Tensor, "out inputs"], bits: int, group: int) -> GroupScales:
@@ -50,14 +30,6 @@ def quantize(
     low, high = levels(bits)
     step, offset = spread(scales, weight.shape[1], group)
     return ((weight - offset) / step).clamp(low, high).round().to(torch.int8)
-
-
-def dequantize(
-    integers: Int[Tensor, "out inputs"], scales: GroupScales, group: int
-) -> Float[Tensor, "out inputs"]:
-    """step · q + offset, in the dtype of the scales."""
-    step, offset = spread(scales, integers.shape[1], group)
-    return integers.to(step.dtype) * step + offset
 
 
 def quantize_rtn(
@@ -87,39 +59,9 @@ def quantize_rtn(
     return rounded
 
 
-def pack(integers: Int[Tensor, "out inputs"], bits: int) -> UInt8[Tensor, " bytes"]:
-    """The integers one after the other, `bits` bits each, the lowest bits first.
-
-    >>> pack(torch.tensor([[-2, 1, 0, -1]], dtype=torch.int8), 2)
-    tensor([108], dtype=torch.uint8)
-    """
-    low, _ = levels(bits)
-    unsigned = (integers.flatten().to(torch.int16) - low).to(torch.uint8)
-    spots = torch.arange(bits, dtype=torch.uint8)
-    stream = (unsigned[:, None] >> spots & 1).flatten()
-    stream = torch.nn.functional.pad(stream, (0, -len(stream) % 8)).view(-1, 8)
-    return (stream << torch.arange(8, dtype=torch.uint8)).sum(1, dtype=torch.uint8)
-
-
-def unpack(packed: UInt8[Tensor, " bytes"], bits: int, shape: tuple[int, int]) -> Tensor:
-    """What `pack` packed, int8 of this shape."""
-    low, _ = levels(bits)
-    count = shape[0] * shape[1]
-    spots = torch.arange(8, dtype=torch.uint8, device=packed.device)
-    stream = (packed[:, None] >> spots & 1).flatten()[: count * bits].view(count, bits)
-    weights = stream << spots[:bits]
-    return (weights.sum(1, dtype=torch.int16) + low).to(torch.int8).view(shape)
-
-
 def in_groups(matrix: Float[Tensor, "out inputs"], group: int) -> Float[Tensor, "out groups size"]:
     """The matrix with its inputs in groups; a short last group repeats its last input."""
     short = -matrix.shape[1] % group
     if short:
         matrix = torch.cat([matrix, matrix[:, -1:].expand(-1, short)], 1)
     return matrix.unflatten(1, (-1, group))
-
-
-def spread(scales: GroupScales, inputs: int, group: int) -> tuple[Tensor, Tensor]:
-    """Step and offset for every weight, (out, inputs) each."""
-    step, offset = (s.repeat_interleave(group, 1)[:, :inputs] for s in scales)
-    return step, offset

@@ -1,0 +1,106 @@
+"""`generality compress`, each method from the command line to a model that loads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+from generality.benchmarks.worlds import ChainPrograms, world_tokenizer
+from generality.models import load_model
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A folder with a language model that knows nothing yet, and texts."""
+    folder = tmp_path_factory.mktemp("compress")
+    tokenizer = world_tokenizer()
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    chains = ChainPrograms().sample(60, 2, 0)
+    rows = [{"prompt": chain.prompt, "completion": f"=> {chain.answer}"} for chain in chains]
+    (folder / "domain.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (folder / "general.txt").write_text("\n".join(chain.prompt for chain in chains))
+    return folder
+
+
+def compressed(place: Path, generality, name: str, *options: str) -> dict:
+    arguments = ["compress", str(place / "model"), "--domain", str(place / "domain.jsonl")]
+    arguments += ["-o", str(place / name), "--json", "--device", "cpu", *options]
+    answer = generality(*arguments)
+    assert answer.code == 0, answer.err
+    return json.loads(answer.out)
+
+
+@pytest.mark.parametrize("method", ["magnitude", "wanda", "sparsegpt", "d-pruner"])
+def test_weights_are_cut_and_the_rest_is_as_it_was(place, generality, method):
+    found = compressed(
+        place, generality, method, "--method", method, "--general", str(place / "general.txt"),
+        "--steps", "3", "--sparsity", "0.6",
+    )  # fmt: skip
+    before = LlamaForCausalLM.from_pretrained(place / "model")
+    after = AutoModelForCausalLM.from_pretrained(place / method)
+    assert found["after"]["nonzero"] < found["before"]["nonzero"]
+    assert found["after"]["general_loss"] > 0
+    for name, weight in after.named_parameters():
+        share = float((weight == 0).float().mean())
+        if "_proj" in name:
+            assert share == pytest.approx(0.6, abs=1e-3)
+        stays = weight != 0
+        assert torch.equal(weight[stays], before.get_parameter(name)[stays])
+    assert "made smaller by" in (place / method / "README.md").read_text()
+
+
+def test_channels_are_removed_from_every_layer(place, generality):
+    found = compressed(
+        place, generality, "otov2", "--method", "otov2", "--steps", "60", "--learning-rate", "0.01"
+    )
+    model = AutoModelForCausalLM.from_pretrained(place / "otov2")
+    assert 24 <= model.config.intermediate_size <= 40  # half of 64, up to the tolerance
+    assert found["after"]["parameters"] < found["before"]["parameters"]
+    assert found["after"]["bytes"] < 0.9 * found["before"]["bytes"]
+    assert found["after"]["domain_loss"] < found["before"]["domain_loss"]  # it trained on the way
+
+
+def test_weights_of_a_few_bits_load_as_they_were_saved(place, generality):
+    options = ["--method", "l4q", "--bits", "3", "--group", "16", "--steps", "10"]
+    options += ["--learning-rate", "0.01"]
+    found = compressed(place, generality, "l4q", *options)
+    plain = compressed(place, generality, "l4q-plain", *options, "--plain")
+    packed, ordinary = load_model(str(place / "l4q")), load_model(str(place / "l4q-plain"))
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with torch.no_grad():
+        torch.testing.assert_close(packed(ids).logits, ordinary(ids).logits)
+    assert found["after"]["domain_loss"] == pytest.approx(plain["after"]["domain_loss"], rel=1e-4)
+    assert found["after"]["bytes"] < plain["after"]["bytes"]
+    assert packed.model.layers[0].mlp.up_proj.packed.dtype == torch.uint8
+    values = ordinary.model.layers[0].mlp.up_proj.weight[0, :16].unique()
+    assert len(values) <= 8
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--method", "d-prunner"], "Did you mean 'd-pruner'"),
+        (["--method", "otov2", "--steps", "5"], "--steps 20"),
+        (["--text", "body"], "body"),
+        (["-o", "model"], "is there already"),
+        (["--domain", "one.txt"], "some to hold out"),
+    ],
+)
+def test_mistakes_are_one_sentence(place, generality, monkeypatch, options, complaint):
+    monkeypatch.chdir(place)
+    (place / "one.txt").write_text("only this")
+    arguments = ["compress", "model", "--domain", "domain.jsonl", "-o", "new", *options]
+    answer = generality(*arguments)
+    assert answer.code == 2
+    assert complaint in answer.err
+    assert not (place / "new").exists()
