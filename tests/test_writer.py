@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from generality.benchmarks.class_shares import evened, thinned
@@ -201,6 +201,7 @@ def test_your_own_tasks_are_read_and_what_is_missing_is_named(tmp_path: Path) ->
 # -------------------------------------------------------------------------- rare classes
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.integers(1, 60), st.integers(1, 60), st.floats(0.05, 0.6))
 def test_a_class_is_thinned_to_its_share_and_evened_again(rare: int, common: int, share: float):
     labels = np.array([True] * rare + [False] * common)

@@ -20,7 +20,8 @@ def equations(chain: Chain) -> str:
 
     >>> from generality.benchmarks.worlds import make_chain
     >>> chain = make_chain(3, [("+", 4), ("-", 2)])
-    >>> print(solution(chain, "full"), equations(chain), sep="\n")
+    >>> for text in (solution(chain, "full"), equations(chain)):
+    ...     print(text)
     a = 3 ; b = 3 + 4 = 2 ; c = 2 - 2 = 0 => 0
     3 + 4 = 2 , 2 - 2 = 0 => 0
     """
