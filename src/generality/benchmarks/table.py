@@ -368,7 +368,8 @@ def _not_found(path: Path) -> UserError:
     folder = path.parent
     if not folder.is_dir():
         return UserError(f"There is no file {path}: the folder {folder} does not exist.")
-    near = difflib.get_close_matches(path.name, [p.name for p in folder.iterdir()], n=3)
+    names = [p.name for p in folder.iterdir() if not p.name.startswith(".")]
+    near = difflib.get_close_matches(path.name, names, n=3)
     hint = f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
     return UserError(f"There is no file {path}.{hint}")
 

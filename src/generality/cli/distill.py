@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from generality.cli import options
-from generality.cli.select import (
+from generality.cli.data_options import (
     Duplicates,
     OnBad,
     OtherScripts,

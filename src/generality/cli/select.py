@@ -5,49 +5,27 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from generality.cli import options
+from generality.cli.data_options import (
+    BAD,
+    Duplicates,
+    OnBad,
+    OtherScripts,
+    Prompt,
+    Rejected,
+    Response,
+    make_judge,
+    make_screen,
+    one_of,
+    report_path,
+)
 from generality.errors import UserError, unknown
 
-if TYPE_CHECKING:
-    from generality.selection.record_screen import Screen
-
-BAD, METHOD = "Bad records", "Of some methods"
-JUDGES = ("number", "exact", "world", "tests")
-
-Prompt = Annotated[
-    str | None, typer.Option(help="Column of prompts, where it has an unusual name.")
-]
-Response = Annotated[
-    str | None, typer.Option(help="Column of the response, or of a list of several.")
-]
-OnBad = Annotated[
-    str,
-    typer.Option(help="skip bad records, or refuse the data at the first.", rich_help_panel=BAD),
-]
-Rejected = Annotated[
-    Path | None,
-    typer.Option(help="JSONL file for bad records, each with its reason.", rich_help_panel=BAD),
-]
-Duplicates = Annotated[
-    str,
-    typer.Option(
-        help="drop records that differ in case, spaces and punctuation only, drop exact ones, or "
-        "keep all.",
-        rich_help_panel=BAD,
-    ),
-]
-OtherScripts = Annotated[
-    str,
-    typer.Option(
-        help="keep or drop records mostly in another script than Latin (which is no test of the "
-        "language).",
-        rich_help_panel=BAD,
-    ),
-]
+METHOD = "Of some methods"
 
 
 def select(
@@ -170,7 +148,7 @@ def select(
     and output. Scores are kept, so that the same command goes on where a killed one was.
     """
     from generality.report.data_report import json_safe, show_data_report, write_data_report
-    from generality.selection.example_choice import Choice, select_examples
+    from generality.selection.example_choice import METHODS, Choice, select_examples
 
     if (out is None) != report_only:
         raise UserError("Name the file to write by -o OUT, or ask for --report-only.")
@@ -190,9 +168,11 @@ def select(
             template=template, batch_size=batch_size,
         )  # fmt: skip
     else:
+        if method not in METHODS:
+            raise unknown("method", method, sorted([*METHODS, "s3ft"]))
         choice = Choice(
             method, model=model, per_prompt=per_prompt, keep=keep, template=template,
-            reduce=_one_of("--reduce", reduce, ("mean", "sum")), source=source, clusters=clusters,
+            reduce=one_of("--reduce", reduce, ("mean", "sum")), source=source, clusters=clusters,
             sparse=sparse, dim=dim, max_length=max_length, seed=seed, batch_size=batch_size,
             judge=make_judge(judge) if judge else None, reference=reference,
         )  # fmt: skip
@@ -213,48 +193,3 @@ def select(
     if out is not None:
         console.print(f"{chosen.written} records written to {out}", soft_wrap=True)
     console.print(f"Report: {page}", soft_wrap=True)
-
-
-def make_screen(
-    data: str, *, on_bad: str, duplicates: str, other_scripts: str, prompt: str | None = None,
-    response: str | None = None, source_column: str = "source",
-) -> Any:  # fmt: skip
-    """Makes the screens that records meet, as the options describe them."""
-    from generality.selection.record_screen import Screen
-    from generality.selection.training_files import Columns
-
-    _one_of("--on-bad", on_bad, ("skip", "refuse"))
-    _one_of("--duplicates", duplicates, ("drop", "exact", "keep"))
-    _one_of("--other-scripts", other_scripts, ("keep", "drop"))
-
-    def screen() -> Screen:
-        return Screen(
-            Columns(prompt, response, source_column), duplicates=duplicates,
-            other_scripts=other_scripts, on_bad=on_bad, source=data,
-        )  # fmt: skip
-
-    return screen
-
-
-def make_judge(name: str) -> Any:
-    """A judge by its short name."""
-    from generality.selection.judge import ExactMatch, NumberMatch, UnitTests, WorldCheck
-
-    judges = dict(zip(JUDGES, (NumberMatch, ExactMatch, WorldCheck, UnitTests), strict=True))
-    if name not in judges:
-        raise unknown("judge", name, JUDGES)
-    return judges[name]()
-
-
-def report_path(out: Path | None, data: str, command: str) -> Path:
-    """Where a page goes by default: beside the output, or here."""
-    if out is not None:
-        name = out.name.removesuffix(".gz")
-        return out.with_name(f"{name.rpartition('.')[0] or name}.report.html")
-    return Path(f"{Path(data.removeprefix('hf:')).name}.{command}.report.html")
-
-
-def _one_of(option: str, value: str, known: tuple[str, ...]) -> str:
-    if value not in known:
-        raise unknown(f"choice for {option}", value, known)
-    return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 import warnings
@@ -66,6 +67,7 @@ class NumberMatch:
         if self.engine == "math-verify":
             package: Any = import_extra("math_verify", "llm")
             options = {"parsing_timeout": None}  # its own timer works in the main thread only
+            logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that there is none
             wanted, found = (package.parse(str(text), **options) for text in (reference, response))
             return float(package.verify(wanted, found, timeout_seconds=None))
         wanted, found = last_number(str(reference)), last_number(response)

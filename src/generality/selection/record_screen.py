@@ -125,7 +125,9 @@ class Screen:
             yield "not Latin script", self.other_scripts == "drop"
         if not exact.add(example.key):
             yield "duplicate", self.duplicates in ("drop", "exact")
-        elif not near.add(pair_key(normalised(example.prompt), normalised(example.response))):
+        elif not near.add(
+            pair_key(words_and_signs(example.prompt), words_and_signs(example.response))
+        ):
             yield "near duplicate", self.duplicates == "drop"
 
     def reject(
@@ -235,13 +237,13 @@ class SeenKeys:
         return True
 
 
-def normalised(text: str) -> str:
+def words_and_signs(text: str) -> str:
     """A text without what does not tell it from another: case, width, white space, punctuation.
 
-    Signs of arithmetic stay, as they tell sums apart.
+    Signs of arithmetic stay, as they tell sums apart; `benchmarks.normalised` keeps words alone.
 
-    >>> normalised("What is\\n2 + 2 ?") == normalised("what is 2+2?"), normalised("2-2!")
-    (True, '2 - 2')
+    >>> words_and_signs("What is\\n2 + 2 ?"), words_and_signs("what is 2+2?")
+    ('what is 2 + 2', 'what is 2 + 2')
     """
     plain = unicodedata.normalize("NFKC", text).casefold()
     return " ".join(re.findall(r"[^\W_]+|[+\-*/=<>^%]", plain)) or text
