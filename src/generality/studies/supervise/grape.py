@@ -9,6 +9,9 @@ on the styles in unequal shares. Floor: the strongest source. Ceiling: what fits
 instructions, read for twice as long. All other arms take the same number of steps, at two budgets;
 tokens are a column.
 
+Panel `articles`, without training: what share of its choices a real model gives to each of four
+ways of saying what a news article is about (`score`; `floor`: a quarter, by chance).
+
 Differences from the paper, each with its effect: a decoder of a quarter million parameters and
 sums instead of Llama and mathematics, code and chat (there is nothing to learn from a response but
 its style and the sums); "strongest" is a style that skips the work and that the base never saw,
@@ -29,6 +32,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from generality.benchmarks import load_benchmark
 from generality.benchmarks.worlds import STYLES, ChainPrograms, solution, world_tokenizer
 from generality.claims import Claim, Row, greater, less, monotone
 from generality.errors import UserError
@@ -66,12 +70,15 @@ class Config:
     learning_rate: float = 5e-4  # Adam, constant: the same for all arms
     max_tokens: int = 48  # of an answer
     seeds: int = 4
+    real: str | None = "smollm2-135m"  # the model of the panel `articles`
+    articles: int = 24  # a seed
+    article_words: int = 40
 
 
 SCALES = {
     "smoke": Config(
         size="0.05M", pretraining=300, instructions=40, test=30, updates=8, more=2, seeds=2,
-        max_tokens=24, steps=2,
+        max_tokens=24, steps=2, real=None,
     ),
     "small": Config(),
     "full": Config(
@@ -83,6 +90,14 @@ SCALES = {
 
 MIXTURES = {"work": (0.6, 0.1, 0.2, 0.1, 0.0), "brief": (0.0, 0.6, 0.2, 0.1, 0.1)}
 """Shares of the styles full, states, named, reversed and terse in what a base was trained on."""
+
+ANSWERS = {
+    "word": "{topic}",
+    "sentence": "This article is about {topic}.",
+    "reasoned": "It reports on people and events that belong to {topic}, so its topic is {topic}.",
+    "form": "TOPIC: {topic} | LANGUAGE: English | KIND: news article",
+}
+"""Ways of saying what an article is about, of the panel `articles`."""
 
 FIRST = {"base": lambda names: names == names.iloc[0]}  # the base that has all arms
 ORDER = ("reverse", "random", "fit")
@@ -164,6 +179,39 @@ def run(config: Config, lab: Lab) -> Iterator[Row]:
             for row in rows:
                 floor = edge["strongest", row["budget"]]
                 yield Row(row, floor=floor, ceiling=edge.get(("ceiling", row["budget"])))
+    if config.real:
+        yield from article_rows(config, lab, config.real)
+
+
+def article_rows(config: Config, lab: Lab, name: str) -> Iterator[Row]:
+    """Whose way of answering a real model finds most probable, by mean and by sum."""
+    benchmark = load_benchmark("bbc", words=config.article_words)
+    texts, topics = (benchmark.splits["test"][column][:] for column in ("text", "label"))
+    for seed in lab.seeds(config.seeds):
+        drawn = np.random.default_rng(seed).permutation(len(texts))[: config.articles]
+        pool = ResponsePool(
+            {"prompt": f"{texts[i]}\n\nQuestion: What is this article about?\nAnswer:",
+             "response": said.format(topic=benchmark.label_names[topics[i]]), "source": way}
+            for i in drawn for way, said in ANSWERS.items()
+        )  # fmt: skip
+        for reduce in ("mean", "sum"):
+            found = lab.step(
+                named_logprobs, name, pool.column("prompt"), pool.column("response"), reduce
+            )
+            shares = pool.with_column("fit", found).select("fit").composition()
+            follows = float(stats.spearmanr(found, lengths(pool))[0])
+            for way, said in ANSWERS.items():
+                yield Row(
+                    method=way, base=name, seed=seed, panel="articles", reduce=reduce,
+                    score=shares.get(way, 0.0), floor=1 / len(ANSWERS), ceiling=None,
+                    length=float(len(said.split())), follows_length=follows,
+                )  # fmt: skip
+
+
+def named_logprobs(name: str, prompts: list[str], responses: list[str], reduce: Any) -> list[float]:
+    """The memoised step: how probable a named model finds each response, in nats."""
+    model, tokenizer = load_model(name), load_tokenizer(name)
+    return response_logprob(model, tokenizer, prompts, responses, reduce=reduce).tolist()
 
 
 def scored(
