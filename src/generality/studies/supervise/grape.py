@@ -194,10 +194,8 @@ def article_rows(config: Config, lab: Lab, name: str) -> Iterator[Row]:
              "response": said.format(topic=benchmark.label_names[topics[i]]), "source": way}
             for i in drawn for way, said in ANSWERS.items()
         )  # fmt: skip
-        for reduce in ("mean", "sum"):
-            found = lab.step(
-                named_logprobs, name, pool.column("prompt"), pool.column("response"), reduce
-            )
+        both = lab.step(named_logprobs, name, pool.column("prompt"), pool.column("response"))
+        for reduce, found in zip(("mean", "sum"), both, strict=True):
             shares = pool.with_column("fit", found).select("fit").composition()
             follows = float(stats.spearmanr(found, lengths(pool))[0])
             for way, said in ANSWERS.items():
@@ -208,10 +206,11 @@ def article_rows(config: Config, lab: Lab, name: str) -> Iterator[Row]:
                 )  # fmt: skip
 
 
-def named_logprobs(name: str, prompts: list[str], responses: list[str], reduce: Any) -> list[float]:
-    """The memoised step: how probable a named model finds each response, in nats."""
+def named_logprobs(name: str, prompts: list[str], responses: list[str]) -> list[list[float]]:
+    """The memoised step: how probable a named model finds each response, by mean and by sum."""
     model, tokenizer = load_model(name), load_tokenizer(name)
-    return response_logprob(model, tokenizer, prompts, responses, reduce=reduce).tolist()
+    found = response_logprob(model, tokenizer, prompts, responses, reduce="none")
+    return [found.nanmean(1).tolist(), found.nansum(1).tolist()]
 
 
 def scored(
