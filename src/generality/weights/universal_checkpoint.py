@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -367,7 +368,9 @@ def _to_dcp(state: TrainingState, folder: Path) -> None:
     if moments or groups:
         whole["optimizer"] = {"state": moments, "param_groups": groups or []}
     whole |= {k: value for k, value in state.extra.items() if not k.startswith("optimizer.")}
-    dcp.save(whole, checkpoint_id=folder, no_dist=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that this is a single process
+        dcp.save(whole, checkpoint_id=folder, no_dist=True)
 
 
 def _from_file(file: Path) -> TrainingState:
