@@ -22,15 +22,15 @@ instead of four; the unseen task is what the bases were trained on (more to lose
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from generality.benchmarks.worlds import Chain, ChainPrograms, solution, world_tokenizer
+from generality.benchmarks.task_files import TaskFiles
+from generality.benchmarks.worlds import world_tokenizer
+from generality.benchmarks.worlds.chain_formats import FormattedChains, Pairs
 from generality.claims import Claim, Row, equivalent, greater, less
 from generality.decoding import (
     Foreseen,
@@ -135,17 +135,30 @@ CLAIMS = (
     ),
 )
 
-Pairs = list[tuple[str, str]]
 Weights = Mapping[str, Any]
+Network = Callable[[int], Any]
 
 
 def run(config: Config, lab: Lab) -> Iterator[Row]:
     """Rows of every method, seed by seed: each format with its expert, then all together."""
-    world = Sums(config) if config.data_path is None else Files(config)
-    bases = {
-        size: world.base(lab, size, chains)
-        for size, chains in (("large", config.large_chains), ("small", config.small_chains))
+    cut = {"examples": config.examples, "validation": config.validation, "test": config.test}
+    chains = FormattedChains(config.steps, **cut)
+    world: FormattedChains | TaskFiles = chains
+    if own := config.data_path is not None:
+        world = TaskFiles(config.data_path or "", **cut)
+    tokenizer = load_tokenizer(config.large) if own else world_tokenizer(chains.seen)
+    tiny = functools.partial(tiny_decoder, vocabulary=len(tokenizer), context=128)
+    networks: dict[str, Network] = {
+        size: functools.partial(_named if own else tiny, getattr(config, size))
+        for size in ("large", "small")
     }
+    bases: dict[str, Weights] = {
+        size: networks[size](0).state_dict() if own else lab.sft(
+            networks[size], *zip(*chains.pairs("full", count, 0), strict=True), seed=0,
+            config=TrainConfig(1, learning_rate=config.base_rate, warmup=0.1), tokenizer=tokenizer,
+        ).weights
+        for size, count in (("large", config.large_chains), ("small", config.small_chains))
+    }  # fmt: skip
     for seed in lab.seeds(config.seeds):
         data = {task: world.data(task, seed) for task in world.tasks}
 
@@ -155,8 +168,8 @@ def run(config: Config, lab: Lab) -> Iterator[Row]:
                 config.epochs, learning_rate=config.learning_rate, schedule="constant"
             )
             return lab.sft(
-                world.network(size), *zip(*pairs, strict=True), weights=bases[size], config=plan,
-                tokenizer=world.tokenizer, seed=seed,
+                networks[size], *zip(*pairs, strict=True), weights=bases[size], config=plan,
+                tokenizer=tokenizer, seed=seed,
             ).weights  # fmt: skip
 
         def read(
@@ -165,10 +178,9 @@ def run(config: Config, lab: Lab) -> Iterator[Row]:
         ) -> Foreseen:  # fmt: skip
             return Foreseen(
                 **lab.step(
-                    foreseen, world.network, world.tokenizer, pairs, large, experts,
-                    bases["small"], strategy,
+                    foreseen, networks, tokenizer, pairs, large, experts, bases["small"], strategy
                 )
-            )  # fmt: skip
+            )
 
         experts = [tune("small", task) for task in world.seen]
         for place, task in enumerate(world.seen):
@@ -234,13 +246,13 @@ def mean(several: list[Foreseen]) -> Foreseen:
 
 
 def foreseen(
-    network: Callable[[str], Any], tokenizer: Any, pairs: Pairs, large: Weights | None,
+    networks: Mapping[str, Network], tokenizer: Any, pairs: Pairs, large: Weights | None,
     experts: list[Weights], base: Weights, strategy: FusionStrategy | None,
 ) -> dict[str, Any]:  # fmt: skip
     """The memoised step: how a model, or a fused one, foresees the responses."""
 
     def loaded(size: str, weights: Weights) -> Any:
-        model = network(size)(0)
+        model = networks[size](0)
         model.load_state_dict(dict(weights))
         return model.eval()
 
@@ -252,96 +264,6 @@ def foreseen(
             model = FusedCausalLM(model, small, [shared] * len(small), strategy)
         found = teacher_forced(model, tokenizer, *zip(*pairs, strict=True), batch_size=64)
     return {**vars(found), "weights": list(found.weights)}
-
-
-FORMATS: dict[str, Callable[[Chain], str]] = {
-    "barred": lambda chain: solution(chain, "full").replace(";", "|"),
-    "colons": lambda chain: solution(chain, "full").replace("=", ":").replace(":>", "=>"),
-    "brackets": lambda chain: (
-        "( " + solution(chain, "full").replace(";", ") (").replace("=>", ") =>")
-    ),
-}
-
-
-class Sums:
-    """Chains of sums whose working is to be written in one of several formats."""
-
-    seen = tuple(FORMATS)
-    tasks = (*FORMATS, "full")  # the last is how the bases write
-
-    def __init__(self, config: Config) -> None:
-        self.config, self.tokenizer = config, world_tokenizer(self.seen)
-
-    def network(self, size: str) -> Callable[[int], Any]:
-        """The large or the small decoder, by seed."""
-        name = getattr(self.config, size)
-        return functools.partial(tiny_decoder, name, vocabulary=len(self.tokenizer), context=128)
-
-    def base(self, lab: Lab, size: str, chains: int) -> Weights:
-        """Weights of a base that solves chains in the usual format."""
-        return lab.sft(
-            self.network(size), *zip(*self._pairs("full", chains, 0), strict=True),
-            tokenizer=self.tokenizer, seed=0,
-            config=TrainConfig(1, learning_rate=self.config.base_rate, warmup=0.1),
-        ).weights  # fmt: skip
-
-    def data(self, task: str, seed: int) -> dict[str, Pairs]:
-        """What to tune on, to choose by, and to test on; the test is the same for all seeds."""
-        config, test = self.config, self._pairs(task, self.config.test, 2**20)
-        tested = {prompt for prompt, _ in test}
-        count = config.examples + config.validation
-        drawn = self._pairs(task, 3 * count, seed + 1)
-        new = [pair for pair in dict(drawn).items() if pair[0] not in tested][:count]
-        return {
-            "train": new[config.validation :], "validation": new[: config.validation], "test": test
-        }  # fmt: skip
-
-    def _pairs(self, task: str, count: int, seed: int) -> Pairs:
-        chains = ChainPrograms().sample(count, (1, self.config.steps), seed)
-        if task == "full":
-            return [(chain.prompt, solution(chain, "full")) for chain in chains]
-        return [(f"{task} : {chain.prompt}", FORMATS[task](chain)) for chain in chains]
-
-
-class Files:
-    """Your own tasks: <task>.train.jsonl (or none, for unseen ones) and <task>.test.jsonl.
-
-    Lines have `prompt` and `response`. Small and large are models with the same tokens.
-    """
-
-    def __init__(self, config: Config) -> None:
-        self.config, folder = config, Path(config.data_path or "")
-        read = {
-            file.name.removesuffix(".jsonl"): [
-                (row["prompt"], row["response"]) for row in map(json.loads, file.open())
-            ]
-            for file in sorted(folder.glob("*.t*.jsonl"))
-        }
-        named = [name.removesuffix(".test") for name in read if name.endswith(".test")]
-        self.seen = tuple(name for name in named if f"{name}.train" in read)
-        self.tasks = (*self.seen, *(name for name in named if name not in self.seen))
-        if len(self.seen) < 2 or len(self.tasks) == len(self.seen):
-            raise UserError(f"{folder} needs two tasks with train and test files, one with a test.")
-        self.read, self.tokenizer = read, load_tokenizer(config.large)
-
-    def network(self, size: str) -> Callable[[int], Any]:
-        """The large or the small model."""
-        return functools.partial(_named, getattr(self.config, size))
-
-    def base(self, lab: Lab, size: str, chains: int) -> Weights:
-        """Its weights as they come."""
-        weights: Weights = self.network(size)(0).state_dict()
-        return weights
-
-    def data(self, task: str, seed: int) -> dict[str, Pairs]:
-        """Parts of the files, drawn by the seed."""
-        config, pairs = self.config, self.read.get(f"{task}.train", [])
-        order = np.random.default_rng(seed).permutation(len(pairs))
-        chosen = [pairs[i] for i in order[: config.examples + config.validation]]
-        return {
-            "train": chosen[config.validation :], "validation": chosen[: config.validation],
-            "test": self.read[f"{task}.test"][: config.test],
-        }  # fmt: skip
 
 
 def _named(name: str, seed: int) -> Any:

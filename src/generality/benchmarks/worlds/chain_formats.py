@@ -1,0 +1,84 @@
+"""Chains of sums whose working is asked for in one of several formats."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from generality.benchmarks.worlds.chain_programs import Chain, ChainPrograms, solution
+from generality.benchmarks.worlds.problem import ANSWER
+
+Pairs = list[tuple[str, str]]
+"""Prompts and their responses."""
+
+
+def _barred(chain: Chain) -> str:
+    return solution(chain, "full").replace(";", "|")
+
+
+def _colons(chain: Chain) -> str:
+    work = solution(chain, "full").split(f" {ANSWER} ")[0]
+    return f"{work.replace('=', ':')} {ANSWER} {chain.answer}"
+
+
+def _brackets(chain: Chain) -> str:
+    work = solution(chain, "full").split(f" {ANSWER} ")[0]
+    return f"( {work.replace(';', ') (')} ) {ANSWER} {chain.answer}"
+
+
+FORMATS: dict[str, Callable[[Chain], str]] = {
+    "barred": _barred,
+    "colons": _colons,
+    "brackets": _brackets,
+}
+"""Ways to set the working of "full" that differ in signs only; give the names to
+`world_tokenizer` as `extra`."""
+
+
+@dataclass(frozen=True)
+class FormattedChains:
+    """Tasks that ask for the same sums in other formats.
+
+    A format's name opens its prompts. The task "full" is the usual working, asked for without a
+    name: what a base would know. There is exactly one right response to each prompt.
+
+    Args:
+        steps: of the longest chain.
+        examples: of a task, to tune on.
+        validation: to choose by.
+        test: the same for all seeds; none of them is in the other sets.
+
+    >>> chains = FormattedChains(examples=2, validation=1, test=4)
+    >>> for task in chains.tasks:
+    ...     print(*chains.pairs(task, 1, 0)[0], sep=" -> ")
+    barred : a = 3 ; b = a + 2 ; c = b + 1 ; c ? -> a = 3 | b = 3 + 2 = 0 | c = 0 + 1 = 1 => 1
+    colons : a = 3 ; b = a + 2 ; c = b + 1 ; c ? -> a : 3 ; b : 3 + 2 : 0 ; c : 0 + 1 : 1 => 1
+    brackets : a = 3 ; b = a + 2 ; c = b + 1 ; c ? -> ( a = 3 ) ( b = 3 + 2 = 0 ) ( c = 0 + 1 = 1 ) => 1
+    a = 3 ; b = a + 2 ; c = b + 1 ; c ? -> a = 3 ; b = 3 + 2 = 0 ; c = 0 + 1 = 1 => 1
+    """
+
+    steps: int = 2
+    examples: int = 400
+    validation: int = 60
+    test: int = 200
+
+    seen: ClassVar[tuple[str, ...]] = tuple(FORMATS)
+    tasks: ClassVar[tuple[str, ...]] = (*FORMATS, "full")
+
+    def data(self, task: str, seed: int) -> dict[str, Pairs]:
+        """`train`, `validation` and `test` of a task; the first two have no prompt twice."""
+        test = self.pairs(task, self.test, -1)
+        tested, count = {prompt for prompt, _ in test}, self.examples + self.validation
+        drawn = dict(self.pairs(task, 4 * count, seed + 1))
+        new = [pair for pair in drawn.items() if pair[0] not in tested][:count]
+        return {
+            "train": new[self.validation :], "validation": new[: self.validation], "test": test
+        }  # fmt: skip
+
+    def pairs(self, task: str, count: int, seed: int) -> Pairs:
+        """Prompts and responses of a task, drawn evenly from 1 to `steps` steps; −1: for tests."""
+        chains = ChainPrograms().sample(count, (1, self.steps), 2**31 + seed if seed < 0 else seed)
+        if task == "full":
+            return [(chain.prompt, solution(chain, "full")) for chain in chains]
+        return [(f"{task} : {chain.prompt}", FORMATS[task](chain)) for chain in chains]
