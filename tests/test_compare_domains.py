@@ -1,8 +1,10 @@
 import json
+import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import torch
 from datasets import Dataset
@@ -12,12 +14,15 @@ from hypothesis import strategies as st
 import tiny_models
 from generality.compare import DOMAIN_METHODS, compare_domains, load_classifier, predict
 from generality.compare.crafted_shifts import craft_columns, craft_texts
+from generality.compare.domain_arms import Fold
 from generality.compare.domain_bundles import BundledLoss
+from generality.compare.domain_diverse import measure_diverse
 from generality.compare.domain_features import FeatureRecipe
 from generality.compare.domain_frozen import Network
 from generality.compare.domain_methods import ALGORITHMS, applicable, hypers_of
-from generality.compare.domain_splits import split_domain
+from generality.compare.domain_splits import split_domain, split_domains
 from generality.compare.domain_table import open_domain_table, read_domain_table
+from generality.compare.domain_tuned import Inputs, Tuned, tune
 from generality.compare.domain_winner import refit
 from generality.compare.domains import best_method
 from generality.compare.selection import chosen, report_criteria
@@ -414,6 +419,15 @@ def test_a_text_backbone_is_tuned_by_a_loss_over_domains(
     assert set(answered["prediction"]) <= {"well", "ill"}
 
 
+def test_a_tuning_that_diverges_answers_nothing(lab: Lab, tiny_backbone: str) -> None:
+    words = Inputs(*[["a good film", "a bad book", "very good", "not good"]] * 2)
+    tuned = Tuned(FeatureRecipe(tiny_backbone, max_length=8), "full", Network(steps=4))
+    hyper = {"learning_rate": 1e30, "weight_decay": 0.0}
+    truth = np.array([1, 0, 1, 0])
+    found = tune(lab, [words] * 2, [truth] * 2, 2, "erm", hyper, tuned, 0, {"": words})
+    assert np.isnan(found["probabilities"][""]).all()
+
+
 def test_a_bundled_loss_is_the_loss_over_domains() -> None:
     rng = torch.Generator().manual_seed(0)
     domains, batch, classes, dim = 3, 4, 2, 5
@@ -448,3 +462,184 @@ def test_the_command_line_end_to_end(generality, tmp_path: Path) -> None:
         refused = generality(*wrong)
         assert refused.code == 2
         assert said in refused.err
+
+
+def with_an_unlabelled(n: int = 60) -> pd.DataFrame:
+    """Hospitals of which the west has not looked at any outcome yet."""
+    frame = hospitals(n, sites={**SITES, "centre": (0.5, 0.8)})
+    frame.loc[frame["site"] == "west", "outcome"] = None
+    return frame
+
+
+def test_unlabelled_rows_of_the_target_are_learned_from(compare, lab: Lab) -> None:
+    record = compare(
+        with_an_unlabelled(70), methods=["divdis", "dbat", "dbat-active"], seeds=2, draws=1,
+        select="leave-one-domain-out", target_labels=10,
+    )  # fmt: skip
+    rows, kept = record.rows, pd.read_parquet(record.directory / "candidates.parquet")
+    assert set(rows["target"]) == {"north", "south", "east", "centre"}
+    diverse = kept[kept["method"] != "erm"]
+    assert diverse[["oracle_pick", "leave-one-domain-out", "crafted-shift"]].notna().all().all()
+    assert kept.loc[kept["method"] == "erm", "oracle_pick"].isna().all()
+    seen = record.config["conclusions"]
+    assert any("70 rows have no label" in said for said in seen)
+    assert any(said.startswith("dbat trains several hypotheses") for said in seen)
+    answered = predict(record.directory, Dataset.from_pandas(hospitals(5)), lab=lab)
+    assert set(answered["prediction"]) <= {"well", "ill"}
+
+
+@pytest.mark.parametrize("name", ["divdis", "dbat", "dbat-active"])
+def test_a_hypothesis_is_saved_as_a_network(name: str, lab: Lab, tmp_path: Path) -> None:
+    """Chosen on sources, or on the few labels of the west, and right where it was chosen."""
+    frame = hospitals(80)
+    west = np.flatnonzero(frame["site"] == "west")
+    frame.loc[west[10:], "outcome"] = None
+    ready = table(frame)
+    features = np.asarray(ready.inputs, dtype=np.float32)
+    network, hyper = Network(hidden=8, steps=150), hypers_of(name, 1)[0]
+    refit(ready, features, name, hyper, network, FeatureRecipe(""), tmp_path / "best", lab)
+    saved = load_classifier(tmp_path / "best", lab=lab)
+    asked = west[:10] if name.endswith("active") else np.flatnonzero(frame["site"] == "north")
+    right = saved.predict_proba(features[asked]).argmax(1) == ready.labels[asked]
+    assert right.mean() >= (0.5 if name.endswith("active") else 0.7)
+
+
+def test_hypotheses_never_see_what_is_scored(lab: Lab) -> None:
+    """Other labels of the target change no hypothesis' choice; other scored rows, no training."""
+    ready = table(with_an_unlabelled(40))
+    splits = split_domains(ready.labels, ready.domains, 5, range(1))
+    fold = Fold(0, (1, 2), splits, 2)
+    network = Network(hidden=4, steps=20)
+
+    def criterion(features: np.ndarray, labels: np.ndarray) -> float:
+        views = {"": features.astype(np.float32)}
+        own = {"dbat": [hypers_of("dbat", 1)[0]["adapter"]]}
+        hypers = [hypers_of("dbat", 1)[0]["trained"]]
+        found = measure_diverse(
+            views, labels, labels.clip(0), ready.domains, fold, own, hypers, network, False
+        )  # fmt: skip
+        return found["dbat"][0]["held-out-source"]
+
+    features = np.asarray(ready.inputs)
+    plain = criterion(features, ready.labels)
+    target = ready.domains == 0
+    flipped = np.where(target, 1 - ready.labels, ready.labels)
+    assert criterion(features, flipped) == plain
+    moved = features.copy()
+    moved[splits[0][0].score] += 100
+    assert criterion(moved, ready.labels) == plain
+
+
+def test_methods_for_unlabelled_rows_are_left_out_with_the_reason(compare) -> None:
+    kept, said = applicable(None, sources=3, unlabelled=0)
+    assert not {"divdis", "dbat"} & set(kept)
+    assert any(each.startswith("divdis is left out: it learns from rows of") for each in said)
+    kept, said = applicable(None, sources=3, unlabelled=64)
+    assert {"divdis", "dbat"} <= set(kept)
+    assert any("dbat-active is left out: it asks for labels" in each for each in said)
+    assert "dbat-active" in applicable(None, sources=3, unlabelled=64, sample=10)[0]
+    with pytest.raises(UserError, match=r"at least 64; there is none"):
+        compare(hospitals(20), methods=["divdis"])
+
+
+def test_processes_give_the_same_rows_and_ctrl_c_loses_nothing(tmp_path: Path) -> None:
+    ready, network = table(hospitals(30)), Network(hidden=4, steps=5)
+
+    def run(home: str, on: str, on_row=None) -> tuple[Lab, object]:
+        lab = Lab(home=tmp_path / home, on=on, device="cpu", progress=False)
+        record = compare_domains(
+            ready, methods=["erm", "coral", "t3a"], seeds=1, draws=2, network=network, lab=lab,
+            root=tmp_path / f"runs-{home}", on_row=on_row,
+        )  # fmt: skip
+        return lab, record
+
+    told: list[dict] = []
+
+    def stop(row: dict) -> None:
+        told.append(row)
+        if len(told) == 11:
+            raise KeyboardInterrupt
+
+    here, whole = run("here", "in-process")
+    with pytest.raises(KeyboardInterrupt):
+        run("away", "processes:2", stop)
+    deadline = time.monotonic() + 30
+    while any("spawn_main" in " ".join(c.cmdline()) for c in psutil.Process().children()):
+        assert time.monotonic() < deadline, "workers outlive their parent's work"
+        time.sleep(0.05)
+    again, resumed = run("away", "in-process")
+    assert again.steps.reused >= 7, "what the processes finished is kept"
+    assert again.steps.computed < here.steps.computed
+    pd.testing.assert_frame_equal(resumed.rows, whole.rows)
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    """Bright and dark photographs of two kinds of patches, by the time of day."""
+    picture = pytest.importorskip("PIL.Image")
+    rng = np.random.default_rng(0)
+    for hour, light in (("day", 150), ("dusk", 100), ("night", 30)):
+        for kind in ("plain", "striped"):
+            folder = tmp_path / "photographs" / hour / kind
+            folder.mkdir(parents=True)
+            for number in range(6):
+                pixels = rng.integers(light, light + 50, (12, 12, 3)).astype(np.uint8)
+                pixels[:: 2 if kind == "striped" else 99] //= 2
+                picture.fromarray(pixels).save(folder / f"{number}.png")
+    return tmp_path / "photographs"
+
+
+@pytest.mark.parametrize("tuning", ["lora", "full"])
+def test_an_image_backbone_is_tuned_saved_and_asked(
+    tuning: str, photographs: Path, lab: Lab, tmp_path: Path, generality
+) -> None:
+    tiny_models.resnet().save_pretrained(tmp_path / "resnet")
+    ready = open_domain_table(str(photographs), domain=None, label=None)
+    record = compare_domains(
+        ready, recipe=FeatureRecipe(str(tmp_path / "resnet"), image_size=16), tuning=tuning,
+        methods=["coral", "t3a"], select="crafted-shift", seeds=1, draws=2, target="night",
+        network=Network(steps=3, per_domain=2), lab=lab, root=tmp_path / "runs",
+    )  # fmt: skip
+    assert record.rows["method"].tolist() == ["erm", "coral"]
+    assert record.rows[["score", "ceiling", "select", "ece"]].notna().all().all()
+    assert any("t3a is left out" in said for said in record.config["conclusions"])
+    Path(photographs / "night" / "plain" / "broken.png").write_text("no image")
+    refused = generality("predict", record.directory, photographs / "night")
+    assert refused.code == 2
+    assert "broken.png" in refused.err
+    shown = generality("predict", record.directory, photographs / "night", "--skip-unreadable")
+    assert shown.code == 0, shown.err
+    lines = shown.out.splitlines()
+    assert lines[0] == "path,prediction,probability,p_plain,p_striped"
+    assert len(lines) == 14
+
+
+def test_a_table_of_images_may_lack_labels_and_have_groups(photographs: Path) -> None:
+    files = sorted(photographs.rglob("*.png"))
+    frame = pd.DataFrame(
+        {
+            "file": [str(file.relative_to(photographs)) for file in files],
+            "kind": [file.parent.name for file in files],
+            "hour": [file.parent.parent.name for file in files],
+            "camera": ["left", "right"] * (len(files) // 2),
+        }
+    )
+    frame.loc[frame["hour"] == "night", "kind"] = None
+    frame.to_csv(photographs / "list.csv", index=False)
+    columns = {"domain": "hour", "label": "kind", "image": "file"}
+    ready = open_domain_table(str(photographs / "list.csv"), group="camera", **columns)
+    assert ready.label_names == ["plain", "striped"]
+    assert (ready.labels < 0).sum() == 12
+    assert set(ready.domains[ready.labels < 0]) == {ready.domain_names.index("night")}
+    assert [Path(path).stem[-1] in "024" for path in ready.inputs] == (ready.groups == 0).tolist()
+    with pytest.raises(UserError, match="no column 'ward'|column.*ward"):
+        open_domain_table(str(photographs / "list.csv"), group="ward", **columns)
+    with pytest.raises(UserError, match="leave out --text"):
+        open_domain_table(str(photographs), domain=None, label=None, text="note")
+
+
+def test_what_images_are_not_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--layer and --pooling are for texts"):
+        FeatureRecipe("efficientnet-lite0", layer=3).check("image")
+    with pytest.raises(UserError, match="--image-size is for images"):
+        FeatureRecipe("", image_size=64).check("numeric")

@@ -24,6 +24,7 @@ from generality.errors import UserError, import_extra, unknown
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 _SHOWN = 5  # file names in a message
+_SAVED = ("state.json", "dataset_info.json", "dataset_dict.json")
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,7 @@ def read_images(
     size: int | None = None,
     check: Literal["open", "decode", "none"] = "open",
     on_unreadable: Literal["refuse", "skip"] = "refuse",
+    unlabelled: bool = False,
 ) -> Dataset:
     """List images with their classes and domains.
 
@@ -143,6 +145,7 @@ def read_images(
             neither.
         on_unreadable: an image that is missing or cannot be opened is refused, or left out; the
             names are in the message, or in a warning.
+        unlabelled: a table's rows may lack a label; theirs is None.
 
     Returns:
         Columns path (string), label (`ClassLabel`, names sorted, or numbers by size), domain
@@ -162,7 +165,7 @@ def read_images(
         layout = names[_plain(layout)]
     root = Path(source).expanduser()
     if layout is None and not root.is_dir():
-        rows = _of_table(source, image, label, domain, folder)
+        rows = _of_table(source, image, label, domain, folder, unlabelled)
     elif not root.is_dir():
         raise UserError(f"There is no folder {root}; name the one that holds {layout}.")
     else:
@@ -176,6 +179,24 @@ def read_images(
     if check != "none":
         rows = _readable(rows, check == "decode", on_unreadable)
     return _dataset(rows, size)
+
+
+def is_image_folder(source: str | Path) -> bool:
+    """Whether this is a folder, and no saved data set: one of images, then."""
+    folder = Path(source).expanduser()
+    return folder.is_dir() and not any((folder / name).is_file() for name in _SAVED)
+
+
+def list_images(source: str | Path) -> Dataset:
+    """Every image below a folder, hidden ones left out: a column `path`, sorted.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = [str(path) for path in _images(Path(source).expanduser())]
+    if not found:
+        raise UserError(f"There are no images in {source}.")
+    return Dataset.from_dict({"path": found})
 
 
 def load_images(paths: Iterable[str | Path], size: int) -> Float[np.ndarray, "n 3 size size"]:
@@ -232,7 +253,12 @@ def _of_folders(root: Path) -> list[ImageRow]:
 
 
 def _of_table(
-    source: str | Path, image: str, label: str, domain: str | None, folder: str | Path | None
+    source: str | Path,
+    image: str,
+    label: str,
+    domain: str | None,
+    folder: str | Path | None,
+    unlabelled: bool,
 ) -> list[ImageRow]:
     table = read_rows(source, as_text=[label, image, *([domain] if domain else [])])
     for column in (image, label, *([domain] if domain else [])):
@@ -244,11 +270,16 @@ def _of_table(
     domains = table[domain][:] if domain else ["all"] * len(table)
     cells = zip(table[image][:], table[label][:], domains, strict=True)
     for number, (path, of_class, of_domain) in enumerate(cells, start=1):
-        if any(cell is None or cell == "" for cell in (path, of_class, of_domain)):
+        no_label = of_class is None or of_class == ""
+        if any(cell is None or cell == "" for cell in (path, of_domain)) or (
+            no_label and not unlabelled
+        ):
             raise UserError(f"{source}, row {number}: an image needs a path, a label and a domain.")
         if not isinstance(path, str):
             raise UserError(f"Column '{image}' of {source} holds no paths of images.")
-        name = names.int2str(of_class) if isinstance(names, ClassLabel) else str(of_class)
+        name = "" if no_label else str(of_class)
+        if isinstance(names, ClassLabel) and not no_label:
+            name = names.int2str(of_class)
         rows.append(ImageRow(start / str(path), name, str(of_domain)))
     return rows
 
@@ -475,11 +506,11 @@ def _readable(rows: list[ImageRow], decode: bool, on_unreadable: str) -> list[Im
 
 
 def _dataset(rows: list[ImageRow], size: int | None) -> Dataset:
-    labels = sorted({row.label for row in rows}, key=_natural)
+    labels = sorted({row.label for row in rows} - {""}, key=_natural)
     codes = {name: code for code, name in enumerate(labels)}
     columns: dict[str, list[Any]] = {
         "path": [str(row.path) for row in rows],
-        "label": [codes[row.label] for row in rows],
+        "label": [codes.get(row.label) for row in rows],
         "domain": [row.domain for row in rows],
     }
     kinds = {"path": Value("string"), "label": ClassLabel(names=labels), "domain": Value("string")}

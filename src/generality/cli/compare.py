@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from generality.lab import RunRecord
 
 LABELS, DOMAINS = "For weak labels", "For domains"
+SELECT, DRAWS = "held-out-source", 4
 
 
 def compare(
@@ -117,13 +118,13 @@ def compare(
             "or oracle (which peeks).",
             rich_help_panel=DOMAINS,
         ),
-    ] = "held-out-source",
+    ] = SELECT,
     draws: Annotated[
         int,
         typer.Option(
             min=1, help="Draws of each method's hyper-parameters.", rich_help_panel=DOMAINS
         ),
-    ] = 4,
+    ] = DRAWS,
     steps: Annotated[
         int | None, typer.Option(min=1, help="Steps of each training.", rich_help_panel=DOMAINS)
     ] = None,
@@ -147,6 +148,14 @@ def compare(
             rich_help_panel=DOMAINS,
         ),
     ] = False,
+    image_size: Annotated[
+        int | None,
+        typer.Option(
+            min=8,
+            help="Pixels of the side to which images are brought; by default the backbone's own.",
+            rich_help_panel=DOMAINS,
+        ),
+    ] = None,
     skip_unreadable: Annotated[
         bool,
         typer.Option(
@@ -167,17 +176,22 @@ def compare(
     each domain is left out in turn, and methods are scored on the one they never saw. The winner
     lands in the run's folder, ready for predict.
     """
+    from generality.benchmarks.image_folders import is_image_folder
     from generality.report import show_claims, show_summary, to_json, write_report
 
     lab = options.make_lab(device, on)
-    names = methods.split(",") if methods else None
+    names = _listed(methods)
     weak = weak_label or weak_probabilities or weak_model or old_model
     record: RunRecord
-    if domain is None and layout is None and (weak or not _images(data)):
+    if domain is None and layout is None and (weak or not is_image_folder(data)):
         _refuse(
             "goes with --domain COLUMN",
             {"--target": target, "--image": image, "--features": features, "--group": group,
-             "--target-labels": target_labels or None},
+             "--steps": steps, "--hidden": hidden, "--drop-duplicates": drop_duplicates or None,
+             "--skip-unreadable": skip_unreadable or None,
+             "--select": None if select == SELECT else select,
+             "--draws": None if draws == DRAWS else draws,
+             "--target-labels": target_labels or None, "--image-size": image_size},
         )  # fmt: skip
         from generality.benchmarks import read_rows
         from generality.compare import compare_weak_labels
@@ -218,16 +232,25 @@ def compare(
 
         table = open_domain_table(
             data, domain=domain, label=label, text=text, image=image, layout=layout,
-            features=features.split(",") if features else None, group=group, split=split,
+            features=_listed(features), group=group, split=split,
             skip_unreadable=skip_unreadable,
         )  # fmt: skip
+        if hidden is not None and tuning != "probe":
+            raise UserError(
+                "--hidden is the width of a network on frozen features (--tuning probe)."
+            )
         usual = Network() if tuning == "probe" else TUNED_NETWORK
         sizes = {"hidden": hidden, "steps": steps}
         record = compare_domains(
             table,
             target=target,
             recipe=FeatureRecipe.of(
-                table.kind, model, layer=layer, pooling=pooling, max_length=max_length
+                table.kind,
+                model,
+                layer=layer,
+                pooling=pooling,
+                max_length=max_length,
+                image_size=image_size,
             ),
             tuning=tuning,
             methods=names,
@@ -253,13 +276,9 @@ def compare(
     console.print(f"Winner: {best} (use it: generality predict {best} NEW.csv)", soft_wrap=True)
 
 
-def _images(data: str) -> bool:
-    """Whether DATA is a folder that is no saved data set: one of images, then."""
-    folder = Path(data).expanduser()
-    return folder.is_dir() and not any((folder / name).is_file() for name in _SAVED)
-
-
-_SAVED = ("state.json", "dataset_info.json", "dataset_dict.json")
+def _listed(names: str | None) -> list[str] | None:
+    """Names between commas."""
+    return [name.strip() for name in names.split(",") if name.strip()] if names else None
 
 
 def _refuse(why: str, given: dict[str, object]) -> None:

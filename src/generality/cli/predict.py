@@ -13,7 +13,10 @@ from generality.errors import UserError
 
 def predict(
     model: Annotated[Path, typer.Argument(help="A winner: runs/…/best.")],
-    data: Annotated[str, typer.Argument(help="CSV, TSV, JSONL, Parquet, Arrow or hf:org/name.")],
+    data: Annotated[
+        str,
+        typer.Argument(help="CSV, TSV, JSONL, Parquet, Arrow, hf:org/name, or a folder of images."),
+    ],
     text: Annotated[
         str | None,
         typer.Option(help="Column of texts or image paths; by default the one compare used."),
@@ -34,18 +37,20 @@ def predict(
 ) -> None:
     """Add a prediction and its probability to every row."""
     from generality.benchmarks import read_rows
+    from generality.benchmarks.image_folders import is_image_folder, list_images
     from generality.compare import predict as predict_rows
 
     writers = {".csv": "to_csv", ".jsonl": "to_json", ".parquet": "to_parquet"}
     if output is not None and output.suffix not in writers:
         raise UserError(f"--output {output}: the name must end in {', '.join(writers)}.")
+    images = is_image_folder(data)
     rows = predict_rows(
         model,
-        read_rows(data),
-        text=text,
+        list_images(data) if images else read_rows(data),
+        text="path" if images else text,
         adapt=adapt,
         skip_unreadable=skip_unreadable,
-        folder=None if data.startswith("hf:") else Path(data).expanduser().parent,
+        folder=None if images or data.startswith("hf:") else Path(data).expanduser().parent,
         lab=options.make_lab(device),
     )
     if output is not None:

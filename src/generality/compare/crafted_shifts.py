@@ -12,6 +12,8 @@ category, so images and texts get three of them here.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -42,6 +44,28 @@ def craft_columns(
     (['lost columns', 'moved columns', 'noise'], (100, 4))
     """
     return table_bank(table, seed).craft_all(table)
+
+
+@dataclass(frozen=True)
+class CraftedImage:
+    """An image that is changed when it is read, so that the copies take no memory.
+
+    Attributes:
+        image: a path, an array, or what names the image.
+        shift: one of `IMAGE_SHIFTS`.
+        row: its number, by which its change is known.
+    """
+
+    image: Any
+    shift: str
+    row: int
+
+    def change(
+        self, pixels: Float[np.ndarray, "3 height width"], seed: int = 0
+    ) -> Float[np.ndarray, "3 height width"]:
+        """The image's pixels, changed."""
+        changed: np.ndarray = image_bank(seed).craft(pixels[None], self.shift, ids=[self.row])[0]
+        return changed
 
 
 def craft_images(

@@ -161,3 +161,9 @@ def candidate(
         found["oracle"] = accuracy(answer(place, known, ""), labels[known])
         found |= scores(answer(place, scored, ""), labels[scored], groups[scored])
     return found
+
+
+def rows_of(fold: Fold) -> Int[np.ndarray, " rows"]:
+    """Rows of the sources; the same in every seed."""
+    first = fold.splits[0]
+    return np.concatenate([each for d in fold.sources for each in (first[d].train, first[d].held)])

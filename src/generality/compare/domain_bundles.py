@@ -1,8 +1,8 @@
-"""Batches with equally many texts of every domain, for the one training loop of the lab.
+"""Batches with equally many rows of every domain, for the one training loop of the lab.
 
-The loop knows examples and a loss over their logits. Here an example is a bundle, one text of each
-domain, and its logits are those of all its texts with their features beside them: the loop stays
-as it is, and a loss over domains finds what it needs.
+The loop knows examples and a loss over their logits. Here an example is a bundle, one text or image
+of each domain, and its logits are those of all of them with their features beside them: the loop
+stays as it is, and a loss over domains finds what it needs.
 """
 
 from __future__ import annotations
@@ -13,35 +13,29 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from generality.models import TextClassifier
-from generality.models.hidden_states import hidden_state
+from generality.models.image_classifier import ImageClassifier
 from generality.objectives.domain_algorithms import DomainAlgorithm
 
 
 class Bundled(nn.Module):
-    """Logits and features of one text of each domain, side by side in one row.
+    """Logits and features of one text or image of each domain, side by side in one row.
 
-    The training loop sees a row for each bundle, so that its batches hold equally many texts of
+    The training loop sees a row for each bundle, so that its batches hold equally many rows of
     every domain, and a loss over domains finds them all.
     """
 
-    def __init__(self, classifier: TextClassifier, domains: int) -> None:
+    def __init__(self, classifier: TextClassifier | ImageClassifier, domains: int) -> None:
         super().__init__()
         self.classifier, self.domains = classifier, domains
 
-    def forward(
-        self, input_ids: Int[Tensor, "texts tokens"], attention_mask: Int[Tensor, "texts tokens"]
-    ) -> Float[Tensor, "bundles numbers"]:
-        """The texts come bundle by bundle; (classes + features) numbers for each of a bundle."""
-        own = self.classifier
-        hidden = hidden_state(
-            own.body, own.layer, input_ids=input_ids, attention_mask=attention_mask
-        )
-        features = own.pooler(hidden, attention_mask).to(own.head.weight.dtype)
-        both = torch.cat([own.head(features), features], -1)
+    def forward(self, **inputs: Tensor) -> Float[Tensor, "bundles numbers"]:
+        """Inputs come bundle by bundle; (classes + features) numbers for each of a bundle."""
+        features = self.classifier.features(**inputs)
+        both = torch.cat([self.classifier.head(features), features], -1)
         return both.reshape(len(both) // self.domains, -1)
 
 
@@ -67,22 +61,22 @@ class BundledLoss:
 
 
 def make_bundles(
-    tokens: Sequence[Sequence[list[int]]],
+    inputs: Sequence[Sequence[Any]],
     labels: Sequence[np.ndarray],
     classes: int,
     count: int,
     seed: int,
 ) -> list[dict[str, Any]]:
-    """`count` bundles of one text of each domain; a domain that is through goes round anew."""
+    """`count` bundles of one input of each domain; a domain that is through goes round anew."""
     rng = np.random.default_rng(seed)
     streams = [
         np.concatenate([rng.permutation(len(own)) for _ in range(-(-count // len(own)))])[:count]
-        for own in tokens
+        for own in inputs
     ]
     truth = [np.eye(classes, dtype=np.float32)[own] for own in labels]
     return [
         {
-            "ids": [own[row] for own, row in zip(tokens, rows, strict=True)],
+            "inputs": [own[row] for own, row in zip(inputs, rows, strict=True)],
             "targets": np.concatenate([own[row] for own, row in zip(truth, rows, strict=True)]),
         }
         for rows in zip(*streams, strict=True)

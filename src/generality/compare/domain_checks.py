@@ -12,13 +12,17 @@ from generality.compare.domain_table import FEWEST_IN_DOMAIN, DomainTable
 
 
 def check_table(
-    table: DomainTable, target: str | None, *, drop_duplicates: bool = False
+    table: DomainTable,
+    target: str | None,
+    *,
+    drop_duplicates: bool = False,
+    keep_unlabelled: bool = False,
 ) -> tuple[DomainTable, list[int], list[str]]:
     """The table without rows that take no part, the domains to leave out, and what was found.
 
     A domain with fewer than `FEWEST_IN_DOMAIN` labelled rows, or of one class, is trained on and
-    not left out. Rows without a label take no part; a `target` with too few labels keeps its rows
-    and is not scored on.
+    not left out. Rows without a label take no part, unless with `keep_unlabelled`; a `target` with
+    too few labels keeps its rows and is not scored on.
 
     Raises:
         UserError: see `benchmarks.domain_checks.check_domains`.
@@ -48,13 +52,21 @@ def check_table(
         on_duplicates="drop" if drop_duplicates else "report",
     )
     for finding in report.findings:
+        if keep_unlabelled and finding.kind == "no labels" and finding.domain != target:
+            notes.append(f"The domain '{finding.domain}' has no labelled rows: it is not scored.")
+            continue
         more = " (--drop-duplicates drops them.)" if finding.kind == "duplicates" else ""
         notes.append(finding.message + ("" if drop_duplicates else more))
     table = replace(table.take(report.kept), notes=[])
     chosen = report.testable if target is None else (target,)
     targets = [table.domain_names.index(name) for name in chosen]
     silent = (table.labels < 0) & ~np.isin(table.domains, targets if target else [])
-    if silent.any():
+    if keep_unlabelled and (table.labels < 0).any():
+        notes.append(
+            f"{int((table.labels < 0).sum())} rows have no label; only methods that learn from "
+            "unlabelled rows of the domain to come make use of them."
+        )
+    elif silent.any():
         notes.append(f"{int(silent.sum())} rows have no label; they take no part.")
         table = table.take(np.flatnonzero(~silent))
     return table, targets, notes

@@ -67,7 +67,7 @@ def sentences(
         said.append(
             "Plain training won: on this data no special method is preferred by the criterion."
         )
-    elif score <= means[FLOOR]:
+    elif winner != FLOOR and score <= means[FLOOR]:
         said.append(
             f"It does not beat plain training on the domains left out ({means[FLOOR]:.3f}): ship "
             "that one unless you have another reason (--methods erm saves it)."
@@ -85,6 +85,7 @@ def sentences(
         f"Always answering '{table.label_names[int(counts.argmax())]}' would score "
         f"{counts.max() / counts.sum():.3f} over all domains."
     )
+    said += _on_picks(rows)
     said += _on_criteria(criteria, select)
     said.append(
         f"Seeds split the same {len(table.domain_names)} domains anew: intervals say how much the "
@@ -112,6 +113,19 @@ def _unscored(
         f"Saved: {winner}, chosen by {select} ({CRITERIA[select]}; mean {own:.3f}).",
         f"{names} has too few labelled rows to be scored on: no score, floor or ceiling is known. "
         "Leave out --target to see how each method does on the domains whose labels you have.",
+    ]
+
+
+def _on_picks(rows: pd.DataFrame) -> list[str]:
+    """What an oracle would take of the hypotheses of methods that train several."""
+    if "oracle_pick" not in rows:
+        return []
+    means = rows.dropna(subset="oracle_pick").groupby("method", sort=False)
+    return [
+        f"{name} trains several hypotheses: the one taken scored {part['score'].mean():.3f}, the "
+        f"one that labels of the domain left out would pick {part['oracle_pick'].mean():.3f} (an "
+        "oracle, which nobody has)."
+        for name, part in means
     ]
 
 

@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from generality.benchmarks.image_folders import load_images
-from generality.compare.crafted_shifts import craft_columns, craft_images, craft_texts
+from generality.compare.crafted_shifts import (
+    IMAGE_SHIFTS,
+    CraftedImage,
+    craft_columns,
+    craft_texts,
+)
 from generality.compare.domain_table import DomainTable, Kind
 from generality.compare.students import Recipe
 from generality.errors import UserError
 from generality.lab import Lab
 from generality.lab.features import embed
 from generality.lab.fingerprint import file_fingerprint, fingerprint
-from generality.models import fetch_model, load_model
+from generality.models import fetch_model, resolve_device
 from generality.models.identity import model_identity
+from generality.models.vision_backbone import VisionBackbone
+from generality.models.vision_backbone import image_side as usual_side
 
 BACKBONES = {"text": "minilm-l6", "image": "efficientnet-lite0", "numeric": ""}
-_MEAN = np.array([0.485, 0.456, 0.406], dtype=np.float32)[:, None, None]
-_SPREAD = np.array([0.229, 0.224, 0.225], dtype=np.float32)[:, None, None]
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,10 @@ class FeatureRecipe:
 
     def check(self, kind: Kind) -> None:
         """Raise a `UserError` for a backbone that does not read such inputs."""
+        if kind == "image" and (self.layer is not None or self.pooling is not None):
+            raise UserError("--layer and --pooling are for texts; images have one pooled feature.")
+        if kind != "image" and self.image_size is not None:
+            raise UserError("--image-size is for images.")
         if kind == "text":
             Recipe(
                 self.model, layer=self.layer, pooling=self.pooling, max_length=self.max_length
@@ -86,7 +96,7 @@ def feature_views(
     elif table.kind == "text":
         changed = dict(craft_texts(table.inputs))
     else:
-        changed = dict(craft_images(pixels(table.inputs, image_side(recipe))))
+        changed = {name: crafted_images(table.inputs, name) for name in IMAGE_SHIFTS}
     named = {name: features_of(table.kind, each, recipe, lab) for name, each in changed.items()}
     return {**views, **named}
 
@@ -103,21 +113,40 @@ def features_of(
             max_length=recipe.max_length,
         )  # fmt: skip
     lab.fetch(recipe.model)
-    encoder = ImageEncoder(recipe)
-    named = (
-        inputs if isinstance(inputs, np.ndarray) else [file_fingerprint(Path(p)) for p in inputs]
-    )
+    encoder = ImageEncoder(recipe, lab.device)
     with lab.progress.task(f"Embedding {len(inputs)} images with {recipe.model}") as report:
-        return embed(lab.steps, encoder, inputs, content=named, progress=report)
+        return embed(lab.steps, encoder, inputs, content=image_names(inputs), progress=report)
+
+
+def crafted_images(inputs: Any, shift: str) -> list[CraftedImage]:
+    """The images, to be changed in one of the ways of `IMAGE_SHIFTS` when they are read."""
+    return [CraftedImage(image, shift, row) for row, image in enumerate(inputs)]
+
+
+def image_names(inputs: Any) -> Any:
+    """What names images in the key of kept work: the content of files, pixels, how changed."""
+    if isinstance(inputs, np.ndarray):
+        return inputs
+    return [
+        replace(image, image=_content(image.image))
+        if isinstance(image, CraftedImage)
+        else _content(image)
+        for image in inputs
+    ]
+
+
+def _content(image: Any) -> Any:
+    return file_fingerprint(Path(image)) if isinstance(image, str | Path) else image
 
 
 class ImageEncoder:
     """An image backbone's features; loaded when there is something to encode."""
 
-    def __init__(self, recipe: FeatureRecipe) -> None:
-        self.recipe, self.side = recipe, image_side(recipe)
-        self.fingerprint = fingerprint(model_identity(recipe.model), recipe.layer, self.side)
-        self._model: Any = None
+    def __init__(self, recipe: FeatureRecipe, device: str = "auto") -> None:
+        self.recipe, self.side, self.device = recipe, image_side(recipe), device
+        code = (VisionBackbone, pixels)
+        self.fingerprint = fingerprint(code, model_identity(recipe.model), self.side)
+        self._model: VisionBackbone | None = None
 
     def prepare(self, examples: Sequence[Any]) -> list[Any]:
         """As they are: paths or arrays (3, h, w) in [0, 1]."""
@@ -131,40 +160,45 @@ class ImageEncoder:
     def encode(self, prepared: list[Any]) -> Float[np.ndarray, "batch dim"]:
         """Features of a batch of images."""
         if self._model is None:
-            self._model = load_model(self.recipe.model)
-        images = torch.from_numpy((pixels(prepared, self.side) - _MEAN) / _SPREAD)
-        parameter = next(self._model.parameters())
-        images = images.to(parameter.device, parameter.dtype)
-        features: Any = self._model.features if hasattr(self._model, "features") else self._model
-        found = features(images)
-        if not isinstance(found, torch.Tensor):  # a transformers vision model
-            found = found.pooler_output if found.get("pooler_output") is not None else found[0]
-            found = found.mean(1) if found.ndim == 3 else found
-        return np.asarray(found.flatten(1).float().cpu().numpy())
+            self._model = VisionBackbone(self.recipe.model).to(resolve_device(self.device)).eval()
+        images = torch.from_numpy(pixels(prepared, self.side)).to(self._model.mean.device)
+        return self._model(images).float().cpu().numpy()
 
 
 def image_side(recipe: FeatureRecipe) -> int:
     """Pixels of an image's side as the backbone reads it."""
-    if recipe.image_size:
-        return recipe.image_size
-    config = json.loads((fetch_model(recipe.model) / "config.json").read_text(encoding="utf-8"))
-    size = config.get("image_size", 224)
-    return int(size if isinstance(size, int) else size[0])
+    return recipe.image_size or usual_side(recipe.model)
 
 
-def readable(path: str | Path) -> bool:
-    """Whether an image can be read."""
-    try:
-        load_images([path], 1)
-    except UserError:
-        return False
-    return True
+def readable_rows(paths: Sequence[str]) -> Int[np.ndarray, " m"]:
+    """The rows whose image can be read; of the others a warning names the first."""
+
+    def readable(path: str) -> bool:
+        try:
+            load_images([path], 1)
+        except UserError:
+            return False
+        return True
+
+    found = np.array([readable(path) for path in paths], dtype=bool)
+    if not found.all():
+        warnings.warn(
+            f"{(~found).sum()} of {len(paths)} images cannot be read, first "
+            f"{paths[int(found.argmin())]}: they get no prediction.",
+            stacklevel=3,
+        )
+    return np.flatnonzero(found)
 
 
-def pixels(
-    images: Sequence[str | Path] | np.ndarray, side: int
-) -> Float[np.ndarray, "n 3 side side"]:
+def pixels(images: Sequence[Any] | np.ndarray, side: int) -> Float[np.ndarray, "n 3 side side"]:
     """Images from files, or arrays (3, h, w) in [0, 1], as RGB of one size in [0, 1]."""
+    if any(isinstance(image, CraftedImage) for image in images):
+        plain = pixels([getattr(image, "image", image) for image in images], side)
+        changed = [
+            image.change(own) if isinstance(image, CraftedImage) else own
+            for image, own in zip(images, plain, strict=True)
+        ]
+        return np.stack(changed)
     if not all(isinstance(image, np.ndarray) for image in images):
         return load_images([str(image) for image in images], side)
     batch = torch.from_numpy(np.asarray(images, dtype=np.float32))

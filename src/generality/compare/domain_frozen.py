@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import nn
 
-from generality.compare.domain_arms import Answer, Arm, Fold, candidate, mean, sure
+from generality.compare.domain_arms import Answer, Arm, Fold, candidate, mean, rows_of, sure
 from generality.compare.domain_methods import ALGORITHMS, DOMAIN_METHODS, SHARED, DomainMethod
 from generality.estimators import evaluate_online
 from generality.estimators.soft_probe import moments, standardised
@@ -105,7 +105,7 @@ def measure(
         target.
     """
     algorithm = DOMAIN_METHODS[next(iter(methods))].algorithm
-    known = np.isin(np.arange(len(labels)), _rows_of(fold))
+    known = np.isin(np.arange(len(labels)), rows_of(fold))
     centre = moments(np.asarray(views[""])[known])
     inputs = {name: standardised(view, *centre) for name, view in views.items()}
     arms = fold.arms(labels, len(hypers), inner=False)
@@ -150,7 +150,7 @@ def ceiling(
     Trained on four fifths of the target's known half, alone and beside the sources, with every
     draw; the other fifth chooses among these.
     """
-    known = np.isin(np.arange(len(labels)), _rows_of(fold))
+    known = np.isin(np.arange(len(labels)), rows_of(fold))
     inputs = standardised(views[""], *moments(np.asarray(views[""])[known]))
     best: dict[int, tuple[float, float]] = {}
     for arms in fold.ceiling_arms(labels, len(hypers)):
@@ -217,9 +217,3 @@ def stream(
     said = np.empty_like(went.probabilities)
     said[went.order] = went.probabilities
     return said
-
-
-def _rows_of(fold: Fold) -> np.ndarray:
-    """Rows of the sources; the same in every seed."""
-    first = fold.splits[0]
-    return np.concatenate([each for d in fold.sources for each in (first[d].train, first[d].held)])

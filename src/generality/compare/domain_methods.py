@@ -53,12 +53,17 @@ class DomainMethod:
             network answers as it is.
         ranges: of the adapter's own hyper-parameters.
         on_inputs: the adapter is asked about the network's inputs, not about its features.
+        diverse: the kind of hypotheses that learn from unlabelled rows of the target, "divdis" or
+            "dbat"; "" for methods that see none of its rows before they are asked about them.
+        active: one of the hypotheses is chosen by labels asked for at the target.
     """
 
     algorithm: str = FLOOR
     adapter: Callable[..., Any] | None = None
     ranges: Mapping[str, Range] = field(default_factory=dict)
     on_inputs: bool = False
+    diverse: str = ""
+    active: bool = False
 
     @property
     def sources(self) -> int:
@@ -75,7 +80,8 @@ class DomainMethod:
             and kind.transform is DomainAlgorithm.transform
             and self.algorithm != "drm"
         )
-        return plain and self.adapter is None and algorithm.average_from is None
+        apart = self.adapter is None and not self.diverse
+        return plain and apart and algorithm.average_from is None
 
 
 def t3a(model: Any, features: Any, labels: Any, hyper: Mapping[str, float], classes: int) -> T3A:
@@ -141,6 +147,8 @@ _REMEMBERED = 50_000  # training rows in a memory at most; the stream may add as
 _RATE = Range(1e-3, 1e-4, 1e-2)
 _SURE = Range(0.9, 0.5, 0.99, log=False)
 _GAMMA = Range(1.0, 0.1, 5.0)
+_DIVDIS = {"repulsion": Range(10.0, 1e-2, 1e2), "regularisation": Range(10.0, 1e-2, 1e2)}
+_DBAT = {"alpha": Range(1.0, 1e-4, 1e1)}
 
 DOMAIN_METHODS: dict[str, DomainMethod] = {
     **{name.replace("_", "-"): DomainMethod(name) for name in PLAIN},
@@ -165,12 +173,24 @@ DOMAIN_METHODS: dict[str, DomainMethod] = {
             "threshold": Range(0.0, 0.0, 1.0, log=False),
         },
     ),
+    "divdis": DomainMethod(diverse="divdis", ranges=_DIVDIS),
+    "dbat": DomainMethod(diverse="dbat", ranges=_DBAT),
+    "divdis-active": DomainMethod(diverse="divdis", active=True, ranges=_DIVDIS),
+    "dbat-active": DomainMethod(diverse="dbat", active=True, ranges=_DBAT),
 }
 """By name. The floor comes first."""
 
+FEWEST_UNLABELLED = 64
+"""Unlabelled rows below which nothing is learned from them: DivDis' measures need such batches."""
+
 
 def applicable(
-    asked: Sequence[str] | None, *, sources: int, tuned: bool = False
+    asked: Sequence[str] | None,
+    *,
+    sources: int,
+    tuned: bool = False,
+    unlabelled: int = 0,
+    sample: int = 0,
 ) -> tuple[list[str], list[str]]:
     """The methods to run, the floor first, and sentences about those left out.
 
@@ -178,6 +198,8 @@ def applicable(
         asked: names; None for all.
         sources: domains that are trained on.
         tuned: whether the backbone learns, rather than a small network on its frozen features.
+        unlabelled: rows without a label.
+        sample: labelled rows of the target that one has.
 
     Raises:
         UserError: a name that there is not.
@@ -202,6 +224,17 @@ def applicable(
                 f"{name} is left out: it is more than a loss over one batch, and runs on frozen "
                 "features only (--tuning probe)."
             )
+        elif method.diverse and unlabelled < FEWEST_UNLABELLED:
+            there = {0: "there is none", 1: "there is 1"}.get(unlabelled, f"there are {unlabelled}")
+            left_out.append(
+                f"{name} is left out: it learns from rows of the domain to come, which have no "
+                f"label, and needs at least {FEWEST_UNLABELLED}; {there}."
+            )
+        elif method.active and not sample:
+            left_out.append(
+                f"{name} is left out: it asks for labels of the target; say with --target-labels "
+                "how many can be had."
+            )
         else:
             kept.append(name)
     if asked is not None and not kept[1:] and left_out:
@@ -223,7 +256,7 @@ def hypers_of(name: str, count: int) -> list[dict[str, dict[str, float]]]:
     return [
         {
             "trained": {**_drawn("", SHARED, draw), **_drawn(method.algorithm, own, draw)},
-            "adapter": _drawn(name, method.ranges, draw),
+            "adapter": _drawn(method.diverse or name, method.ranges, draw),
         }
         for draw in range(count)
     ]

@@ -13,7 +13,7 @@ from datasets import Dataset
 from jaxtyping import Float, Int
 
 from generality.benchmarks import MultiDomain, encode_labels, read_rows
-from generality.benchmarks.image_folders import read_images
+from generality.benchmarks.image_folders import is_image_folder, read_images
 from generality.compare.winner import read_texts
 from generality.errors import UserError, unknown
 
@@ -145,11 +145,16 @@ def open_domain_table(
     Raises:
         UserError: for anything wrong with it.
     """
-    folder = Path(source).expanduser().is_dir() and domain is None
+    folder = is_image_folder(source) and domain is None
     if folder or image is not None or layout is not None:
+        if text is not None or features is not None:
+            raise UserError("These inputs are images; leave out --text and --features.")
         columns = {"image": image, "label": label, "domain": domain}
         named = {name: column for name, column in columns.items() if column is not None}
-        return read_image_table(source, layout=layout, skip_unreadable=skip_unreadable, **named)
+        return read_image_table(
+            source, layout=layout, skip_unreadable=skip_unreadable, group=group, split=split,
+            **named,
+        )  # fmt: skip
     if domain is None or label is None:
         raise UserError(
             "Say where rows come from and what they are: --domain COLUMN --label COLUMN."
@@ -169,6 +174,8 @@ def read_image_table(
     label: str = "label",
     domain: str = "domain",
     skip_unreadable: bool = False,
+    group: str | None = None,
+    split: str | None = None,
 ) -> DomainTable:
     """Images of a folder (domain/class/image), of a public set, or named in a table.
 
@@ -179,19 +186,43 @@ def read_image_table(
         label: column of classes.
         domain: column of domains.
         skip_unreadable: leave out images that cannot be read, rather than refuse.
+        group: column of groups of which the worst is reported; of some public sets there is one
+            called group.
+        split: only this one of a public set's splits.
 
     Raises:
-        UserError: see `benchmarks.image_folders.read_images`.
+        UserError: see `benchmarks.image_folders.read_images`; an unknown column of groups.
     """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         rows = read_images(
             source, layout=layout, image=image, label=label, domain=domain, check="decode",
-            on_unreadable="skip" if skip_unreadable else "refuse",
+            on_unreadable="skip" if skip_unreadable else "refuse", split=split, unlabelled=True,
         )  # fmt: skip
     table = read_domain_table(rows, domain="domain", label="label", image="path")
+    if group is not None:
+        table = replace(table, groups=_groups_of_images(rows, source, image, group))
     named = "path" if Path(source).expanduser().is_dir() else image
     return replace(table, columns=[named], notes=[str(each.message) for each in caught])
+
+
+def _groups_of_images(
+    rows: Dataset, source: str | Path, image: str, group: str
+) -> Int[np.ndarray, " n"]:
+    """The group of each image, from the reader's own columns or from the table by path."""
+    if Path(source).expanduser().is_dir():
+        if group not in rows.column_names:
+            raise unknown("column", group, rows.column_names)
+        values = [str(value) for value in rows[group][:]]
+    else:
+        data = read_rows(source, as_text=[image, group])
+        if group not in data.column_names:
+            raise unknown("column", group, data.column_names)
+        start = Path(source).expanduser().parent
+        cells = zip(data[image][:], data[group][:], strict=True)
+        named = {str(start / path): str(value) for path, value in cells}
+        values = [named[path] for path in rows["path"][:]]
+    return np.unique(values, return_inverse=True)[1].astype(np.int64)
 
 
 def numeric_columns(data: Dataset, leave_out: Sequence[str]) -> list[str]:

@@ -23,11 +23,12 @@ from torch import Tensor
 
 import generality
 from generality.compare.domain_arms import Arm
-from generality.compare.domain_features import FeatureRecipe, features_of, readable
+from generality.compare.domain_diverse import refit_diverse
+from generality.compare.domain_features import FeatureRecipe, features_of, readable_rows
 from generality.compare.domain_frozen import Network, train_arms
 from generality.compare.domain_methods import DOMAIN_METHODS
 from generality.compare.domain_table import DomainTable, read_numbers
-from generality.compare.winner import read_texts, refuse_other_files
+from generality.compare.winner import read_paths, read_texts, refuse_other_files
 from generality.errors import UserError, unknown
 from generality.estimators.soft_probe import moments, standardised
 from generality.lab import Lab
@@ -58,6 +59,7 @@ def refit(
         **recipe.to_dict(), "dim": features.shape[1], "hidden": network.hidden,
         "steps": network.steps, "per_domain": network.per_domain, "stream": network.stream,
         "seed": 0, "rows": int((table.labels >= 0).sum()), "generality": generality.__version__,
+        "unlabelled": int((table.labels < 0).sum()),
     }  # fmt: skip
     refuse_other_files(folder)
     with atomic_folder(folder) as fresh:
@@ -82,16 +84,19 @@ def _refitted(
     known = np.flatnonzero(labels >= 0)
     mean, scale = moments(np.asarray(features)[known])
     inputs = standardised(features, mean, scale)
+    centre = {
+        "mean": torch.from_numpy(mean.astype(np.float32)),
+        "scale": torch.from_numpy(scale.astype(np.float32)),
+    }
+    if method.diverse:
+        chosen = refit_diverse(inputs, labels, domains, classes, name, hyper, network)
+        return {"network": _plain({**chosen, **centre}), "adapter": {}}
     rows = tuple(known[domains[known] == d] for d in np.unique(domains[known]))
     trained = train_arms(
         method.algorithm, [hyper["trained"]], inputs, labels, [Arm(0, 0, rows)], classes, network
     )
     module: Any = trained.module(0).eval().requires_grad_(False)
-    state = {
-        **module.state_dict(),
-        "mean": torch.from_numpy(mean.astype(np.float32)),
-        "scale": torch.from_numpy(scale.astype(np.float32)),
-    }
+    state = {**module.state_dict(), **centre}
     adapter: dict[str, Tensor] = {}
     if method.adapter is not None:
         seen = module.featurizer(torch.from_numpy(inputs[known]))
@@ -158,14 +163,8 @@ class SavedDomainClassifier:
         """
         said = np.full((len(inputs), len(self.label_names)), np.nan, dtype=np.float32)
         if skip_unreadable and self.input == "image":
-            good = np.flatnonzero([readable(path) for path in inputs])
+            good = readable_rows(inputs)
             if len(good) < len(inputs):
-                bad = inputs[int(np.setdiff1d(np.arange(len(inputs)), good)[0])]
-                warnings.warn(
-                    f"{len(inputs) - len(good)} of {len(inputs)} images cannot be read, first "
-                    f"{bad}: they get no prediction.",
-                    stacklevel=2,
-                )
                 if len(good):
                     said[good] = self.predict_proba([inputs[row] for row in good], adapt=adapt)
                 return said
@@ -203,13 +202,12 @@ class SavedDomainClassifier:
         """
         if self.input == "numeric":
             return read_numbers(data, self.columns)
+        if self.input == "image":
+            return read_paths(data, column or self.columns[0], folder)
         name = column or self.columns[0]
         if name not in data.column_names:
             raise unknown("column", name, data.column_names)
-        values = read_texts(data, name)
-        if self.input == "image" and folder is not None:
-            return [str(folder / value) for value in values]
-        return values
+        return read_texts(data, name)
 
 
 def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

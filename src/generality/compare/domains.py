@@ -21,6 +21,9 @@ the *target*: everything is trained on the others, the *sources*, and scored on 
 - Where one has a few labelled rows of the target (`target_labels`), so many of `known` are given
   to every method, the floor included: four fifths are trained on as one more domain, the others
   are there to choose by ("target-sample"). The oracle then chooses by the rest of `known`.
+- Where rows have no label, methods that learn from unlabelled rows of the target take part. Left
+  out, a domain gives them the inputs of `known` and its own unlabelled rows; the saved winner has
+  those of the table. See `domain_diverse`.
 
 The winner is the method with the best mean criterion over targets and seeds. It is trained once
 more on the rows of all domains, with its draw of the best mean criterion, and saved.
@@ -32,28 +35,38 @@ still chosen on the sources, and saved.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from generality.claims import Row
 from generality.compare import domain_conclusions as conclusions
 from generality.compare.domain_arms import Fold
 from generality.compare.domain_checks import check_table
+from generality.compare.domain_diverse import measure_diverse
 from generality.compare.domain_features import FeatureRecipe, feature_views
 from generality.compare.domain_frozen import Network, ceiling, measure
-from generality.compare.domain_methods import DOMAIN_METHODS, FLOOR, applicable, hypers_of
+from generality.compare.domain_methods import (
+    ALGORITHMS,
+    DOMAIN_METHODS,
+    FEWEST_UNLABELLED,
+    FLOOR,
+    applicable,
+    hypers_of,
+)
 from generality.compare.domain_splits import split_domains
 from generality.compare.domain_table import DomainTable
 from generality.compare.domain_tuned import (
     Tuned,
     ceiling_tuned,
     how_tuned,
+    input_views,
     measure_tuned,
     refit_tuned,
-    text_views,
 )
 from generality.compare.domain_winner import refit
 from generality.compare.selection import CELL, CRITERIA, chosen, report_criteria
@@ -91,7 +104,8 @@ def compare_domains(
         table: what `read_domain_table`, `open_domain_table` or `DomainTable.of` gives.
         target: the one domain to leave out; None leaves out each in turn.
         recipe: the backbone of texts and images.
-        tuning: "probe" (a small network on frozen features), or for texts "lora" or "full".
+        tuning: "probe" (a small network on frozen features), or for texts and images "lora" or
+            "full".
         methods: names from `DOMAIN_METHODS`; None for all that apply. "erm" always runs.
         select: name from `selection.CRITERIA`.
         seeds: how many splits.
@@ -119,11 +133,25 @@ def compare_domains(
         raise unknown("criterion", select, CRITERIA)
     if seeds < 1 or draws < 1:
         raise UserError(f"--seeds {seeds}, --draws {draws}: there must be at least one of each.")
-    table, targets, notes = check_table(table, target, drop_duplicates=drop_duplicates)
+    silent = int((table.labels < 0).sum())
+    asked_for = DOMAIN_METHODS if methods is None else methods
+    diverse = [
+        name for name in asked_for if name in DOMAIN_METHODS and DOMAIN_METHODS[name].diverse
+    ]
+    learned_from = bool(diverse) and tuned is None and silent >= FEWEST_UNLABELLED
+    table, targets, notes = check_table(
+        table, target, drop_duplicates=drop_duplicates, keep_unlabelled=learned_from
+    )
     folds = _folds(table, targets, seeds, target_labels)
     fewest = min(len(fold.sources) for fold in folds)
     together = fewest + bool(target_labels)
-    names, left_out = applicable(methods, sources=together, tuned=tuned is not None)
+    names, left_out = applicable(
+        methods,
+        sources=together,
+        tuned=tuned is not None,
+        unlabelled=int((table.labels < 0).sum()) if learned_from else silent,
+        sample=target_labels,
+    )
     inner = fewest >= 3
     if select == "leave-one-domain-out" and not inner:
         raise UserError(
@@ -158,18 +186,19 @@ def compare_domains(
     directory = run_directory(root, asked)
     with open_run(directory, asked) as writer:
         views: dict[str, Any] = (
-            dict(text_views(table)) if tuned else dict(feature_views(table, recipe, lab))
+            dict(input_views(table)) if tuned else dict(feature_views(table, recipe, lab))
         )
         candidates = []
         results = _tournament(
             table, folds, names, views, tuned or network, draws, inner, select, lab
         )
-        for found, rows in results:
-            candidates += found
-            for row in rows:
-                writer.append(row)
-                if on_row:
-                    on_row(row)
+        with closing(results):  # worker processes end with it, however it ends
+            for found, rows in results:
+                candidates += found
+                for row in rows:
+                    writer.append(row)
+                    if on_row:
+                        on_row(row)
         frame = pd.DataFrame(candidates).reindex(columns=_COLUMNS)
         table_of_rows = pd.DataFrame(writer.rows)
         write_atomically(directory / "candidates.parquet", lambda path: frame.to_parquet(path))
@@ -253,7 +282,7 @@ def _tournament(
     inner: bool,
     select: str,
     lab: Lab,
-) -> Iterator[tuple[list[dict[str, Any]], list[Row]]]:
+) -> Generator[tuple[list[dict[str, Any]], list[Row]]]:
     """Candidates and rows, target by target and algorithm by algorithm, as they are known."""
     items = [
         item for fold in folds for item in _items(table, fold, names, views, network, draws, inner)
@@ -282,6 +311,7 @@ def _tournament(
 
 _COLUMNS = [
     "method", "target", "draw", "hyper", "seed", *CRITERIA, "score", "worst_group", "ece",
+    "oracle_pick",
 ]  # fmt: skip
 
 
@@ -318,9 +348,14 @@ def _items(
         return items + [(measure_tuned, *data, table.groups, *each) for each in rest]
     by_algorithm: dict[str, list[str]] = {}
     for name in names:
-        by_algorithm.setdefault(DOMAIN_METHODS[name].algorithm, []).append(name)
-    for group in by_algorithm.values():
+        method = DOMAIN_METHODS[name]
+        by_algorithm.setdefault(method.diverse or method.algorithm, []).append(name)
+    for kind, group in by_algorithm.items():
         own = {name: [each["adapter"] for each in drawn[name]] for name in group}
+        if kind not in ALGORITHMS:
+            own_rows = (table.groups, table.domains, fold, own, trained[group[0]])
+            items.append((measure_diverse, *data, *own_rows, network, inner))
+            continue
         items.append((measure, *data, table.groups, fold, own, trained[group[0]], network, inner))
     return items
 
@@ -342,5 +377,7 @@ def _row(
         ece=each["ece"],
         draw=int(each["draw"]),
     )
+    if np.isfinite(each["oracle_pick"]):
+        row["oracle_pick"] = each["oracle_pick"]
     share = None if top is None else float(gap_recovered(floor, row["score"], top))
     return {**row, "recovered": share}

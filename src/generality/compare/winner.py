@@ -29,6 +29,7 @@ from generality.lab.fingerprint import file_fingerprint, fingerprint
 from generality.models import TextClassifier
 from generality.models.atomic_folder import atomic_folder
 from generality.models.identity import model_identity
+from generality.models.image_classifier import ImageClassifier
 from generality.models.load import fetch_model
 
 _OURS = ("winner.json", "classifier.json")
@@ -92,7 +93,9 @@ def save_probe(folder: Path, tensors: dict[str, Tensor], about: dict[str, Any]) 
         _write_about(fresh, "probe", about)
 
 
-def save_tuned(folder: Path, classifier: TextClassifier, about: dict[str, Any]) -> None:
+def save_tuned(
+    folder: Path, classifier: TextClassifier | ImageClassifier, about: dict[str, Any]
+) -> None:
     """Write a tuned classifier to `folder`, whole or not at all; an older one is replaced."""
     refuse_other_files(folder)
     with atomic_folder(folder) as fresh:
@@ -130,6 +133,10 @@ def load_classifier(
         from generality.compare.domain_winner import SavedDomainClassifier
 
         return SavedDomainClassifier(folder, lab)
+    if about.get("input") == "image":
+        from generality.compare.image_winner import SavedTunedImages
+
+        return SavedTunedImages(about, folder, lab)
     if about.get("kind") != "probe":
         return SavedTuned(about, TextClassifier.from_pretrained(folder, device=lab.device))
     try:
@@ -239,6 +246,20 @@ def read_texts(data: Dataset, column: str) -> list[str]:
                 f"Column '{column}' holds {type(value).__name__} in row {row + 1}, not text."
             )
     return [value or "" for value in values]
+
+
+def read_paths(data: Dataset, column: str, folder: Path | None) -> list[str]:
+    """A column's paths of images, which start at `folder`.
+
+    Raises:
+        UserError: there is no such column, or a row names no image.
+    """
+    if column not in data.column_names:
+        raise unknown("column", column, data.column_names)
+    values = read_texts(data, column)
+    if "" in values:
+        raise UserError(f"Column '{column}' names no image in row {values.index('') + 1}.")
+    return [str((folder or Path()) / value) for value in values]
 
 
 def _write_about(folder: Path, kind: str, about: dict[str, Any]) -> None:
