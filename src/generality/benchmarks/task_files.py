@@ -62,7 +62,7 @@ class TaskFiles:
         tasks = (*self.seen, *(name for name in self._named if name not in self.seen))
         if len(self.seen) < 2 or len(tasks) == len(self.seen):
             raise UserError(
-                f"{self.folder} needs two tasks with train and test files, and one with a test file."
+                f"{self.folder} needs two tasks with train and test files, one with a test."
             )
         return tasks
 

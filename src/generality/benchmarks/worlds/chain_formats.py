@@ -50,12 +50,14 @@ class FormattedChains:
         test: the same for all seeds; none of them is in the other sets.
 
     >>> chains = FormattedChains(examples=2, validation=1, test=4)
+    >>> chains.pairs("barred", 1, seed=0)[0][0]
+    'barred : a = 3 ; b = a + 2 ; c = b + 1 ; c ?'
     >>> for task in chains.tasks:
-    ...     print(*chains.pairs(task, 1, 0)[0], sep=" -> ")
-    barred : a = 3 ; b = a + 2 ; c = b + 1 ; c ? -> a = 3 | b = 3 + 2 = 0 | c = 0 + 1 = 1 => 1
-    colons : a = 3 ; b = a + 2 ; c = b + 1 ; c ? -> a : 3 ; b : 3 + 2 : 0 ; c : 0 + 1 : 1 => 1
-    brackets : a = 3 ; b = a + 2 ; c = b + 1 ; c ? -> ( a = 3 ) ( b = 3 + 2 = 0 ) ( c = 0 + 1 = 1 ) => 1
-    a = 3 ; b = a + 2 ; c = b + 1 ; c ? -> a = 3 ; b = 3 + 2 = 0 ; c = 0 + 1 = 1 => 1
+    ...     print(chains.pairs(task, 1, seed=0)[0][1])
+    a = 3 | b = 3 + 2 = 0 | c = 0 + 1 = 1 => 1
+    a : 3 ; b : 3 + 2 : 0 ; c : 0 + 1 : 1 => 1
+    ( a = 3 ) ( b = 3 + 2 = 0 ) ( c = 0 + 1 = 1 ) => 1
+    a = 3 ; b = 3 + 2 = 0 ; c = 0 + 1 = 1 => 1
     """
 
     steps: int = 2
