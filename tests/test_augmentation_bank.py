@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from generality.benchmarks import AugmentationBank, image_bank, table_bank, text_bank
 from generality.benchmarks.image_bank import _OPERATIONS, _painted, _rotate, _warped
-from generality.compare.crafted_shifts import craft_columns, craft_images, craft_texts
+from generality.compare.crafted_shifts import CraftedImage, craft_columns, craft_texts
 from generality.errors import UserError
 
 F1 = ("arithmetic", "artistic", "blur", "color", "contrast")
@@ -102,8 +102,8 @@ def test_columns_move_alike_in_all_rows_and_lost_ones_are_means() -> None:
 
 def test_the_tournament_takes_its_shifts_from_the_banks() -> None:
     images = pictures(3)
-    crafted = craft_images(images)
-    np.testing.assert_array_equal(crafted["blur"], image_bank().craft(images, "blur"))
+    changed = [CraftedImage(None, "blur", row).change(image) for row, image in enumerate(images)]
+    np.testing.assert_array_equal(np.stack(changed), image_bank().craft(images, "blur"))
     assert list(craft_texts(["a b"])) == ["typos", "dropped words", "first half"]
     assert craft_columns(np.eye(3)).keys() == table_bank(np.eye(3)).craft_all(np.eye(3)).keys()
 

@@ -66,10 +66,3 @@ class CraftedImage:
         """The image's pixels, changed."""
         changed: np.ndarray = image_bank(seed).craft(pixels[None], self.shift, ids=[self.row])[0]
         return changed
-
-
-def craft_images(
-    images: Float[np.ndarray, "n channels height width"], seed: int = 0
-) -> dict[str, Float[np.ndarray, "n channels height width"]]:
-    """Every image changed in each of the ways of `IMAGE_SHIFTS`."""
-    return image_bank(seed).only(IMAGE_SHIFTS).craft_all(images)
