@@ -1,0 +1,1 @@
+"""How the layers of a network carry information along a sequence."""
