@@ -61,7 +61,7 @@ def gym_problems(task: str, count: int, seed: int, **options: Any) -> list[GymPr
     gym: Any = import_extra("reasoning_gym", "llm")
     try:
         source = gym.create_dataset(task, size=count, seed=seed, **options)
-    except ValueError as error:
+    except (ValueError, TypeError, AssertionError) as error:
         raise UserError(
             f"reasoning-gym has no task '{task}' with these options: {error}"
         ) from error

@@ -62,7 +62,7 @@ class Config:
     large_lessons: int = 4000
     base_rate: float = 3e-3
     steps: int = 150  # of GRPO, for the reasoner and its rivals alike
-    prompts: int = 12  # in a step
+    prompts: int = 8  # in a step
     group_size: int = 8  # answers to each
     learning_rate: float = 1e-3  # Adam's highest
     max_tokens: int = 6  # of an answer
@@ -250,13 +250,26 @@ def problems(config: Config, source: Problems) -> Sequence[Any]:
     """Problems with a prompt and a check, those of the test in no other set."""
     task, count, seed = source
     if config.gym:
-        return gym_problems(task, count, seed)
+        return gym_problems(task, count, seed << 14)  # it numbers on from the seed
     first, *then = (string_task(name) for name in task.split())
     whole = compose(first, then[0]) if then else first
     test = whole.sample(config.test, config.length, 2**20)
     if seed == 2**20:
         return test
     return whole.sample(count, config.length, seed, avoid={problem.prompt for problem in test})
+
+
+def prompts(tokenizer: Any, asked: Sequence[Any]) -> list[str]:
+    """What all models read: the questions, in the chat template where there is one."""
+    if not getattr(tokenizer, "chat_template", None):
+        return [problem.prompt for problem in asked]
+    return [
+        tokenizer.apply_chat_template(
+            [{"role": "user", "content": problem.prompt}], tokenize=False,
+            add_generation_prompt=True,
+        )
+        for problem in asked
+    ]  # fmt: skip
 
 
 def loaded(make: Network, weights: Weights) -> Any:
@@ -291,8 +304,7 @@ def taught_weights(
                 )
         else:
             part = policy = body.requires_grad_(True)
-        prompts = [problem.prompt for problem in asked]
-        train_guidance(policy, tokenizer, prompts, reward, config.plan, seed=seed)
+        train_guidance(policy, tokenizer, prompts(tokenizer, asked), reward, config.plan, seed=seed)
         if how == "adapter":
             part = policy.merge_and_unload()
     return {name: value.detach().cpu().clone() for name, value in part.state_dict().items()}
@@ -310,9 +322,8 @@ def accuracy(
         model = FusedCausalLM(model, parts, None, StaticFusion(alpha)).eval()
     with threads(1):
         texts = generate_texts(
-            model, tokenizer, [problem.prompt for problem in asked],
-            max_tokens=config.plan.max_tokens,
-        )  # fmt: skip
+            model, tokenizer, prompts(tokenizer, asked), max_tokens=config.plan.max_tokens
+        )
     return float(np.mean([problem.check(text) for problem, text in zip(asked, texts, strict=True)]))
 
 
@@ -322,14 +333,14 @@ def told_apart(
 ) -> float | None:  # fmt: skip
     """The memoised step: area under the curve of a reasoner's log-probability of drawn answers."""
     asked = [problem for problem in problems(config, source) for _ in range(config.drawn)]
-    prompts = [problem.prompt for problem in asked]
+    given = prompts(tokenizer, asked)
     with threads(1):
         texts = generate_texts(
-            loaded(backbone, weights), tokenizer, prompts, max_tokens=config.plan.max_tokens,
+            loaded(backbone, weights), tokenizer, given, max_tokens=config.plan.max_tokens,
             temperature=1.0, seed=seed,
         )  # fmt: skip
         found = response_logprob(
-            loaded(reasoner, taught), tokenizer, prompts, texts, reduce="sum"
+            loaded(reasoner, taught), tokenizer, given, texts, reduce="sum"
         ).numpy()
     right = np.array([problem.check(text) for problem, text in zip(asked, texts, strict=True)])
     known = np.isfinite(found)
