@@ -185,7 +185,8 @@ class EndpointTeacher:
         self._failed = self._failed + 1 if said[3] in PASSING else 0
         if self._failed >= self.give_up:
             raise UserError(
-                f"{self._failed} questions in a row had no answer; the last: {said[4].rstrip('.')}. "
+                f"{self._failed} questions in a row had no answer; the last one: "
+                f"{said[4].rstrip('.')}. "
                 "Finished answers are kept: run the same command again when the endpoint is well."
             )
 
