@@ -144,16 +144,16 @@ def run(config: Config, lab: Lab) -> Iterator[Row]:
     cut = {"examples": config.examples, "validation": config.validation, "test": config.test}
     chains = FormattedChains(config.steps, **cut)
     world: FormattedChains | TaskFiles = chains
-    if own := config.data_path is not None:
+    if named := config.data_path is not None:
         world = TaskFiles(config.data_path or "", **cut)
-    tokenizer = load_tokenizer(config.large) if own else world_tokenizer(chains.seen)
+    tokenizer = load_tokenizer(config.large) if named else world_tokenizer(chains.seen)
     tiny = functools.partial(tiny_decoder, vocabulary=len(tokenizer), context=128)
     networks: dict[str, Network] = {
-        size: functools.partial(_named if own else tiny, getattr(config, size))
+        size: functools.partial(_named if named else tiny, getattr(config, size))
         for size in ("large", "small")
     }
     bases: dict[str, Weights] = {
-        size: networks[size](0).state_dict() if own else lab.sft(
+        size: networks[size](0).state_dict() if named else lab.sft(
             networks[size], *zip(*chains.pairs("full", count, 0), strict=True), seed=0,
             config=TrainConfig(1, learning_rate=config.base_rate, warmup=0.1), tokenizer=tokenizer,
         ).weights
