@@ -12,7 +12,7 @@ formats. Floor: the large base. Ceiling: the large base tuned on the same data. 
 share of responses written exactly right, greedily; there is one right response, so reading it with
 the true tokens before each says whether it would be written.
 
-Differences from the paper, each with its effect: decoders of 0.05 and 0.15 million parameters, and
+Differences from the paper, each with its effect: decoders of 0.05 and 0.25 million parameters, and
 formats of one skill, instead of 1.1 to 13 billion and five benchmarks (what the expert adds is the
 format, what the large model adds is the sums: the case that fusion is made for); three experts
 instead of four; the unseen task is what the bases were trained on (more to lose than MMLU);
@@ -58,12 +58,12 @@ PAPER = Paper(
 class Config:
     """Every knob of the study."""
 
-    large: str = "0.15M"  # a size of `tiny_decoder`; with data_path a model's name
+    large: str = "0.25M"  # a size of `tiny_decoder`; with data_path a model's name
     small: str = "0.05M"  # likewise
     data_path: str | None = None  # folder with <task>.train.jsonl and <task>.test.jsonl; None: sums
-    steps: int = 2  # of the longest chain
-    large_chains: int = 12_000  # that the large base was trained on, read once
-    small_chains: int = 4000  # that the small one was
+    steps: int = 3  # of the longest chain
+    large_chains: int = 16_000  # that the large base was trained on, read once
+    small_chains: int = 6000  # that the small one was
     base_rate: float = 3e-3  # learning rate of both
     examples: int = 400  # of a format, to tune on
     epochs: float = 4.0
