@@ -61,9 +61,7 @@ class Writer:
             context: longest text, in tokens.
         """
         tokenizer = world_tokenizer(words)
-        network = functools.partial(
-            tiny_decoder, size, vocabulary=len(tokenizer), context=context
-        )  # fmt: skip
+        network = functools.partial(tiny_decoder, size, vocabulary=len(tokenizer), context=context)
         return cls(network, None, tokenizer)
 
     @classmethod
@@ -154,7 +152,10 @@ class Writer:
         return _loaded(self.network, self.weights)
 
     def _state(self) -> Mapping[str, Tensor]:
-        return self.network(0).state_dict() if self.weights is None else self.weights
+        if self.weights is not None:
+            return self.weights
+        state: Mapping[str, Tensor] = self.network(0).state_dict()
+        return state
 
 
 def _named(name: str, seed: int) -> nn.Module:
