@@ -236,14 +236,14 @@ def test_a_model_that_fails_is_an_error_and_the_server_goes_on(server, monkeypat
     assert post(server, {"messages": ASKED, "max_tokens": 2}).status_code == 200
 
 
-def test_the_command_serves_and_ends_on_an_interruption(models, tmp_path):
+def test_the_command_serves_a_fused_model(models, tmp_path):
     large, tuned, base = models
     process = start(
         "serve", large, "--expert", f"{tuned}:{base}", "--dynamic", "--port", 0, "--name", "mine",
         "--device", "cpu", home=tmp_path / "home", cwd=tmp_path,
     )  # fmt: skip
     try:
-        line = process.stderr.readline()
+        line = next(line for line in process.stderr if " at http" in line)
         url = line.split(" at ")[1].split()[0]
         assert EndpointChat("mine", url=url)(ASKED, max_tokens=3) is not None
     finally:
