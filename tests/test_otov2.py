@@ -222,3 +222,32 @@ def test_its_state_can_be_saved_and_taken_up():
     assert all(torch.equal(a, b) for a, b in zip(again.penalised, optimizer.penalised, strict=True))
     with pytest.raises(ValueError, match=r"share in \[0, 1\)"):
         DHSPG(net.named_parameters(), optimizer.groups, lr=1, start_step=0, target_group_sparsity=1)
+
+
+def test_every_way_of_pruning_has_the_channels_it_should():
+    from generality.estimators.channel_pruning import Budget, ChannelPruning, lowest
+
+    drawn = torch.Generator().manual_seed(0)
+    images = torch.randn(96, 6, generator=drawn)
+    labels = (images[:, 0] > 0).long()
+    budget = Budget(epochs=6, start=2, batch=16, learning_rate=0.05, lam=3.0, lasso=0.01)
+    task = ChannelPruning(
+        lambda: nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 2)),
+        images,
+        labels,
+        budget,
+        0,
+    )
+    small, masks, full = task.dhspg(0.5)
+    assert task.difference(full, small) <= 1e-6
+    assert small[0].out_features == int((~masks[0]).sum()) <= 6
+    assert task.from_scratch(masks)[0].out_features == small[0].out_features
+    for model in (task.fine_tuned(0.5), task.group_lasso(0.5)):
+        assert model[0].out_features == 6
+        assert float((model(images).argmax(1) == labels).float().mean()) > 0.8
+    dense, again = task.dense(), task.dense()
+    assert all(
+        torch.equal(a, b) for a, b in zip(dense.parameters(), again.parameters(), strict=True)
+    )
+    scores = [torch.arange(4.0), torch.arange(4.0) + 10]
+    assert [int(mask.sum()) for mask in lowest(scores, 0.9)] == [3, 3]
