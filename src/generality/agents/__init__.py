@@ -38,9 +38,18 @@ if TYPE_CHECKING:
         Turn,
         augment_with_context,
     )
+    from generality.agents.text_bandit import (
+        BanditStyle,
+        TextBandit,
+        arm_beliefs,
+        bandit_text,
+        parse_arm,
+        thompson_probability,
+    )
     from generality.agents.vision_choice import ClipZeroShot, VisionChat
 
 __all__ = [
+    "BanditStyle",
     "ChatChoice",
     "Choice",
     "ChoiceModel",
@@ -52,21 +61,27 @@ __all__ = [
     "MarketMaking",
     "NameSimilarity",
     "OptionLikelihood",
+    "TextBandit",
     "Transcript",
     "Turn",
     "VisionChat",
+    "arm_beliefs",
     "augment_with_context",
+    "bandit_text",
     "paired_failures",
+    "parse_arm",
     "parse_choice",
     "parse_confidence",
     "perturb",
     "select_demos",
     "stratified_cases",
+    "thompson_probability",
 ]
 
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
+        "BanditStyle": "text_bandit",
         "ChatChoice": "choice_models",
         "Choice": "choice",
         "ChoiceModel": "choice",
@@ -78,15 +93,20 @@ __getattr__, __dir__ = lazy_names(
         "MarketMaking": "debate",
         "NameSimilarity": "choice_models",
         "OptionLikelihood": "choice_models",
+        "TextBandit": "text_bandit",
         "Transcript": "debate",
         "Turn": "debate",
         "VisionChat": "vision_choice",
+        "arm_beliefs": "text_bandit",
         "augment_with_context": "debate",
+        "bandit_text": "text_bandit",
         "paired_failures": "choice_cases",
+        "parse_arm": "text_bandit",
         "parse_choice": "choice",
         "parse_confidence": "choice",
         "perturb": "choice_cases",
         "select_demos": "choice_cases",
         "stratified_cases": "choice_cases",
+        "thompson_probability": "text_bandit",
     },
 )

@@ -24,6 +24,14 @@ if TYPE_CHECKING:
     )
     from generality.decoding.openai_server import CompletionServer
     from generality.decoding.same_vocabulary import check_same_vocabulary
+    from generality.decoding.steering_hook import SteeringHook
+    from generality.decoding.steering_vector import (
+        SteeringVector,
+        collect_activations,
+        random_control,
+        shuffled_control,
+        weighted_steering_vector,
+    )
     from generality.decoding.teacher_forced_score import Foreseen, teacher_forced
     from generality.decoding.text_stream import TextStream
 
@@ -37,10 +45,16 @@ __all__ = [
     "KLMatchedFusion",
     "ResponseScore",
     "StaticFusion",
+    "SteeringHook",
+    "SteeringVector",
     "TextStream",
     "check_same_vocabulary",
+    "collect_activations",
     "fuse_logits",
+    "random_control",
+    "shuffled_control",
     "teacher_forced",
+    "weighted_steering_vector",
 ]
 
 __getattr__, __dir__ = lazy_names(
@@ -55,9 +69,15 @@ __getattr__, __dir__ = lazy_names(
         "KLMatchedFusion": "logit_fusion",
         "ResponseScore": "fused_lm",
         "StaticFusion": "logit_fusion",
+        "SteeringHook": "steering_hook",
+        "SteeringVector": "steering_vector",
         "TextStream": "text_stream",
         "check_same_vocabulary": "same_vocabulary",
+        "collect_activations": "steering_vector",
         "fuse_logits": "logit_fusion",
+        "random_control": "steering_vector",
+        "shuffled_control": "steering_vector",
         "teacher_forced": "teacher_forced_score",
+        "weighted_steering_vector": "steering_vector",
     },
 )
