@@ -95,7 +95,7 @@ def fit_remedy(
         x = shuffled
     elif remedy == "feature-dropout":
         x, y = np.concatenate([x, shuffled], 1), np.concatenate([y, y], 1)
-    streams = {"labelled": (torch.as_tensor(x), torch.as_tensor(y))}
+    streams: dict[str, tuple[Tensor, ...]] = {"labelled": (torch.as_tensor(x), torch.as_tensor(y))}
     loss: Any = _adversarial(ball) if remedy == "adversarial" and ball else _plain
     if remedy == "discovery":
         first = train_streams(

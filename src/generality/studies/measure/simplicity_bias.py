@@ -28,7 +28,14 @@ from typing import Any
 
 import numpy as np
 
-from generality.benchmarks import SpuriousMixture, digits, slab_dataset
+from generality.benchmarks import (
+    SpuriousMixture,
+    hub_classes,
+    shuffle_block,
+    slab_dataset,
+    spur_above,
+    two_digits,
+)
 from generality.claims import Claim, Row, equivalent, greater, less
 from generality.errors import unknown
 from generality.lab import Lab
@@ -227,43 +234,15 @@ def draw(config: Config, data: str, seeds: list[int]) -> dict[str, Any]:
 def blocks(config: Config, data: str, seed: int) -> tuple[np.ndarray, ...]:
     """Images of two blocks that show the same class, the simpler one on top."""
     if data == "dominoes":
-        printed = two_digits("fonts", 4, 9, config.printed)
-        mixture = SpuriousMixture(printed, two_digits("mnist", 0, 1), 1.0, below)
+        printed = two_digits("fonts", 4, 9, count=config.printed)
+        mixture = SpuriousMixture(printed, two_digits("mnist", 0, 1), 1.0, spur_above)
     else:
-        mixture = SpuriousMixture(from_hub("uoft-cs/cifar10", "img", 1, 9),
-                                  from_hub("ylecun/mnist", "image", 0, 1), 1.0, below)  # fmt: skip
+        vehicles = hub_classes("uoft-cs/cifar10", "img", (1, 9))
+        digits = hub_classes("ylecun/mnist", "image", (0, 1))
+        mixture = SpuriousMixture(vehicles, digits, 1.0, spur_above)
     train = mixture.training(config.image_examples, seed=seed)
     test = mixture.aligned_test(config.image_test, seed=seed)
     return train.inputs, train.labels, test.inputs, test.labels
-
-
-@functools.cache
-def two_digits(
-    style: str, zero: int, one: int, count: int | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Grey images of two digits, as classes 0 and 1."""
-    images, shown = digits(style, size=14, count=count)
-    kept = (shown == zero) | (shown == one)
-    return images[kept].mean(1, keepdims=True), (shown[kept] == one).astype(np.int64)
-
-
-@functools.cache
-def from_hub(name: str, column: str, zero: int, one: int) -> tuple[np.ndarray, np.ndarray]:
-    """Two classes of a hub image set, 32×32 in three channels, in [0, 1]."""
-    import datasets
-
-    split = datasets.load_dataset(name, split="train")
-    label = np.asarray(split["label"])
-    rows = np.flatnonzero((label == zero) | (label == one))
-    images = [np.asarray(split[int(i)][column].convert("RGB"), np.float32) / 255 for i in rows]
-    pad = (32 - images[0].shape[0]) // 2
-    padded = np.stack([np.pad(image, ((pad, pad), (pad, pad), (0, 0))) for image in images])
-    return padded.transpose(0, 3, 1, 2), (label[rows] == one).astype(np.int64)
-
-
-def below(core: np.ndarray, spur: np.ndarray) -> np.ndarray:
-    """The two images as one, the core cue below."""
-    return np.concatenate([spur, core], axis=2)
 
 
 def options(config: Config, data: str, method: str) -> dict[str, Any]:
@@ -277,14 +256,14 @@ def options(config: Config, data: str, method: str) -> dict[str, Any]:
     return {
         "network": config.image_network if images else "mlp",
         "width": config.width,
-        "members": config.members if method == "ensemble" else 1,
-        "first_steps": config.first_steps,
-        "alpha": config.alpha,
-        "ball": {"eps": config.image_eps, "norm": "linf", "low": 0.0, "high": 1.0}
-        if images
-        else {"eps": config.eps, "norm": "l2"},
         "attack_eps": config.image_attack_eps if images else config.attack_eps,
         "training": {
+            "members": config.members,
+            "first_steps": config.first_steps,
+            "alpha": config.alpha,
+            "ball": {"eps": config.image_eps, "norm": "linf", "low": 0.0, "high": 1.0}
+            if images
+            else {"eps": config.eps, "norm": "l2"},
             "steps": steps,
             "learning_rate": config.without_learning_rate
             if noisy and method == "without"
@@ -301,6 +280,8 @@ def arm(
     method: str, panel: dict[str, Any], seeds: list[int], options: dict[str, Any]
 ) -> dict[str, list[float]]:
     """Train one arm for every seed and measure it: name -> one number a seed."""
+    from generality.estimators import fit_remedy
+
     together = options["network"] == "mlp"  # batch statistics cannot be kept per replica
     groups = [list(range(len(seeds)))] if together else [[i] for i in range(len(seeds))]
     found: dict[str, list[float]] = {}
@@ -310,53 +291,25 @@ def arm(
                 name: value if name == "mask" or value is None else value[group]
                 for name, value in panel.items()
             }
-            nets = trained(method, own, [seeds[i] for i in group], options)
+            x, turned = own["inputs"], own["rotations"]
+            shuffled = np.stack([
+                shuffle_block(
+                    x[i], own["mask"], rotation=None if turned is None else turned[i],
+                    seed=seeds[place],
+                )
+                for i, place in enumerate(group)
+            ])  # fmt: skip
+            make = functools.partial(build, options["network"], x.shape[2:], options["width"])
+            nets = fit_remedy(
+                method, make, x, own["labels"], shuffled, seeds=[seeds[i] for i in group],
+                **options["training"],
+            )  # fmt: skip
             for i in range(len(group)):
                 modules = [net.module(i).eval() for net in nets]
                 numbers = measured(modules, own, i, options, attack=method == "sgd")
                 for name, value in numbers.items():
                     found.setdefault(name, []).append(value)
     return found
-
-
-def trained(
-    method: str, panel: dict[str, Any], seeds: list[int], options: dict[str, Any]
-) -> list[Any]:
-    """The networks of an arm (several for an ensemble), every seed's together."""
-    import torch
-
-    from generality.estimators import fit_dbat
-    from generality.lab.train_streams import train_streams
-    from generality.objectives import DBATLoss
-
-    x, y = panel["inputs"], panel["labels"]
-    shuffled = np.stack([without_simple(panel, i, seed) for i, seed in enumerate(seeds)])
-    make = functools.partial(build, options["network"], x.shape[2:], options["width"])
-    training = options["training"]
-    if method == "dbat":
-        found = fit_dbat(
-            make, x, y, shuffled, loss=DBATLoss(options["alpha"]), seeds=seeds, **training
-        )
-        return [found.members[1]]
-    loss: Any = functools.partial(batch_loss, options["ball"] if method == "adversarial" else None)
-    if method == "without":
-        x = shuffled
-    elif method == "feature-dropout":
-        x, y = np.concatenate([x, shuffled], 1), np.concatenate([y, y], 1)
-    streams = {"labelled": (torch.as_tensor(x), torch.as_tensor(y))}
-    if method == "discovery":
-        first = train_streams(
-            make, streams, loss, seeds=seeds, **{**training, "steps": options["first_steps"]}
-        )
-        streams, loss = by_correctness(first, x, y, seeds), worst_group_loss
-        training = {
-            **training,
-            "batch_size": dict.fromkeys(streams, training["batch_size"]["labelled"]),
-        }
-    return [
-        train_streams(make, streams, loss, seeds=[seed + k * 2**20 for seed in seeds], **training)
-        for k in range(options["members"])
-    ]
 
 
 def build(network: str, shape: tuple[int, ...], width: int, seed: int) -> Any:
@@ -370,64 +323,6 @@ def build(network: str, shape: tuple[int, ...], width: int, seed: int) -> Any:
         return mlp(int(np.prod(shape)), width, width, 2)
     body = VisionBackbone(network)
     return Featurized(body, nn.Linear(body.width, 2))
-
-
-def batch_loss(ball: dict[str, Any] | None, model: Any, batch: Any, progress: float) -> Any:
-    """Cross-entropy, on inputs attacked in 7 steps where there is a ball."""
-    from torch import nn
-
-    from generality.measures import pgd_attack
-
-    inputs, labels = batch["labelled"]
-    if ball:
-        switches = isinstance(model, nn.Module) and model.eval() is model
-        inputs = pgd_attack(model, inputs, labels, step=ball["eps"] / 3, steps=7, **ball)
-        if switches:
-            model.train()
-    return nn.functional.cross_entropy(model(inputs), labels)
-
-
-def by_correctness(first: Any, x: np.ndarray, y: np.ndarray, seeds: list[int]) -> Any:
-    """Two streams: what a first network gets right and what it gets wrong, drawn anew to one size.
-
-    A network without errors gives no second group; its examples then stand for both.
-    """
-    import torch
-
-    streams: dict[str, list[Any]] = {"right": [], "wrong": []}
-    for i, seed in enumerate(seeds):
-        with torch.inference_mode():
-            right = (first.module(i).eval()(torch.as_tensor(x[i])).argmax(1).numpy()) == y[i]
-        rng = np.random.default_rng(seed)
-        for name, members in (("right", right), ("wrong", ~right)):
-            rows = np.flatnonzero(members) if members.any() else np.arange(len(right))
-            streams[name].append(np.resize(rng.permutation(rows), len(right)))
-    return {
-        name: tuple(
-            torch.as_tensor(np.stack([array[i][rows[i]] for i in range(len(seeds))]))
-            for array in (x, y)
-        )
-        for name, rows in streams.items()
-    }
-
-
-def worst_group_loss(model: Any, batch: Any, progress: float) -> Any:
-    """The larger of the two groups' mean cross-entropies: a discovery round of rich features."""
-    import torch
-
-    losses = [torch.nn.functional.cross_entropy(model(x), y) for x, y in batch.values()]
-    return torch.stack(losses).amax()
-
-
-def without_simple(panel: dict[str, Any], i: int, seed: int) -> np.ndarray:
-    """Training inputs with the simple block shuffled across examples."""
-    x, rotation = panel["inputs"][i], None
-    if panel["rotations"] is not None:
-        rotation = panel["rotations"][i]
-        x = x @ rotation.T
-    order = np.random.default_rng(seed).permutation(len(x))
-    mixed = np.where(panel["mask"], x[order], x)
-    return (mixed if rotation is None else mixed @ rotation).astype(np.float32)
 
 
 def measured(
