@@ -1,0 +1,1 @@
+"""The same model in fewer bytes, fewer operations, or another layout."""
