@@ -81,7 +81,7 @@ class Config:
 SCALES = {
     "smoke": Config(
         large="0.05M", large_chains=96, small_chains=64, examples=32, epochs=1, validation=6,
-        test=8, alphas=(0.5, 1.5), seeds=2,
+        test=8, alphas=(0.5, 1.5), seeds=1,
     ),
     "small": Config(),
     "full": Config(

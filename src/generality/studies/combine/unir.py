@@ -85,7 +85,7 @@ class Config:
 
 SCALES = {
     "smoke": Config(
-        large="0.05M", small_lessons=64, large_lessons=96, problems=12, test=8, seeds=2,
+        large="0.05M", small_lessons=64, large_lessons=96, problems=12, test=8, seeds=1,
         steps=2, prompts=2, group_size=4, max_tokens=5, drawn=2,
     ),
     "small": Config(),
