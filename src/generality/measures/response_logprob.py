@@ -225,7 +225,8 @@ def _jobs(
         yield _from_scratch, alone[start : start + batch_size]
     room = min(LONGEST_PACKED, _context(model), _window(model))
     packs = bool(shared) and takes_packed(model)
-    packed, continued = [], []
+    packed: list[list[int]] = []
+    continued: list[list[int]] = []
     for group in shared:
         for piece in (group[i : i + batch_size] for i in range(0, len(group), batch_size)):
             length = pairs[piece[0]].start + sum(len(pairs[i].response) for i in piece)

@@ -131,9 +131,8 @@ def pack_candidates(
         name: pad_sequence(rows, batch_first=True, padding_value=fill[name])
         for name, rows in columns.items()
     }
-    segments = batch.pop("segments")
-    looked_at = segments[:, None, :]
-    sees = ((looked_at == segments[:, :, None]) | (looked_at == 0)).tril()
+    of = batch.pop("segments")
+    sees = ((of[:, None, :] == of[:, :, None]) | (of[:, None, :] == 0)).tril()
     batch["attention_mask"] = torch.zeros(sees.shape, dtype=dtype).masked_fill(
         ~sees, torch.finfo(dtype).min
     )[:, None]  # fmt: skip
@@ -156,7 +155,8 @@ def takes_packed(model: nn.Module) -> bool:
     True
     """
     attention = getattr(getattr(model, "config", None), "_attn_implementation", None)
-    inner: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    whole: Any = model
+    inner = whole.get_base_model() if hasattr(whole, "get_base_model") else whole
     named = inspect.signature(inner.forward).parameters
     dtype = getattr(model, "dtype", torch.float32)
     if (

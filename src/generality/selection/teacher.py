@@ -266,9 +266,15 @@ class LocalTeacher:
         seed: int = 0,
     ) -> list[Answer]:
         """One answer for each conversation. Raises UserError for a model that cannot chat."""
+        import json
+
         from generality.models import load_tokenizer
+        from generality.models.load import CAUSAL, fetch_model
 
         lab.fetch(self.model)
+        config = json.loads((fetch_model(self.model) / "config.json").read_text(encoding="utf-8"))
+        if not str((config.get("architectures") or [""])[0]).endswith(CAUSAL):
+            raise UserError(f"'{self.model}' writes no text: name a causal language model.")
         tokenizer = load_tokenizer(self.model)
         prompts = [render(tokenizer, each, plain=self.plain, name=self.model)
                    for each in conversations]  # fmt: skip
