@@ -42,6 +42,7 @@ from generality.estimators import (
     evaluate_online,
 )  # fmt: skip
 from generality.lab import Lab
+from generality.measures import refit_ceiling
 from generality.models import Featurized, mlp
 from generality.studies.study import Paper
 
@@ -302,7 +303,8 @@ def follow(
             curves.setdefault(method, []).append(known[key])
     right = {n: (z @ head[0].T + head[1]).argmax(1) == y for n, (z, y) in streams.items()}
     floors = {name: float(hits.mean()) for name, hits in right.items()}
-    return {"curves": curves, "floors": floors, "ceilings": refitted(streams)}
+    ceilings = {name: refit_ceiling(*stream) for name, stream in streams.items()}
+    return {"curves": curves, "floors": floors, "ceilings": ceilings}
 
 
 def along(
@@ -354,21 +356,6 @@ class TrueLabels:
         scores = self.memory.scores(batch)
         self.memory.add(batch, next(self.batches))
         return scores
-
-
-def refitted(streams: Domains) -> dict[str, float]:
-    """Accuracy of a linear head fitted on the labels of one half of a target, on the other half."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import StratifiedKFold, cross_val_score
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-    halves = StratifiedKFold(2, shuffle=True, random_state=0)
-    return {
-        name: float(cross_val_score(model, z, y, cv=halves).mean())
-        for name, (z, y) in streams.items()
-    }
 
 
 def chosen(

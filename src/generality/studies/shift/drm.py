@@ -21,8 +21,8 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -42,10 +42,12 @@ from generality.estimators import (
     evaluate_online,
 )
 from generality.lab import Lab
+from generality.measures import refit_ceiling
 from generality.models import Featurized, MultiHead, combine_heads, mlp
-from generality.objectives import ALGORITHMS, domain_penalty, drm_loss
+from generality.objectives import ALGORITHMS
 from generality.objectives.domain_algorithms import DomainAlgorithm
-from generality.studies.shift.adanpc import Domains, refitted, turned
+from generality.objectives.drm_algorithm import DRMAlgorithm
+from generality.studies.shift.adanpc import Domains, turned
 from generality.studies.study import Paper
 
 PAPER = Paper(
@@ -128,27 +130,6 @@ CLAIMS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True)
-class DomainHeadsAlgorithm(DomainAlgorithm):
-    """`drm_loss` for a head of (domains + 1) · classes outputs, and a weight of CORAL."""
-
-    classes: int
-    coral_weight: float = 0.0
-    ranges: Mapping[str, Any] = field(default_factory=dict)
-
-    def loss(
-        self, logits: Tensor, targets: Tensor, features: Tensor, state: Any, hyper: Any,
-        progress: Tensor,
-    ) -> tuple[Tensor, Any]:  # fmt: skip
-        """As `DomainAlgorithm.loss`; the first `classes` columns of the targets count."""
-        domains = torch.eye(len(logits)).repeat_interleave(logits.shape[1], 0)
-        heads = logits.flatten(0, 1).unflatten(-1, (-1, self.classes)).transpose(0, 1)
-        risk = drm_loss(heads, targets.flatten(0, 1)[:, : self.classes], domains)
-        if self.coral_weight:
-            risk = risk + self.coral_weight * domain_penalty("coral")(logits, targets, features)
-        return risk, state
-
-
 def run(config: Config, lab: Lab) -> Iterator[Row]:
     """Rows of every panel, seed, target and method."""
     for panel in config.panels:
@@ -209,18 +190,16 @@ def trained(
         for i, (seed, name) in enumerate(places)
     }
     classes, heads = int(y.max()) + 1, len(jobs[0][1]) + 1
-    plain = DomainHeadsAlgorithm(name="DRM", classes=classes)
-    both = DomainHeadsAlgorithm(name="DRM", classes=classes, coral_weight=config.coral_weight)
+    both = DRMAlgorithm(name="DRM", coral_weight=config.coral_weight)
     arms: dict[str, tuple[DomainAlgorithm, int, dict[str, float]]] = {
         "erm": (ALGORITHMS["erm"], classes, {}),
         "coral": (ALGORITHMS["coral"], classes, {"weight": config.coral_weight}),
-        "drm": (plain, heads * classes, {}),
+        "drm": (DRMAlgorithm(name="DRM"), heads * classes, {}),
         "coral+drm": (both, heads * classes, {}),
     }
 
     def network(outputs: int, _seed: int) -> Featurized:
-        body = nn.Sequential(mlp(X.shape[1], *config.widths), nn.ReLU())
-        return Featurized(body, nn.Linear(config.widths[-1], outputs))
+        return featurized(X.shape[1], config.widths, outputs)
 
     states: dict[str, list[dict[str, Tensor]]] = {}
     for arm, (algorithm, outputs, hyper) in arms.items():
@@ -232,6 +211,12 @@ def trained(
         )  # fmt: skip
         states[arm] = [replicas.module(i).state_dict() for i in range(len(jobs))]
     return states
+
+
+def featurized(inputs: int, widths: tuple[int, ...], outputs: int) -> Featurized:
+    """A perceptron whose last hidden layer are the features, and one wide head."""
+    body = nn.Sequential(mlp(inputs, *widths), nn.ReLU())
+    return Featurized(body, nn.Linear(widths[-1], outputs))
 
 
 def held(domain: tuple[np.ndarray, np.ndarray], seed: int) -> np.ndarray:
@@ -274,7 +259,11 @@ def combined(
     settings: list[dict[str, float]], batch: int, seed: int,
 ) -> dict[str, Any]:  # fmt: skip
     """Accuracy by method and domain; and the ceilings."""
-    models = {name: multi_head(state, inputs, widths, classes) for name, state in states.items()}
+    models = {}
+    for name, state in states.items():
+        network: Any = featurized(inputs, widths, len(state["head.bias"]))
+        network.load_state_dict(state)
+        models[name] = MultiHead.from_wide_head(network.featurizer, network.head, classes)
     with torch.inference_mode():
         seen = models["drm"].features(torch.from_numpy(source[0]))
     seen = seen.clone()
@@ -304,27 +293,11 @@ def combined(
             accuracy.setdefault(rule, {})[name] = hit
     accuracy["drm-t"] = refit(models["drm"], settings, checks, streams, batch, seed)
     with torch.inference_mode():
-        features = {
-            name: (models["drm"].features(torch.from_numpy(X)).numpy(), y)
+        ceilings = {
+            name: refit_ceiling(models["drm"].features(torch.from_numpy(X)).numpy(), y)
             for name, (X, y) in streams.items()
         }
-    return {"accuracy": accuracy, "ceilings": refitted(features)}
-
-
-def multi_head(
-    state: dict[str, Tensor], inputs: int, widths: tuple[int, ...], classes: int
-) -> MultiHead:
-    """The trained network, its one wide head taken apart."""
-    body = nn.Sequential(mlp(inputs, *widths), nn.ReLU())
-    body.load_state_dict(
-        {k.removeprefix("featurizer."): t for k, t in state.items() if "feat" in k}
-    )
-    heads = []
-    for start in range(0, len(state["head.bias"]), classes):
-        head, part = nn.Linear(widths[-1], classes), slice(start, start + classes)
-        head.load_state_dict({k: state[f"head.{k}"][part] for k in ("weight", "bias")})
-        heads.append(head)
-    return MultiHead(body, heads)
+    return {"accuracy": accuracy, "ceilings": ceilings}
 
 
 def refit(
