@@ -34,11 +34,11 @@ class HardChains:
     >>> [chain] = source.hard(1, seed=0)
     >>> material = source.material([chain], {"teacher": ["1 2 3 4 => 4"]}, seed=0)
     >>> chain.prompt
-    'p = 4 ; g = p + 3 ; l = g + 2 ; n = l + 1 ; n ?'
+    'c = 4 ; l = c + 3 ; z = l + 2 ; v = z + 1 ; v ?'
     >>> [item.response for item in (material.right[0], material.wrong["slip"][0])]
-    ['4 2 4 0 => 0', '4 2 4 1 => 1']
+    ['4 2 4 0 => 0', '4 2 1 2 => 2']
     >>> material.more_parts[0].prompt, material.again[0][0].prompt
-    ('g = 2 ; l = g + 2 ; n = l + 1 ; n ?', 'e = 4 ; s = e + 3 ; o = s + 2 ; l = o + 1 ; l ?')
+    ('l = 2 ; z = l + 2 ; v = z + 1 ; v ?', 'z = 4 ; h = z + 3 ; r = h + 2 ; j = r + 1 ; j ?')
     """
 
     modulus: int = 5

@@ -50,9 +50,11 @@ class StyledChains:
         spoilt: share of the paraphrases that say nothing, in [0, 1].
 
     >>> task = StyledChains(styles=("full", "named"), shares=(0.9, 0.1), test=8)
-    >>> task.examples(seed=0, count=2)[0]
-    {'prompt': 'a = 2 ; b = a - 4 ; b ?', 'reference': '3', 'response': 'a 2 b 3 => 3', \
-'full': 'a = 2 ; b = 2 - 4 = 3 => 3', 'named': 'a 2 b 3 => 3'}
+    >>> row = task.examples(seed=0, count=2)[0]
+    >>> row["prompt"], row["reference"]
+    ('a = 3 ; b = a + 4 ; c = b - 0 ; c ?', '2')
+    >>> row["full"], row["response"]
+    ('a = 3 ; b = 3 + 4 = 2 ; c = 2 - 0 = 2 => 2', 'a 3 b 2 c 2 => 2')
     >>> {name: len(prompts) for name, (prompts, _) in task.tests.items()}
     {'target': 8, 'copy': 2, 'last': 2}
     """
