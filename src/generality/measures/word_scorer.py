@@ -25,7 +25,7 @@ def word_scorer(texts: Sequence[str], harmful: Int[NDArray, " texts"]) -> TextSc
 
     >>> risk = word_scorer(["good film", "great film", "bad film", "awful film"], [0, 0, 1, 1])
     >>> good, bad = risk(["great", "awful"])
-    >>> good < 0.5 < bad
+    >>> bool(good < 0.5 < bad)
     True
     """
     model = make_pipeline(TfidfVectorizer(ngram_range=(1, 2)), LogisticRegression(C=10))
