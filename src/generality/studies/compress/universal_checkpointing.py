@@ -66,10 +66,10 @@ class Config:
 
     layouts: tuple[str, ...] = (
         "tp=1",
-        "tp=2,dp=2,zero=1",
-        "tp=4,pp=2",
-        "dp=3,zero=3",
-        "tp=2,pp=2,dp=3,zero=2",
+        "tp=2 dp=2 zero=1",
+        "tp=4 pp=2",
+        "dp=3 zero=3",
+        "tp=2 pp=2 dp=3 zero=2",
     )  # every ordered pair of them is tried
     before: int = 30  # updates before the change
     after: int = 20  # updates after it
@@ -84,12 +84,12 @@ class Config:
 
 
 SCALES = {
-    "smoke": Config(layouts=("tp=1", "tp=2,pp=2,dp=3,zero=2"), before=3, after=3, seeds=2),
+    "smoke": Config(layouts=("tp=1", "tp=2 pp=2 dp=3 zero=2"), before=3, after=3, seeds=2),
     "small": Config(),
     "full": Config(
         layouts=(
-            "tp=1", "tp=2,pp=2,dp=2,zero=1", "tp=1,dp=8,zero=3", "tp=4,pp=2", "tp=8",
-            "pp=2,dp=4,zero=2",
+            "tp=1", "tp=2 pp=2 dp=2 zero=1", "tp=1 dp=8 zero=3", "tp=4 pp=2", "tp=8",
+            "pp=2 dp=4 zero=2",
         ),
         before=100, after=100, width=1024, length=512, batch_size=16,
     ),
