@@ -1,0 +1,1 @@
+"""Models that act, and what moves them."""

@@ -1,0 +1,309 @@
+"""Entropic steering: can a direction in activations make an overconfident bandit player doubt?
+
+Protocol (Rahn et al. 2024, arXiv 2406.00244). A language model plays a two-armed bandit in text:
+it thinks, then names an arm. Asked many times at one prompt, its answers give the entropy of its
+action. In runs with equal arms, activations at the last token of each prompt are weighted by that
+entropy and centred within the run: EAST's vector. It is added to each new token's activation while
+the player thinks. `score` is the entropy of the action at held-out prompts of other bandits. Floor:
+unsteered. Ceiling: Thompson sampling by Bayes' rule on the same histories. Strengths (of the vector
+and of the temperature) are the largest in a grid at which 90 % of answers at the runs' own prompts
+are valid. Controls: the vector shuffled, a random one of its length, and one without centring.
+
+Differences from the paper, each with its effect: the player is a decoder of 0.15M parameters,
+trained here to imitate Thompson samplers of which most believe too firmly (Mixtral-8x7B is
+overconfident by itself; this one by construction, but it has seen doubt); its thought is a guess of
+each arm's mean, so doubt shows before the arm is named, and temperature acts on the thought too; 12
+rounds instead of 50; words of uncertainty cannot be counted. `full` plays with a chat model of
+your own in the paper's words. Entropies from few answers are biased low, all alike.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from generality.agents.text_bandit import (
+    STYLES,
+    TextBandit,
+    arm_beliefs,
+    bandit_text,
+    parse_arm,
+    thompson_probability,
+)
+from generality.benchmarks.worlds import world_tokenizer
+from generality.claims import Claim, Row, equivalent, greater, less
+from generality.decoding.steering_hook import SteeringHook
+from generality.decoding.steering_vector import (
+    collect_activations,
+    random_control,
+    shuffled_control,
+    weighted_steering_vector,
+)
+from generality.lab import Lab, TrainConfig
+from generality.measures import action_entropy
+from generality.models import generate_texts, load_model, load_tokenizer, tiny_decoder
+from generality.studies.study import Paper
+
+PAPER = Paper(
+    "Controlling Large Language Model Agents with Entropic Activation Steering",
+    arxiv="2406.00244", year=2024,
+)  # fmt: skip
+
+PRIOR = {"prior_mean": 10.0, "prior_sd": 4.0}
+History = list[tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every knob of the study."""
+
+    model: str = "0.15M"  # a size of `tiny_decoder`, trained here, or a chat model's name
+    styles: tuple[str, str] = ("letters", "other-letters")  # played, and transferred to
+    examples: int = 8_000  # decisions that a player imitates
+    epochs: float = 3
+    learning_rate: float = 4e-3  # AdamW, batch 32, cosine to 0
+    firm: float = 0.7  # share of teachers that are too sure
+    firmness: float = 0.3  # what those multiply their standard deviation of beliefs by
+    sd: float = 3.0  # of rewards, which lie in 0 to 20
+    rounds: int = 12
+    runs: int = 16  # with equal arms, for the vector
+    samples: int = 20  # answers to each prompt of them
+    prompts: int = 60  # held out
+    answers: int = 15  # to each of those
+    layer: int = 1  # whose output is steered
+    betas: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0)
+    temperatures: tuple[float, ...] = (1.25, 1.5, 2.0, 3.0)
+    valid: float = 0.9  # share of valid answers that a strength must keep
+    max_tokens: int = 4
+    seeds: int = 4
+
+
+SCALES = {
+    "smoke": Config(
+        model="0.05M", examples=64, epochs=1, runs=2, rounds=3, samples=3, prompts=3, answers=3,
+        betas=(1.0,), temperatures=(1.5,), valid=0.0, seeds=2,
+    ),
+    "small": Config(),
+    "full": Config(
+        model="hf:mistralai/Mistral-7B-Instruct-v0.3", styles=("buttons", "slots"), sd=10.0,
+        rounds=50, runs=65, samples=25, prompts=100, layer=16, betas=tuple(range(1, 10)),
+        temperatures=(1.1, 1.2, 1.3, 1.4, 1.5), max_tokens=120, seeds=3,
+    ),
+}  # fmt: skip
+
+HELD = {"panel": "held-out"}
+CLAIMS = (
+    Claim("A player is more certain than Bayes' rule allows", less("none", "ceiling", where=HELD)),
+    Claim("Its entropy falls within a run, though the arms are equal",
+          less("late", "early", by="phase", where={"panel": "runs"})),
+    Claim("EAST makes it less certain", greater("east", "floor", where=HELD)),
+    Claim("It does more than temperature, as many answers being valid",
+          greater("east", "temperature", where=HELD), expected_at="full"),
+    Claim("The direction matters: it does more than the same numbers in another order",
+          greater("east", "shuffled", where=HELD)),
+    Claim("Those have no effect", equivalent("shuffled", "floor", margin=0.05, where=HELD)),
+    Claim("It does more than a random direction of its length",
+          greater("east", "random", where=HELD)),
+    Claim("Centring within runs is needed", greater("east", "uncentred", where=HELD)),
+    Claim("The vector works under another description of the task",
+          greater("east", "floor", where={"panel": "other words"})),
+)  # fmt: skip
+
+
+def run(config: Config, lab: Lab) -> Iterator[Row]:
+    """Every seed: a player, its vector, and all ways to make it doubt."""
+    for rows in lab.map(arms, [(config, seed) for seed in lab.seeds(config.seeds)],
+                        description="Playing"):  # fmt: skip
+        yield from rows
+
+
+def arms(lab: Lab, item: tuple[Config, int]) -> list[Row]:
+    """One player."""
+    config, seed = item
+    weights: dict[str, Tensor] = {}
+    if config.model[0].isdigit():
+        prompts, responses = lessons(config, seed)
+        tokenizer = world_tokenizer()
+        weights = lab.sft(
+            functools.partial(tiny_decoder, config.model, vocabulary=len(tokenizer)),
+            prompts, responses, tokenizer=tokenizer, seed=seed,
+            config=TrainConfig(
+                epochs=config.epochs, batch_size=32, learning_rate=config.learning_rate,
+                optimizer="adamw", weight_decay=0.1, warmup=0.1, max_grad_norm=1.0,
+            ),
+        ).weights  # fmt: skip
+    rows = lab.step(played, config, weights, seed)
+    return [Row(**row) for row in rows if row["score"] is not None]  # None: no answer was valid
+
+
+def lessons(config: Config, seed: int) -> tuple[list[str], list[str]]:
+    """Histories in either style, and what a Thompson sampler, firm or not, thinks and does."""
+    rng = np.random.default_rng([seed, 0])
+    prompts, responses = [], []
+    for _ in range(config.examples):
+        style = STYLES[config.styles[rng.integers(2)]]
+        history = random_history(config, rng)
+        means, sds = arm_beliefs(history, sd=config.sd, **PRIOR)
+        firm = config.firmness if rng.random() < config.firm else 1.0
+        guess = np.clip(np.rint(rng.normal(means, firm * sds)), 0, 20).astype(int)
+        arm = int(rng.integers(2)) if guess[0] == guess[1] else int(guess.argmax())
+        prompts.append(bandit_text(history, style, config.rounds))
+        responses.append(f" {guess[0]} {guess[1]} {style.names[arm]}")
+    return prompts, responses
+
+
+def random_history(config: Config, rng: np.random.Generator) -> History:
+    """Some rounds of a bandit with random means, played at random."""
+    means = rng.uniform(4, 16, 2)
+    bandit = TextBandit(
+        (means[0], means[1]), config.sd, rounds=config.rounds, bounds=(0, 20), style="letters"
+    )
+    bandit.reset(seed=int(rng.integers(2**31)))
+    for _ in range(rng.integers(config.rounds)):
+        bandit.step(int(rng.integers(2)))
+    return bandit.history
+
+
+@dataclass
+class Player:
+    """A model that answers bandits' prompts, steered or not."""
+
+    model: nn.Module
+    tokenizer: Any
+    config: Config
+
+    def counts(
+        self, histories: Sequence[History], style: str, answers: int, seed: int, *,
+        vector: Tensor | None = None, beta: float = 0.0, temperature: float = 1.0,
+    ) -> np.ndarray:  # fmt: skip
+        """How often each arm, and no arm, was named at each history: (histories, 3)."""
+        config = self.config
+        prompts = [bandit_text(h, STYLES[style], config.rounds) for h in histories]
+        steered: Any = contextlib.nullcontext()
+        if vector is not None:
+            steered = SteeringHook(self.model, config.layer, vector, beta)
+        with steered:
+            texts = generate_texts(
+                self.model, self.tokenizer, [p for p in prompts for _ in range(answers)],
+                max_tokens=config.max_tokens, temperature=temperature, seed=seed, batch_size=256,
+            )  # fmt: skip
+        lead = STYLES[style].ask.split()[-1] if STYLES[style].intro else ""
+        arms = [parse_arm(f"{lead} {text}", STYLES[style]) for text in texts]
+        table = np.zeros((len(histories), 3), int)
+        for place, arm in enumerate(arms):
+            table[place // answers, 2 if arm is None else arm] += 1
+        return table
+
+
+def played(config: Config, weights: dict[str, Tensor], seed: int) -> list[dict[str, Any]]:
+    """Runs with equal arms, the vector, and entropies at held-out prompts."""
+    if weights:
+        tokenizer: Any = world_tokenizer()
+        model: nn.Module = tiny_decoder(config.model, vocabulary=len(tokenizer))
+        model.load_state_dict(weights)
+    else:
+        model, tokenizer = load_model(config.model), load_tokenizer(config.model)
+    player = Player(model.eval(), tokenizer, config)
+    histories, entropies, runs = equal_runs(player, seed)
+    tokens = [
+        tokenizer(bandit_text(h, STYLES[config.styles[0]], config.rounds))["input_ids"]
+        for h in histories
+    ]
+    states = collect_activations(player.model, tokens, [config.layer])[0]
+    known = np.nan_to_num(entropies)
+    known = known if known.any() else np.ones_like(known)  # no doubt, no direction: centred, 0
+    east = weighted_steering_vector(states, known, runs)
+    vectors = {
+        "east": east, "shuffled": shuffled_control(east, seed=seed),
+        "random": random_control(east, seed=seed),
+        "uncentred": weighted_steering_vector(states, known, runs, center="none"),
+    }  # fmt: skip
+    tried = histories[:: max(1, len(histories) // config.prompts)]
+    words = config.styles[0]
+
+    def strongest(grid: Sequence[float], **options: Any) -> float:
+        kept = 0.0
+        for strength in grid:
+            settings: dict[str, Any] = {
+                name: strength if value is ... else value for name, value in options.items()
+            }
+            table = player.counts(tried, words, config.answers, seed, **settings)
+            kept = strength if table[:, :2].sum() >= config.valid * table.sum() else kept
+        return kept
+
+    methods: dict[str, dict[str, Any]] = {"none": {}}
+    heat = strongest(config.temperatures, temperature=...) or 1.0
+    methods["temperature"] = {"temperature": heat}
+    beta = strongest(config.betas, vector=east, beta=...)
+    for name, vector in vectors.items():
+        strength = strongest(config.betas, vector=vector, beta=...) if name == "uncentred" else beta
+        methods[name] = {"vector": vector, "beta": strength}
+    early = np.array([len(history) < config.rounds / 2 for history in histories])
+    rows: list[dict[str, Any]] = [
+        {"method": "none", "seed": seed, "panel": "runs", "phase": phase,
+         "score": mean(entropies[which])}
+        for phase, which in (("early", early), ("late", ~early))
+    ]  # fmt: skip
+    rng = np.random.default_rng([seed, 2])
+    held = [random_history(config, rng) for _ in range(config.prompts)]
+    ceiling = float(np.mean([bayes_entropy(history, config) for history in held]))
+    size = float(states.norm(dim=-1).mean())
+    for panel, style in (("held-out", words), ("other words", config.styles[1])):
+        floor = None
+        for name, options in methods.items():
+            table = player.counts(held, style, config.answers, seed + 1, **options)
+            found = [action_entropy(row[:2]) for row in table]
+            score = mean(np.array(found))
+            floor = score if name == "none" else floor
+            pushed = options["beta"] * options["vector"].norm().item() if "beta" in options else 0.0
+            rows.append(
+                {"method": name, "seed": seed, "panel": panel, "score": score, "floor": floor,
+                 "ceiling": ceiling, "answered": float(table[:, :2].sum() / table.sum()),
+                 "strength": options.get("beta", options.get("temperature", 0.0)),
+                 "push": pushed / size}
+            )  # fmt: skip
+    return rows
+
+
+def equal_runs(player: Player, seed: int) -> tuple[list[History], np.ndarray, list[int]]:
+    """Histories of runs with equal arms, the entropy of the action at each, and whose run it is."""
+    config, rng = player.config, np.random.default_rng([seed, 1])
+    bandits = [
+        TextBandit((10.0, 10.0), config.sd, rounds=config.rounds, bounds=(0, 20), style="letters")
+        for _ in range(config.runs)
+    ]
+    for number, bandit in enumerate(bandits):
+        bandit.reset(seed=number)
+    alive, seen, entropies, runs = list(range(config.runs)), [], [], []
+    for turn in range(config.rounds):
+        histories = [list(bandits[i].history) for i in alive]
+        table = player.counts(histories, config.styles[0], config.samples, 1000 * seed + turn)
+        seen += histories
+        runs += alive
+        entropies += [action_entropy(row[:2]) for row in table]
+        going = [(i, row) for i, row in zip(alive, table, strict=True) if row[:2].sum()]
+        for i, row in going:
+            bandits[i].step(int(rng.random() * row[:2].sum() >= row[0]))
+        alive = [i for i, _ in going]
+        if not alive:
+            break
+    return seen, np.array(entropies), runs
+
+
+def mean(values: np.ndarray) -> float | None:
+    """Of those that are numbers; None without any."""
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if len(finite) else None
+
+
+def bayes_entropy(history: History, config: Config) -> float:
+    """Entropy of Thompson sampling's action."""
+    means, sds = arm_beliefs(history, sd=config.sd, **PRIOR)
+    p = thompson_probability(means, sds)
+    return action_entropy([p, 1 - p])
