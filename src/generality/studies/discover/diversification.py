@@ -28,7 +28,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from generality.benchmarks import SpuriousMixture, digits, spurious_2d, waterbirds_cc
+from generality.benchmarks import (
+    SpuriousMixture,
+    spur_above,
+    spurious_2d,
+    two_digits,
+    waterbirds_cc,
+)
 from generality.claims import Claim, Row, equivalent, greater, less, monotone
 from generality.errors import UserError, import_extra, unknown
 from generality.estimators import disambiguate, fit_dbat, fit_divdis
@@ -261,19 +267,6 @@ def draw(config: Config, data: str, ratio: float, seed: int) -> list[tuple[Any, 
 def dominoes(ratio: float) -> SpuriousMixture:
     """A handwritten 0 or 1 (spurious) over a printed 4 or 9 (the label), 28×14 pixels."""
     return SpuriousMixture(two_digits("fonts", 4, 9), two_digits("mnist", 0, 1), ratio, spur_above)
-
-
-@functools.cache
-def two_digits(style: str, zero: int, one: int) -> tuple[np.ndarray, np.ndarray]:
-    """Grey images of two digits, as classes 0 and 1."""
-    images, shown = digits(style, size=14)
-    kept = (shown == zero) | (shown == one)
-    return images[kept].mean(1, keepdims=True), (shown[kept] == one).astype(np.int64)
-
-
-def spur_above(core: np.ndarray, spur: np.ndarray) -> np.ndarray:
-    """The two images as one, the spurious cue on top."""
-    return np.concatenate([spur, core], axis=2)
 
 
 def read_images(paths: Any, size: int = 224) -> np.ndarray:
