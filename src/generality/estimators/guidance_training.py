@@ -93,7 +93,6 @@ def train_guidance(
         raise ValueError("no parameter of the policy wants a gradient")
     asked = [_prompt(tokenizer, prompt) for prompt in prompts]
     optimizer = torch.optim.Adam(trained, lr=plan.learning_rate)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, plan.steps))
     order = _order(len(asked), plan.steps * plan.prompts, seed)
     policy.eval()
     history: list[float] = []
@@ -117,11 +116,11 @@ def train_guidance(
                 policy, tokenizer, read, written, plan.max_tokens, plan.temperature
             )
             loss = token_policy_loss(logp, None, advantages.to(logp), mask, clip=plan.clip)
+            optimizer.param_groups[0]["lr"] = plan.learning_rate * _rate(step, plan.steps)
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(trained, plan.max_norm)
             optimizer.step()
-        schedule.step()
         if progress is not None:
             progress(step + 1, plan.steps, {"reward": history[-1]})
     return history
