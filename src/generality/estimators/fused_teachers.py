@@ -88,8 +88,8 @@ def with_gold(
         ValueError: lam is not in [0, 1].
 
     >>> ids, probabilities = with_gold(np.array([[4, 7]]), np.array([[0.5, 0.5]]), [4], lam=0.8)
-    >>> ids.tolist(), probabilities.round(2).tolist()
-    ([[4, 4, 7]], [[0.8, 0.1, 0.1]])
+    >>> ids.tolist(), probabilities.round(2)
+    ([[4, 4, 7]], array([[0.8, 0.1, 0.1]], dtype=float32))
     """
     if not 0 <= lam <= 1:
         raise ValueError(f"lam is in [0, 1], not {lam}")
