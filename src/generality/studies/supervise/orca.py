@@ -25,7 +25,7 @@ import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -190,7 +190,7 @@ def stages(config: Config, arm: str, pools: dict[str, list[Explained]]) -> list[
         ratio = words_read(tell(first, "strong")) / words_read(tell(first, "answer"))
         return [explained_stage(first, "answer", config.epochs * ratio)]
     if arm in TWO_STAGES:
-        one, two = arm.split("-")
+        one, two = (cast(Said, teacher) for teacher in arm.split("-"))
         return [tell(first, one), tell(second, two)]
     alone = {
         "answers": tell(first, "answer"),
