@@ -71,11 +71,11 @@ OTO, HIGH = {"method": "otov2"}, {"sparsity": [0.5, 0.7]}
 CLAIMS = (
     Claim(
         "The smaller network computes what the full one does (largest difference of logits)",
-        less("difference", 1e-4, where=OTO),
+        less("otov2", 1e-4, on="difference"),
     ),
     Claim(
         "Channels reach the target sparsity (reached less target at least −0.01)",
-        greater("over_target", -0.01, where=OTO),
+        greater("otov2", -0.01, on="over_target"),
     ),
     Claim("Trained once it beats cutting a trained network", greater("otov2", "floor", where=HIGH)),
     Claim(
@@ -90,7 +90,7 @@ CLAIMS = (
     ),
     Claim(
         "Compression costs more on turned digits than at home (accuracy lost there less at home)",
-        greater("extra_loss", 0.0, where=OTO),
+        greater("otov2", 0.0, on="extra_loss"),
     ),
     Claim(
         "The more channels go, the more is lost on turned digits",
