@@ -78,7 +78,8 @@ def list_ops(
     (5, 16)
     """
     rng = np.random.default_rng(seed)
-    tokens, labels = np.zeros((train + test, length), np.int64), []
+    tokens = np.zeros((train + test, length), np.int64)
+    labels: list[int] = []
     while len(labels) < train + test:
         symbols, value = _list(rng, depth)
         if len(symbols) < length:

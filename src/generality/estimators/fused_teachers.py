@@ -64,7 +64,7 @@ def fused_topk(
     best = np.nan_to_num(table, nan=np.inf).argmin(0)
     targets: list[Targets] = [([], []) for _ in responses]
     for number, (model, tokenizer) in enumerate(sources):
-        rows = np.flatnonzero(best == number)
+        rows = np.flatnonzero(best == number).tolist()
         likely = teacher_topk(
             model, tokenizer, [prompts[i] for i in rows], [responses[i] for i in rows], k=k,
             batch_size=batch_size,

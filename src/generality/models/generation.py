@@ -104,7 +104,7 @@ def stream_tokens(
 
     place = next(model.parameters()).device
     noise = [draws(seed, 0)] if temperature else None
-    cache = model.new_cache() if hasattr(model, "new_cache") else DynamicCache()
+    cache: Any = getattr(model, "new_cache", DynamicCache)()
     tokens = torch.tensor([list(prompt)], device=place)
     for length in range(len(prompt), len(prompt) + max_tokens):
         output = model(
@@ -140,7 +140,7 @@ def generate_tokens(
     )
     written: list[list[int]] = [[] for _ in prompts]
     alive = list(range(len(prompts)))
-    cache = model.new_cache() if hasattr(model, "new_cache") else DynamicCache()
+    cache: Any = getattr(model, "new_cache", DynamicCache)()
     for _ in range(max_tokens):
         positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
         output = model(
