@@ -136,8 +136,9 @@ def run(config: Config, lab: Lab) -> Iterator[Row]:
     for seed in lab.seeds(config.seeds):
         for width in config.widths:
             for base in config.bases:
-                found = lab.step(cell, config, seed, width, base)
-                yield from (Row(seed=seed, width=width, base=base, **row) for row in found)
+                for row in lab.step(cell, config, seed, width, base):
+                    del row["lam"]  # chosen on validation images: in a claim it would be a setting
+                    yield Row(seed=seed, width=width, base=base, **row)
 
 
 def cell(config: Config, seed: int, width: int, base: str) -> list[dict[str, Any]]:
