@@ -1,7 +1,7 @@
 """Merging three copies of SmolLM2-135M: `generality merge` against mergekit 0.1.5.
 
-    python -m venv /tmp/mergekit && /tmp/mergekit/bin/pip install mergekit==0.1.5
-    python benchmarks/merge.py --mergekit /tmp/mergekit/bin/mergekit-yaml
+    python -m venv mergekit && mergekit/bin/pip install mergekit==0.1.5
+    python benchmarks/merge.py --mergekit mergekit/bin/mergekit-yaml
 
 Whole commands from start to exit, one thread each, files in the page cache, rounds alternating; the
 copies are the model plus noise of a tenth of each tensor's standard deviation, in float32. Targets:

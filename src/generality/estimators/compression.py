@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from generality.errors import UserError
 from generality.lab.train import TrainConfig, train
+from generality.measures.response_logprob import token_logprobs
 from generality.measures.weight_importance import (
     Scores,
     activation_importance,
@@ -364,11 +365,8 @@ def _batches(texts: Sequence[Sequence[int]], size: int) -> list[dict[str, Tensor
 
 def _token_losses(model: nn.Module, batch: Mapping[str, Tensor]) -> Float[Tensor, "batch length-1"]:
     here = {name: column.to(next(model.parameters()).device) for name, column in batch.items()}
-    logits = model(**here).logits[:, :-1].float()
-    losses = nn.functional.cross_entropy(
-        logits.transpose(1, 2), here["input_ids"][:, 1:], reduction="none"
-    )
-    return losses.to(batch["input_ids"].device)
+    said = token_logprobs(model(**here).logits[:, :-1], here["input_ids"][:, 1:])
+    return -said.to(batch["input_ids"].device)
 
 
 def _mean_loss(model: nn.Module, batch: Mapping[str, Tensor]) -> Float[Tensor, ""]:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from generality.measures.weight_importance import BLOCK_LINEARS, linear_layers
 from generality.models.packed_linear import GroupScales, PackedLinear, levels, spread
 from generality.weights.group_quantizer import quantize, symmetric_scales
-
-#: The projections of attention and feed-forward layers, as Llama-like models name them.
-TARGETS = r".*\.(q|k|v|o|gate|up|down)_proj"
 
 
 class L4QLinear(nn.Module):
@@ -151,7 +148,7 @@ def _positive(step: Tensor) -> Tensor:
     return step.clamp_min(1e-8)
 
 
-def apply_l4q(model: nn.Module, *, targets: str = TARGETS, **options: Any) -> nn.Module:
+def apply_l4q(model: nn.Module, *, targets: str = BLOCK_LINEARS, **options: Any) -> nn.Module:
     """Replaces the linear layers whose name matches `targets` by `L4QLinear`, in place.
 
     Everything else is frozen, embeddings, head and norms included.
@@ -164,14 +161,10 @@ def apply_l4q(model: nn.Module, *, targets: str = TARGETS, **options: Any) -> nn
     Raises:
         ValueError: no linear layer matches.
     """
-    layers = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear)}
-    chosen = [name for name in layers if re.fullmatch(targets, name)]
-    if not chosen:
-        names = ", ".join(list(layers)[:3]) or "no linear layer at all"
-        raise ValueError(f"no linear layer's name matches '{targets}': this model has {names}")
+    layers = linear_layers(model, targets)
     model.requires_grad_(False)
-    for name in chosen:
-        model.set_submodule(name, L4QLinear(layers[name], **options))
+    for name, layer in layers.items():
+        model.set_submodule(name, L4QLinear(layer, **options))
     return model
 
 

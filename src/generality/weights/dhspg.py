@@ -118,8 +118,7 @@ class DHSPG(torch.optim.Optimizer):
 
     def group_sparsity(self) -> float:
         """The share of channels that are zero, over all groups."""
-        zero = self.zero_channels()
-        return sum(int(z.sum()) for z in zero) / sum(len(z) for z in zero)
+        return _share(self.zero_channels())
 
     def zero_channels(self) -> list[Bool[Tensor, " channels"]]:
         """For each group the channels that are zero: what `remove_channels` takes."""
@@ -133,32 +132,29 @@ class DHSPG(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         directions = {name: self._direction(p) for name, p in self.named.items()}
-        before = [stacked(group, self.named) for group in self.groups]
-        moves = [stacked(group, directions) for group in self.groups]
+        plain = self.steps < self.start_step
+        before = [] if plain else [stacked(group, self.named) for group in self.groups]
+        moves = [] if plain else [stacked(group, directions) for group in self.groups]
         if self.steps == self.start_step:
             self.penalised = self._partition(before, moves)
         self.steps += 1
         options = self.param_groups[0]
         for name, parameter in self.named.items():
             parameter.sub_(options["lr"] * directions[name])
-        if not self.penalised:
+        if plain:
             return loss
-        shrinking = self.group_sparsity_of(before) < self.target
-        for group, x, g, penalised in zip(self.groups, before, moves, self.penalised, strict=True):
-            zero = (x == 0).all(1)
+        empty = [(x == 0).all(1) for x in before]
+        shrinking = _share(empty) < self.target
+        for group, x, g, zero, penalised in zip(
+            self.groups, before, moves, empty, self.penalised, strict=True
+        ):
             active = penalised & ~zero if shrinking else torch.zeros_like(zero)
             if active.any():
                 trial = half_space_step(x[active], g[active], **_half_space(options))
                 self._write(group, active, trial)
-                zero = zero.clone()
                 zero[active] = (trial == 0).all(1)
             self._forget(group, zero)
         return loss
-
-    @staticmethod
-    def group_sparsity_of(channels: Sequence[Float[Tensor, "channels entries"]]) -> float:
-        """The share of rows that are zero."""
-        return sum(int((x == 0).all(1).sum()) for x in channels) / sum(len(x) for x in channels)
 
     def state_dict(self) -> dict[str, Any]:
         """The base optimiser's state, the step, and which channels are penalised."""
@@ -275,6 +271,10 @@ def channel_scores(
         [s / torch.cat(part).norm().clamp_min(1e-12) for s in part] for part in (cosine, small)
     ]
     return [0.5 * a + 0.5 * b for a, b in zip(*parts, strict=True)]
+
+
+def _share(masks: Sequence[Bool[Tensor, " channels"]]) -> float:
+    return sum(int(mask.sum()) for mask in masks) / sum(len(mask) for mask in masks)
 
 
 def _half_space(options: Mapping[str, Any]) -> dict[str, Any]:
