@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
@@ -19,6 +18,11 @@ from generality.models.atomic_folder import atomic_folder
 from generality.models.device import resolve_device
 from generality.models.efficientnet_lite import EfficientNetLite
 from generality.models.load import fetch_model
+from generality.models.saved_classifier import (
+    check_target,
+    read_classifier,
+    write_classifier,
+)
 from generality.models.text_classifier import Tuning, lasting_name, public_name
 from generality.models.vision_backbone import VisionBackbone
 
@@ -134,13 +138,10 @@ class ImageClassifier(nn.Module):
         Raises:
             ValueError: not one name a class, or no backbone name to refer to.
         """
-        if len(label_names) != self.head.out_features:
-            raise ValueError(f"{self.head.out_features} classes, but {len(label_names)} names")
+        folder = Path(folder)
+        check_target(folder, label_names, self.head)
         if self.name is None:
             raise ValueError("the classifier refers to its backbone by name; set .name first")
-        folder = Path(folder)
-        if folder.exists() and not (folder / "classifier.json").exists() and any(folder.iterdir()):
-            raise UserError(f"'{folder}' holds other files; give a new folder for the classifier.")
         saved = {
             "name": lasting_name(self.name),
             "label_names": list(label_names),
@@ -149,10 +150,7 @@ class ImageClassifier(nn.Module):
             "lora_alpha": self.lora_alpha,
         }
         with atomic_folder(folder) as fresh:
-            text = json.dumps(saved, indent=2) + "\n"
-            (fresh / "classifier.json").write_text(text, encoding="utf-8")
-            head = {name: each.detach().cpu() for name, each in self.head.state_dict().items()}
-            save_file(head, fresh / "head.safetensors")
+            write_classifier(fresh, saved, self.head.state_dict())
             if self.tuning == "full":
                 model: nn.Module = self.body.model
                 model.save_pretrained(fresh)  # type: ignore[operator]
@@ -170,9 +168,8 @@ class ImageClassifier(nn.Module):
             UserError: the folder holds none, or its backbone cannot be had.
         """
         folder = Path(folder)
+        saved, head = read_classifier(folder)
         try:
-            saved = json.loads((folder / "classifier.json").read_text(encoding="utf-8"))
-            head = load_file(folder / "head.safetensors")
             adapters = (
                 load_file(folder / "adapter_model.safetensors") if saved["tuning"] == "lora" else {}
             )

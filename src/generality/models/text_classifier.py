@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
@@ -23,6 +23,11 @@ from generality.models.device import resolve_device
 from generality.models.hidden_states import HiddenStatePooler, Pooling, hidden_state, layer_index
 from generality.models.load import CAUSAL, load_model, load_tokenizer
 from generality.models.quiet import quiet
+from generality.models.saved_classifier import (
+    check_target,
+    read_classifier,
+    write_classifier,
+)
 
 Tuning = Literal["probe", "lora", "full"]
 
@@ -244,13 +249,10 @@ class TextClassifier(nn.Module):
             UserError: the folder holds something else.
             ValueError: not one name a class, or no backbone name to refer to.
         """
-        if len(label_names) != self.head.out_features:
-            raise ValueError(f"{self.head.out_features} classes, but {len(label_names)} names")
+        folder = Path(folder)
+        check_target(folder, label_names, self.head)
         if self.tuning != "full" and self.name is None:
             raise ValueError("a probe or adapters refer to the backbone by name; set .name first")
-        folder = Path(folder)
-        if folder.exists() and not (folder / "classifier.json").exists() and any(folder.iterdir()):
-            raise UserError(f"'{folder}' holds other files; give a new folder for the classifier.")
         saved = {
             "name": lasting_name(self.name),
             "label_names": list(label_names),
@@ -261,10 +263,7 @@ class TextClassifier(nn.Module):
             "lora_alpha": self.lora_alpha,
         }
         with atomic_folder(folder) as fresh:
-            text = json.dumps(saved, indent=2) + "\n"
-            (fresh / "classifier.json").write_text(text, encoding="utf-8")
-            head = {"weight": self.head.weight.detach().cpu().contiguous()}
-            save_file(head, fresh / "head.safetensors")
+            write_classifier(fresh, saved, {"weight": self.head.weight})
             if self.tuning != "probe":
                 with quiet():
                     self.model.save_pretrained(fresh)
@@ -284,11 +283,8 @@ class TextClassifier(nn.Module):
             UserError: the folder holds none, or its backbone cannot be had.
         """
         folder = Path(folder)
-        try:
-            saved = json.loads((folder / "classifier.json").read_text(encoding="utf-8"))
-            head = load_file(folder / "head.safetensors")["weight"]
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
-            raise UserError(f"'{folder}' holds no saved classifier: {error}") from error
+        saved, weights = read_classifier(folder)
+        head = weights["weight"]
         where = resolve_device(device)
         source = str(folder.resolve()) if saved["tuning"] == "full" else saved["name"]
         model: Any = load_model(source, device=device)
