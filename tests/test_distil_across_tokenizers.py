@@ -210,3 +210,10 @@ def test_files_of_tasks_become_the_same_exams(tmp_path) -> None:
     assert tasks.exams["target"].answers == ["8", "9", "10"]
     with pytest.raises(UserError, match="is needed"):
         read_worked(tmp_path / "none.jsonl")
+
+
+def test_a_function_is_not_hidden_by_the_module_of_its_name():
+    import generality.models.teacher_topk  # noqa: F401 - sets the attribute of the package
+    from generality import models
+
+    assert callable(models.teacher_topk)

@@ -16,6 +16,7 @@ from generality.errors import UserError, unknown
 
 DTYPES = ("float32", "bfloat16", "float16")
 SETTINGS, OUTPUT, EXAM = "Of some methods", "Output", "Choosing settings on data"
+DISTIL = "distill: models of any architecture and tokenizer, into the first"
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
@@ -28,7 +29,8 @@ def merge(
     method: Annotated[
         str,
         typer.Option(
-            help="average, task-arithmetic, ties, dare, dare-ties, slerp, layerwise or fisher."
+            help="average, task-arithmetic, ties, dare, dare-ties, slerp, layerwise or fisher; "
+            "distill for models that are built differently."
         ),
     ] = "average",
     base: Annotated[
@@ -53,7 +55,7 @@ def merge(
         typer.Option(
             "--lambda",
             help="Scale of the merged task vector; by default 0.4 for task-arithmetic and dare "
-            "of the variant paper, else 1.",
+            "of the variant paper, else 1. Of distill: the true token's share, by default 0.9.",
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of what dare draws.")] = 0,
@@ -126,10 +128,25 @@ def merge(
         int,
         typer.Option(min=2, help="Of each task in each half, at most.", rich_help_panel=EXAM),
     ] = 200,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Prompts and responses to tune the first model on.", rich_help_panel=DISTIL
+        ),
+    ] = None,
+    epochs: Annotated[float, typer.Option(min=0.01, rich_help_panel=DISTIL)] = 1.0,
+    learning_rate: Annotated[float, typer.Option(rich_help_panel=DISTIL)] = 1e-5,
+    batch_size: Annotated[int, typer.Option(min=1, rich_help_panel=DISTIL)] = 16,
+    control: Annotated[
+        bool,
+        typer.Option(
+            "--control", help="Tune on the responses alone too, to compare.", rich_help_panel=DISTIL
+        ),
+    ] = False,
     device: options.Device = "auto",
     json: options.Json = False,
 ) -> None:
-    """Make one model of several that were tuned from one, without training.
+    """Make one model of several that were tuned from one, without training; or of any, by distill.
 
     Models are read a few megabytes at a time. OUT appears when it is whole, with config, tokenizer
     and a card that says what was merged how; the same command goes on where a killed one was.
@@ -144,6 +161,20 @@ def merge(
     if dtype is not None and dtype not in DTYPES:
         raise unknown("dtype", dtype, DTYPES)
     command = shlex.join(["generality", *sys.argv[1:]])
+    if method == "distill":
+        if base or weights or density or fisher or evaluate or as_adapter:
+            raise UserError(
+                "distill trains and has no use for --base, --weights, --density, --fisher, "
+                "--evaluate or --as-adapter: leave them out."
+            )
+        _distill(
+            models, out, data, control, json, device, dtype, command,
+            {"lam": 0.9 if lam is None else lam, "epochs": epochs, "learning_rate": learning_rate,
+             "batch_size": batch_size, "seed": seed},
+        )  # fmt: skip
+        return
+    if data or control:
+        raise UserError("--data and --control are for --method distill.")
     if as_adapter:
         if method != "average":
             raise UserError("--as-adapter is for the method average.")
@@ -183,6 +214,48 @@ def merge(
         )
     if "evaluation" in report:
         _show(console, report["evaluation"])
+    console.print(f"Written to {out}", soft_wrap=True)
+
+
+def _distill(
+    models: list[str], out: Path, data: str | None, control: bool, json: bool, device: str,
+    dtype: str | None, command: str, settings: dict[str, Any],
+) -> None:  # fmt: skip
+    """Models that are built differently, by their distributions."""
+    import torch
+
+    from generality.estimators.distilled_merge import Fusion, merge_by_distillation, read_pairs
+
+    if data is None:
+        raise UserError(
+            "--method distill tunes the first model: name prompts and responses, --data."
+        )
+    try:
+        how = Fusion(**settings)
+    except ValueError as error:
+        raise UserError(f"{error}.".replace("lam is", "--lambda is")) from error
+    report = merge_by_distillation(
+        models, out, *read_pairs(data), how, lab=options.make_lab(device), control=control,
+        dtype=getattr(torch, dtype) if dtype else None, command=command,
+    )  # fmt: skip
+    if json:
+        options.print_json({**report, "out": out})
+        return
+    from rich.table import Table
+
+    console = options.console()
+    table = Table("model", "gave targets for", "held-out loss")
+    for each in report["models"]:
+        table.add_row(Path(each["model"]).name, f"{each['gave']:.0%}", f"{each['loss']:.4f}")
+    if control:
+        table.add_row("the first, tuned on responses alone", "", f"{report['control']:.4f}")
+    table.add_row("merged", "", f"{report['after']:.4f}")
+    console.print(table)
+    left = f" {report['left_out']} were too long." if report["left_out"] else ""
+    console.print(
+        f"Nats a character of {report['held_out']} held-out responses; {report['examples']} were "
+        f"tuned on.{left}"
+    )
     console.print(f"Written to {out}", soft_wrap=True)
 
 

@@ -28,7 +28,7 @@ def fused_topk(
 ) -> tuple[list[Targets], Int[NDArray, " texts"], Float[NDArray, "sources texts"]]:
     """Of each response the likeliest tokens of the source that finds it least surprising (MinCE).
 
-    What `generality.models.align_tokens.topk_columns` turns into columns on the tokens of a student
+    What `generality.models.topk_columns` turns into columns on the tokens of a student
     with a tokenizer of its own, for `TopkDistillation`. The student may be among the sources.
 
     Source: Wan et al. 2024 (FuseLLM, arXiv 2401.10491), section 3.3. The released code compares
@@ -51,17 +51,11 @@ def fused_topk(
     """
     if not sources:
         raise ValueError("there are no sources to fuse")
-    entropies = []
-    for model, tokenizer in sources:
-        reduce: Literal["sum", "mean"] = "sum" if per == "character" else "mean"
-        found = response_logprob(
-            model, tokenizer, prompts, responses, reduce=reduce, include_eos=False,
-            batch_size=batch_size,
-        )  # fmt: skip
-        lengths = [max(1, len(text)) if per == "character" else 1 for text in responses]
-        entropies.append(-np.asarray(found.cpu(), dtype=float) / lengths)
+    entropies = [
+        surprise(*source, prompts, responses, per=per, batch_size=batch_size) for source in sources
+    ]
     table = np.stack(entropies)
-    best = np.nan_to_num(table, nan=np.inf).argmin(0)
+    best = least_surprised(table)
     targets: list[Targets] = [([], []) for _ in responses]
     for number, (model, tokenizer) in enumerate(sources):
         rows = np.flatnonzero(best == number).tolist()
@@ -72,6 +66,37 @@ def fused_topk(
         for i, each in zip(rows, likely, strict=True):
             targets[i] = each
     return targets, best, table
+
+
+def surprise(
+    model: nn.Module,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    responses: Sequence[str],
+    *,
+    per: Literal["character", "token"] = "character",
+    batch_size: int = 16,
+) -> Float[NDArray, " texts"]:
+    """Cross-entropy of each response in nats a character or a token; NaN where it does not fit.
+
+    Only the one per character compares models with different tokenizers.
+    """
+    reduce: Literal["sum", "mean"] = "sum" if per == "character" else "mean"
+    found = response_logprob(
+        model, tokenizer, prompts, responses, reduce=reduce, include_eos=False,
+        batch_size=batch_size,
+    )  # fmt: skip
+    lengths = [max(1, len(text)) if per == "character" else 1 for text in responses]
+    return -np.asarray(found.cpu(), dtype=float) / lengths
+
+
+def least_surprised(table: Float[NDArray, "sources texts"]) -> Int[NDArray, " texts"]:
+    """Of each text the source with the lowest cross-entropy, the first of equals (MinCE).
+
+    >>> least_surprised(np.array([[1.2, np.nan], [0.9, 1.0], [1.05, 1.0]]))
+    array([1, 1])
+    """
+    return np.nan_to_num(table, nan=np.inf).argmin(0)
 
 
 def with_gold(

@@ -16,12 +16,6 @@ from typing import TYPE_CHECKING
 from generality.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from generality.models.align_tokens import (
-        align_tokens,
-        alignment_cost,
-        project_topk,
-        topk_columns,
-    )
     from generality.models.artifacts import ARTIFACTS, Artifact, fetch
     from generality.models.bag_of_words import BagOfWords
     from generality.models.chat import Chat, EndpointChat, LocalChat, Message, RecordedChat, ask
@@ -38,6 +32,12 @@ if TYPE_CHECKING:
     from generality.models.teacher_topk import teacher_topk
     from generality.models.text_classifier import TextClassifier
     from generality.models.tiny_decoders import tiny_decoder
+    from generality.models.token_alignment import (
+        align_tokens,
+        alignment_cost,
+        project_topk,
+        topk_columns,
+    )
 
 __all__ = [
     "ARTIFACTS",
@@ -98,8 +98,8 @@ __getattr__, __dir__ = lazy_names(
         "MultiHead": "multi_head",
         "TextClassifier": "text_classifier",
         "TinyConvNet": "conv_nets",
-        "align_tokens": "align_tokens",
-        "alignment_cost": "align_tokens",
+        "align_tokens": "token_alignment",
+        "alignment_cost": "token_alignment",
         "combine_heads": "multi_head",
         "entropy_weights": "multi_head",
         "fedka_digits": "domain_adversarial",
@@ -111,8 +111,8 @@ __getattr__, __dir__ = lazy_names(
         "load_model": "load",
         "load_tokenizer": "load",
         "mlp": "featurized",
-        "project_topk": "align_tokens",
-        "topk_columns": "align_tokens",
+        "project_topk": "token_alignment",
+        "topk_columns": "token_alignment",
         "resolve_device": "device",
         "stream_tokens": "generation",
         "teacher_topk": "teacher_topk",

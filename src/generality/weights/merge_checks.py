@@ -17,8 +17,8 @@ ARITHMETIC = (
 """Settings that change what the same weights compute."""
 
 ELSE = (
-    "Only fine-tunes of one model merge by their weights; others can be fused while they write, or "
-    "distilled into one."
+    "Only fine-tunes of one model merge by their weights; others can be distilled into one "
+    "(--method distill), or fused while they write (generality fuse)."
 )
 
 
