@@ -1,18 +1,21 @@
 """Flowformer: does attention in linear time keep its skill when its sources compete for flow?
 
 Protocol (Wu et al. 2022, arXiv 2202.06258). One small transformer encoder, in which only the
-attention differs, learns to classify sequences: look a key up among pairs (`lookup`), work out a
-nested list (`list-ops`), read a digit pixel by pixel (`digits`). Linear attention is Flow-Attention
-without competition and allocation, so every arm but softmax is one part with other options, from
-the same start. Floor: attention that is the mean of the values. Ceiling: softmax attention.
-`entropy` is how spread out the first layer's attention is after training (1 is uniform), of the
-matrix by which the values are multiplied, rows scaled to sum to 1; `entropy_start` is before it.
+attention differs, learns to classify sequences: look a key up among pairs (`lookup`), read a digit
+pixel by pixel (`digits`), at `full` work out a nested list (`list-ops`). Linear attention is
+Flow-Attention without competition and allocation, so every arm but softmax is one part with other
+options, from the same start. Floor: attention that is the mean of the values. Ceiling: softmax
+attention. `entropy` is how spread out the first layer's attention is after training (1 is uniform),
+of the matrix by which the values are multiplied, rows scaled to sum to 1; `entropy_start` is before
+it.
 
 Differences from the paper, each with its effect: two layers of width 32 and sequences of 9 to 65
 tokens instead of Long Range Arena's 1k to 4k, WikiText and ImageNet (the cost of softmax is no
 obstacle here, so quality is compared where all can run; time and memory over length are measured by
-benchmarks/flow_attention.py, and tested); hundreds of updates (list-ops is far from solved by any
-arm); no Reformer, no Performer, no reinforcement learning. No clamp unless the arm's name says one:
+benchmarks/flow_attention.py, and tested); hundreds of updates, in which list-ops shows no gap (its
+operators do not care for the order of what they are given, so that the mean, which sees how often
+each token occurs, is as far as softmax: nesting is learned later), so it is left to `full`; no
+Reformer, no Performer, no reinforcement learning. No clamp unless the arm's name says one:
 with as many sinks as sources the released vision code's clamp at 1 cuts off every source above
 the average. Longer sequences at test time than in training are not tried.
 """
@@ -62,16 +65,16 @@ TASKS: dict[str, Callable[..., SequenceTask]] = {
 class Config:
     """Every knob of the study."""
 
-    tasks: tuple[str, ...] = tuple(TASKS)
+    tasks: tuple[str, ...] = ("lookup", "digits")
     attentions: tuple[str, ...] = tuple(ATTENTIONS)
-    layers: tuple[int, ...] = (1, 2, 1)  # of each task's network
+    layers: tuple[int, ...] = (1, 1)  # of each task's network
     width: int = 32
     heads: int = 2
     train: int = 16_000  # sequences; of digits at most 1300
     test: int = 400  # sequences
     steps: int = 350  # updates
     batch_size: int = 32
-    learning_rates: tuple[float, ...] = (1e-2, 5e-3, 3e-3)  # of each task, AdamW, cosine to 0;
+    learning_rates: tuple[float, ...] = (1e-2, 3e-3)  # of each task, AdamW, cosine to 0;
     # with them softmax learns its tasks and the mean does not, which is all they were tried on
     weight_decay: float = 0.01
     keys: int = 8  # of lookup
