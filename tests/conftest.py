@@ -27,7 +27,7 @@ def artifacts() -> Path:
 
     fonts = [name for name in ARTIFACTS if name.startswith("font-")]
     images = ("mnist-5k", "photographs", "matplotlib-fonts", *fonts)
-    for name in ("minilm-l6", "vader-sentiment", "drug-reviews", *images):
+    for name in ("minilm-l6", "vader-sentiment", "drug-reviews", "sms-spam", *images):
         fetch(name)
     return artifacts_home()
 

