@@ -6,11 +6,11 @@ that open checkpoints (`generality.weights.open_checkpoint`) merge in little mem
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -30,8 +30,11 @@ FROM_BASE = ("task-arithmetic", "ties", "dare", "dare-ties", "layerwise")
 """Methods that add to a base what the experts learned."""
 
 PIECE = 1 << 18  # elements: a megabyte of float32, which stays in a core's cache
+WHOLE = 1 << 20
 SMALL = 1 << 21  # elements that are sorted as they are; of more, a narrow band is
 SAMPLE = 61  # one of so many elements says where the band is
+TINY = torch.finfo(torch.float32).tiny
+DRAWS = 1 << 16  # DARE's density is a multiple of 1 / DRAWS
 BLOCKS = {
     "attention": re.compile(r"attn|attention|[qkvo]_proj"),
     "mlp": re.compile(r"mlp|feed_forward|ffn|fc[12]|dense|experts"),
@@ -50,7 +53,7 @@ class Recipe:
         weights: one for each model; None: equal ones, 1/n for averages and 1 for task vectors.
             Averages, slerp and Fisher divide by their sum.
         density: share of a task vector's numbers that is kept, in (0, 1]; None: 0.2 for TIES, 0.1
-            for DARE, as in their papers.
+            for DARE, as in their papers; DARE's is rounded to a multiple of 1/65536.
         lam: scale of the merged task vector; None: 0.4 for task arithmetic and DARE in the variant
             "paper" (what their authors take without data to choose by), else 1.
         seed: of DARE's draws.
@@ -261,9 +264,11 @@ class Merger:
             yield self._finite(total, name)
 
     def _sum(self, name: str, weights: list[float]) -> Iterator[Tensor]:
-        for total, parts in self._with_base(name):
-            for part, weight in zip(parts, weights, strict=True):
-                total.add_(part, alpha=weight * self.recipe.scale)
+        scales = [weight * self.recipe.scale for weight in weights]
+        for base, parts in self._with_base(name):
+            total = torch.add(base, parts[0], alpha=scales[0])
+            for part, scale in zip(parts[1:], scales[1:], strict=True):
+                total.add_(part, alpha=scale)
             yield self._finite(total, name)
 
     def _consensus(self, name: str, weights: list[float]) -> Iterator[Tensor]:
@@ -276,31 +281,32 @@ class Merger:
                     part if weight == 1 else part.mul_(weight)
                     for part, weight in zip(parts, weights, strict=True)
                 ]
-            total = parts[0].clone()
+            total = parts[0] + 0.0  # −0.0 + 0.0 is 0.0
             for part in parts[1:]:
                 total += part
-            sign = torch.copysign(torch.ones(()), total + 0.0)  # −0.0 + 0.0 is 0.0
-            mixed, count = self._agreeing(parts, sign, weights, peft)
+            sign = torch.copysign(torch.ones(()), total)
+            mixed, count = self._agreeing(parts, sign, weights, peft, divided)
             if self.recipe.variant == "paper":
                 cancelled = (total == 0) & (mixed != 0)
                 if cancelled.any() and self._majority < 0:
                     sign[cancelled] = -1
-                    mixed, count = self._agreeing(parts, sign, weights, peft)
+                    mixed, count = self._agreeing(parts, sign, weights, peft, divided)
             if divided:
-                mixed.div_(count.masked_fill_(count == 0, 1))
-            base.addcmul_(mixed, sign, value=self.recipe.scale)
-            yield self._finite(base, name)
+                some = min(weights) > 0  # then nothing cancels, and 0 is divided by what is not 0
+                mixed.div_(count.clamp_min_(TINY) if some else count.masked_fill_(count == 0, 1))
+            yield self._finite(torch.addcmul(base, mixed, sign, value=self.recipe.scale), name)
 
     @staticmethod
     def _agreeing(
-        parts: list[Tensor], sign: Tensor, weights: list[float], peft: bool
+        parts: list[Tensor], sign: Tensor, weights: list[float], peft: bool, counted: bool
     ) -> tuple[Tensor, Tensor]:
-        """Sum of what has the sign, times the sign; and the sum of weights that went into it."""
+        """Sum of what has the sign, times the sign; the sum of weights in it, if it is counted."""
         mixed, count = torch.zeros_like(sign), torch.zeros_like(sign)
         for part, weight in zip(parts, weights, strict=True):
             agree = (part * sign).relu_()
             mixed.add_(agree, alpha=weight if peft else 1)
-            count.add_(agree.sign_(), alpha=1 if peft else weight)
+            if counted:
+                count.add_(agree.sign_(), alpha=1 if peft else weight)
         return mixed, count
 
     def _slerp(self, name: str, weights: list[float]) -> Iterator[Tensor]:
@@ -346,50 +352,56 @@ class Merger:
     # task vectors -----------------------------------------------------------------------------
 
     def _with_base(self, name: str) -> Iterator[tuple[Tensor, list[Tensor]]]:
-        """Pieces of the base (to be written into) and of what is left of each task vector."""
-        assert self.base is not None
-        left = [self._sparsified(i, name) for i in range(len(self.experts))]
-        for base, *parts in zip(self._read(None, name), *left, strict=True):
-            yield base.clone(), parts
+        """Pieces of the base (not to be written into) and of what is left of each task vector."""
+        everyone = range(len(self.experts))
+        thinned = [self._thinning(i, name) for i in everyone]
+        pieces = zip(*(self._read(i, name) for i in (None, *everyone)), strict=True)
+        for place, (base, *experts) in enumerate(pieces):
+            yield (
+                base,
+                [thin(place, expert - base) for thin, expert in zip(thinned, experts, strict=True)],
+            )
 
     def _deltas(self, number: int, name: str) -> Iterator[Tensor]:
         for base, expert in zip(self._read(None, name), self._read(number, name), strict=True):
             yield expert - base
 
-    def _sparsified(self, number: int, name: str) -> Iterator[Tensor]:
+    def _thinning(self, number: int, name: str) -> Callable[[int, Tensor], Tensor]:
+        """From the pieces of a task vector, in order, to what is left of them; written into."""
         rule, density = self.recipe.rule, self.recipe.kept
         if rule == "task-arithmetic" or density >= 1:
-            yield from self._deltas(number, name)
-        elif rule == "ties":
-            threshold, room = self._threshold(number, name)
-            below = float(np.nextafter(np.float32(threshold), np.float32(0)))
-            for delta in self._deltas(number, name):
-                if room is None:
-                    yield hardshrink(delta, below)  # 0 up to `below`
-                    continue
-                tied = (delta.abs() == threshold).nonzero()[:, 0]
-                yield hardshrink(delta, below).index_fill_(0, tied[room:], 0)
-                room = max(0, room - len(tied))
-        else:
-            factor = 1 / density
-            if self.recipe.variant == "mergekit":
-                factor = self._l1_factor(number, name)
-            for place, delta in enumerate(self._deltas(number, name)):
-                yield delta.mul_(self._drawn(number, name, place, delta)).mul_(factor)
+            return lambda place, delta: delta
+        if rule == "ties":
+            return _trimming(*self._threshold(number, name))
+        drop = functools.partial(self._dropped, number, name)
+        if self.recipe.variant != "mergekit":
+            return lambda place, delta: drop(place, delta).mul_(DRAWS / self._bound)
+        if self.specs[name].size <= self._piece(name):
+            return lambda place, delta: _rescaled(delta, drop(place, delta.clone()))
+        factor = self._l1_factor(number, name)
+        return lambda place, delta: drop(place, delta).mul_(factor)
 
-    def _drawn(self, number: int, name: str, place: int, like: Tensor) -> Tensor:
-        """1 with the probability `density`, else 0; the same whenever asked."""
+    @property
+    def _bound(self) -> int:
+        """Draws below it keep a number."""
+        return max(1, round(self.recipe.kept * DRAWS))
+
+    def _dropped(self, number: int, name: str, place: int, piece: Tensor) -> Tensor:
+        """A piece with numbers set to 0 at random, the same ones whenever asked; written into."""
         key = (self.recipe.seed, number, xxhash.xxh3_64_intdigest(name.encode()), place)
-        drawn = np.random.Generator(np.random.SFC64(key)).random(like.numel(), np.float32)
-        return torch.from_numpy(drawn < np.float32(self.recipe.kept))
+        raw = np.random.SFC64(key).random_raw(-(-piece.numel() // 4)).astype("<u8", copy=False)
+        kept = raw.view("<u2")[: piece.numel()] < self._bound
+        flat = piece.numpy()
+        np.multiply(flat, kept, out=flat)
+        return piece
 
     def _l1_factor(self, number: int, name: str) -> float:
         before = after = 0.0
         for place, delta in enumerate(self._deltas(number, name)):
             size = delta.abs_()
             before += float(size.sum())
-            after += float(size.mul_(self._drawn(number, name, place, delta)).sum())
-        return before / after if min(before, after) >= 1e-7 else 1.0
+            after += float(self._dropped(number, name, place, size).sum())
+        return _ratio(before, after)
 
     def _threshold(self, number: int, name: str) -> tuple[float, int | None]:
         """The smallest magnitude kept, and how many of those tied at it (None: all of them)."""
@@ -403,7 +415,7 @@ class Merger:
             k = 1
         return kth_largest(lambda: self._deltas(number, name), size, k)
 
-    @cached_property
+    @functools.cached_property
     def _thresholds(self) -> list[float]:
         """Over the whole model, for each expert."""
         floating = [name for name, spec in self.specs.items() if spec.dtype.is_floating_point]
@@ -415,7 +427,7 @@ class Merger:
 
         return [kth_largest(whole(i), size, k)[0] for i in range(len(self.experts))]
 
-    @cached_property
+    @functools.cached_property
     def _majority(self) -> float:
         """Sign of the sum of all elected signs of the model."""
         total = 0.0
@@ -445,7 +457,12 @@ class Merger:
     def _read(self, number: int | None, name: str) -> Iterator[Tensor]:
         source = self.base if number is None else self.experts[number]
         assert source is not None
-        return flat_pieces(source, name)
+        return flat_pieces(source, name, self._piece(name))
+
+    def _piece(self, name: str) -> int:
+        """Elements at a time: all of a tensor that is not much larger, where sums of it matter."""
+        summed = self.recipe.variant == "mergekit" and "dare" in self.recipe.rule
+        return WHOLE if summed and self.specs[name].size <= WHOLE else PIECE
 
     def _integers(self, name: str) -> Tensor:
         sources = ([] if self.base is None else [self.base]) + self.experts
@@ -469,6 +486,33 @@ class Merger:
                     "model is broken; take an earlier checkpoint of it."
                 )
         raise UserError(f"'{name}' comes out with numbers that are not finite: lower the weights.")
+
+
+def _rescaled(before: Tensor, after: Tensor) -> Tensor:
+    """What is left of a tensor, with the sum of magnitudes that all of it had; written into."""
+    return after.mul_(_ratio(float(before.abs_().sum()), float(after.abs().sum())))
+
+
+def _ratio(before: float, after: float) -> float:
+    return before / after if min(before, after) >= 1e-7 else 1.0
+
+
+def _trimming(threshold: float, room: int | None) -> Callable[[int, Tensor], Tensor]:
+    """Sets what is below the threshold to 0; of what is tied at it, the first `room` stay."""
+    below = float(np.nextafter(np.float32(threshold), np.float32(0)))
+    left = room
+
+    def trim(place: int, delta: Tensor) -> Tensor:
+        nonlocal left
+        trimmed = hardshrink(delta, below)  # 0 up to `below`
+        if left is None:
+            return trimmed
+        tied = (delta.abs() == threshold).nonzero()[:, 0]
+        trimmed.index_fill_(0, tied[left:], 0)
+        left = max(0, left - len(tied))
+        return trimmed
+
+    return trim
 
 
 def kth_largest(pieces: Pieces, size: int, k: int) -> tuple[float, int | None]:
@@ -508,8 +552,8 @@ def kth_largest(pieces: Pieces, size: int, k: int) -> tuple[float, int | None]:
     return threshold, None if wanted == int(np.count_nonzero(band == threshold)) else wanted
 
 
-def flat_pieces(source: Any, name: str | None = None) -> Iterator[Tensor]:
-    """A tensor's numbers in order, in float32 at least, a megabyte at a time.
+def flat_pieces(source: Any, name: str | None = None, size: int = PIECE) -> Iterator[Tensor]:
+    """A tensor's numbers in order, in float32 at least, `size` at a time.
 
     Given a mapping and a name, the tensor is asked for anew for each piece: of an open checkpoint,
     no more than a piece is then in memory.
@@ -517,10 +561,10 @@ def flat_pieces(source: Any, name: str | None = None) -> Iterator[Tensor]:
     at = 0
     while True:
         tensor = source if name is None else source[name]
-        flat = tensor.reshape(-1)[at : at + PIECE]
+        flat = tensor.reshape(-1)[at : at + size]
         wide = torch.promote_types(flat.dtype, torch.float32) if flat.dtype.itemsize > 1 else None
         yield flat.to(wide or torch.float32)
-        at += PIECE
+        at += size
         if at >= tensor.numel():
             return
 
