@@ -10,9 +10,11 @@ the files say.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -61,9 +63,15 @@ def read_record(root: Path, study: str) -> dict[str, Any] | None:
 def studies_table(
     studies: list[Study], records: Mapping[str, dict[str, Any] | None], folder: str
 ) -> str:
-    """One line a study: its question, its paper, how many claims came out how."""
+    """One line a study: its question, its paper, how many claims came out how; by family."""
     lines = ["| study | question | paper | verdicts |", "|---|---|---|---|"]
-    for study in studies:
+    sizes = Counter(study.family for study in studies)
+    family = ""
+    for study in sorted(studies, key=lambda study: (-sizes[study.family], study.family)):
+        if study.family != family:
+            family = study.family
+            about = importlib.import_module(f"generality.studies.{family}").__doc__ or ""
+            lines.append(f"| **{family}** | **{about.strip().rstrip('.')}** | | |")
         paper = f"[{study.paper.year}](https://arxiv.org/abs/{study.paper.arxiv})"
         name = f"[{study.name}]({folder}{study.name}.md)"
         lines.append(f"| {name} | {cell(study.title)} | {paper} | {tally(records[study.name])} |")
