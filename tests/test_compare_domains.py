@@ -1,4 +1,8 @@
 import json
+import os
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -576,6 +580,80 @@ def test_processes_give_the_same_rows_and_ctrl_c_loses_nothing(tmp_path: Path) -
     assert again.steps.reused >= 7, "what the processes finished is kept"
     assert again.steps.computed < here.steps.computed
     pd.testing.assert_frame_equal(resumed.rows, whole.rows)
+
+
+AT_A_GATE = """
+import sys, time
+from pathlib import Path
+from generality.cli import main
+from generality.lab.steps import StepStore
+
+reached, most, locked, begun = Path(sys.argv.pop(1)), int(sys.argv.pop(1)), StepStore.lock, []
+
+def lock(store, key):
+    begun.append(key)
+    if len(begun) > most:
+        with locked(store, key):
+            reached.touch()
+            time.sleep(600)
+    return locked(store, key)
+
+StepStore.lock = lock
+main()
+"""
+
+
+def test_a_killed_tournament_goes_on_where_it_was(generality, home: Path, tmp_path: Path) -> None:
+    hospitals(30).to_csv("train.csv", index=False)
+    command = [
+        *"compare train.csv --domain site --label outcome --methods vrex,adanpc".split(),
+        *"--seeds 1 --draws 1 --steps 5 --hidden 4 --json --out runs".split(),
+    ]
+    killed = subprocess.Popen(
+        [sys.executable, "-c", AT_A_GATE, tmp_path / "reached", "5", *command],
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 180
+    while not (tmp_path / "reached").exists():
+        assert killed.poll() is None, killed.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    killed.send_signal(signal.SIGKILL)
+    assert killed.communicate()[0] == ""
+    assert killed.returncode == -signal.SIGKILL
+
+    kept = _manifests(home)
+    assert len(kept) == 5
+    assert not list(tmp_path.glob("runs/*/*/best"))
+    answer = generality(*command)
+    assert answer.code == 0, answer.err
+    found = json.loads(answer.out)
+    directory = Path(found["best"]).parent
+    steps = json.loads((directory / "environment.json").read_text())["steps"]
+    assert steps["reused"] == 5
+    final = _manifests(home)
+    assert steps["computed"] == len(final) - 5
+    assert {key: final[key] for key in kept} == kept, "what was finished was not made again"
+
+    command[-1] = "whole"
+    (home / "steps").rename(home / "before")
+    whole = generality(*command)
+    assert whole.code == 0, whole.err
+    assert set(_manifests(home)) == set(final), "the same steps, by name"
+    rows = [
+        pd.read_parquet(next(tmp_path.glob(f"{out}/*/*/rows.parquet"))) for out in ("runs", "whole")
+    ]
+    assert len(rows[0]) == 4 * 3
+    pd.testing.assert_frame_equal(*rows)
+    for told in ("rows", "claims", "conclusions"):
+        assert found.get(told) == json.loads(whole.out).get(told)
+
+
+def _manifests(home: Path) -> dict[str, int]:
+    """Kept results by key, with what tells one writing from another."""
+    files = home.glob("steps/[0-9a-f][0-9a-f]/*/result.json")
+    return {file.parent.name: file.stat().st_ino for file in files}
 
 
 def _works(child: psutil.Process) -> bool:
