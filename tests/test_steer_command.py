@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from fusion_models import save_models
 
+from fusion_models import save_models
 from generality.benchmarks.worlds import world_tokenizer
 from generality.decoding import SteeringVector, collect_activations, weighted_steering_vector
 from generality.models import load_model
