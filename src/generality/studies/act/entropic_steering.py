@@ -265,7 +265,6 @@ def played(config: Config, weights: dict[str, Tensor], seed: int) -> list[dict[s
             rows.append(
                 {"method": name, "seed": seed, "panel": panel, "score": score, "floor": floor,
                  "ceiling": ceiling, "answered": float(table[:, :2].sum() / table.sum()),
-                 "strength": options.get("beta", options.get("temperature", 0.0)),
                  "push": pushed / size}
             )  # fmt: skip
     return rows
