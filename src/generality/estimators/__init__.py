@@ -8,6 +8,11 @@ docstring, a line in `tests/test_estimators.py` for scikit-learn's checks, a lin
 """
 
 from generality.estimators.adanpc import AdaNPC, AdaNPCAdapter, AdaNPCBatchNorm, score_threshold
+from generality.estimators.architecture_search import (
+    SearchPlan,
+    search_architecture,
+    search_ranking_gap,
+)
 from generality.estimators.disambiguate import Disambiguation, disambiguate
 from generality.estimators.drm import (
     DiscriminatorSelector,
@@ -18,6 +23,13 @@ from generality.estimators.drm import (
     PseudoLabelRefit,
     adaptivity_gap,
 )
+from generality.estimators.ensemble_search import (
+    SupernetPlan,
+    one_shot_accuracy,
+    search_ensemble,
+    train_supernet,
+)
+from generality.estimators.evolution_search import evolution_search
 from generality.estimators.fact_debaters import FactDebaters
 from generality.estimators.feature_memory import FeatureMemory
 from generality.estimators.federated_vote import federated_vote
@@ -50,6 +62,7 @@ from generality.estimators.rich_features import (
 )
 from generality.estimators.shortcut_remedies import fit_remedy
 from generality.estimators.shot import SHOT
+from generality.estimators.shrinking_sampler import ShrinkingSampler, combo_diversity
 from generality.estimators.soft_label_ensemble import SoftLabelEnsemble, combine_soft_labels
 from generality.estimators.soft_probe import SoftProbe
 from generality.estimators.t3a import T3A
@@ -60,6 +73,7 @@ from generality.estimators.test_time import (
     UnusableFeatures,
     evaluate_online,
 )
+from generality.estimators.train_steps import train_steps
 from generality.estimators.ways_to_tune import ways_to_tune
 from generality.estimators.weak_to_strong import WeakToStrong, bootstrap_chain
 from generality.estimators.writer import Writer
@@ -97,8 +111,11 @@ __all__ = [
     "PseudoLabel",
     "PseudoLabelRefit",
     "Round",
+    "SearchPlan",
+    "ShrinkingSampler",
     "SoftLabelEnsemble",
     "SoftProbe",
+    "SupernetPlan",
     "Tent",
     "TestTimeAdapter",
     "UnusableFeatures",
@@ -110,11 +127,13 @@ __all__ = [
     "as_head",
     "bootstrap_chain",
     "combine_soft_labels",
+    "combo_diversity",
     "correctness_groups",
     "disambiguate",
     "discover",
     "distill_multi_head",
     "evaluate_online",
+    "evolution_search",
     "fedavg",
     "federated_vote",
     "fit_dbat",
@@ -126,9 +145,15 @@ __all__ = [
     "invariant_projections",
     "mean_head",
     "meta_train",
+    "one_shot_accuracy",
     "predict_then_interpolate",
     "score_threshold",
+    "search_architecture",
+    "search_ensemble",
+    "search_ranking_gap",
     "split_by_correctness",
     "train_guidance",
+    "train_steps",
+    "train_supernet",
     "ways_to_tune",
 ]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from generality.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from generality.lab.cosine_power import CosinePowerAnnealingLR, cosine_power_factors
     from generality.lab.features import embed
     from generality.lab.finetune import FineTuned
     from generality.lab.fit import Fitted
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from generality.lab.train import EarlyStop, TrainConfig
 
 __all__ = [
+    "CosinePowerAnnealingLR",
     "DomainReplicas",
     "EarlyStop",
     "FineTuned",
@@ -42,6 +44,7 @@ __all__ = [
     "StepStore",
     "TrainConfig",
     "TunedLM",
+    "cosine_power_factors",
     "embed",
     "find_runs",
     "open_run",
@@ -72,5 +75,7 @@ __getattr__, __dir__ = lazy_names(
         "read_run": "runs",
         "run_directory": "runs",
         "write_json": "runs",
+        "CosinePowerAnnealingLR": "cosine_power",
+        "cosine_power_factors": "cosine_power",
     },
 )

@@ -46,6 +46,7 @@ from generality.measures.flips import (
     relative_nfr,
     score_flip_report,
 )
+from generality.measures.flops import flops
 from generality.measures.forgetting_report import ForgettingReport, forgetting_report
 from generality.measures.g_vendi import GVendi
 from generality.measures.greedy_match import greedy_match
@@ -64,6 +65,7 @@ from generality.measures.length_scaling import LengthScaling, length_scaling
 from generality.measures.margin_labels import margin_labels
 from generality.measures.mean_states import MeanStates
 from generality.measures.memory_of import MemoryUse, memory_of
+from generality.measures.operator_diversity import jensen_shannon, operator_diversity
 from generality.measures.outcome_metrics import (
     GenerationRisk,
     OutcomeGap,
@@ -83,6 +85,7 @@ from generality.measures.randomized_score import (
     roc_auc,
     simplicity_bias_index,
 )
+from generality.measures.rank_correlation import RankCorrelation, rank_correlation
 from generality.measures.refit_ceiling import refit_ceiling
 from generality.measures.response_logprob import (
     choice_logprobs,
@@ -161,6 +164,7 @@ __all__ = [
     "ProjectedGradients",
     "RademacherProjector",
     "RandomizedScores",
+    "RankCorrelation",
     "ScoreFlipReport",
     "Selected",
     "ShiftReport",
@@ -197,6 +201,7 @@ __all__ = [
     "expected_over_choices",
     "failure_drivers",
     "flip_report",
+    "flops",
     "forgetting_report",
     "gap_table",
     "generation_risk",
@@ -209,6 +214,7 @@ __all__ = [
     "invariance_residual",
     "invariant_subsets",
     "item_information",
+    "jensen_shannon",
     "judge_vs_benchmark",
     "kfold_by_category",
     "kl_to_base",
@@ -220,6 +226,7 @@ __all__ = [
     "negative_transfer",
     "nfr_floor",
     "nll",
+    "operator_diversity",
     "outcome_error_rate",
     "pac_environments",
     "pac_gamma",
@@ -228,6 +235,7 @@ __all__ = [
     "pgd_attack",
     "proxy_discrepancy",
     "randomized_score",
+    "rank_correlation",
     "refit_ceiling",
     "relative_nfr",
     "response_logprob",

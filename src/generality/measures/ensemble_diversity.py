@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 
 @dataclass(frozen=True)
@@ -20,11 +20,22 @@ class EnsembleDiversity:
             by example); NaN without truth, or where no pair of members both have right and wrong
             answers. Members that err together are no better than one of them.
         member_accuracy: mean accuracy of a member; NaN without truth.
+        js_divergence: Jensen-Shannon divergence of two members' probabilities, in nats, mean over
+            examples, in [0, ln 2].
+        q_statistic: Yule's Q of two members' being right, in [−1, 1]: 0 where they err
+            independently, 1 where together; NaN as `error_correlation`.
+        gain: accuracy of the mean of probabilities less `member_accuracy`; NaN without truth.
+        ambiguity: mean squared distance of members from their mean: what the mean's Brier score is
+            better by than the members' (Krogh and Vedelsby 1995).
     """
 
     disagreement: float
     error_correlation: float = math.nan
     member_accuracy: float = math.nan
+    js_divergence: float = math.nan
+    q_statistic: float = math.nan
+    gain: float = math.nan
+    ambiguity: float = math.nan
 
 
 def ensemble_diversity(
@@ -56,8 +67,10 @@ def ensemble_diversity(
     classes = said.argmax(-1)
     pairs = list(itertools.combinations(range(len(classes)), 2))
     disagreement = float(np.mean([(classes[i] != classes[j]).mean() for i, j in pairs]))
+    apart = float(np.mean([_jensen_shannon(said[[i, j]]) for i, j in pairs]))
+    ambiguity = float(((said - said.mean(0)) ** 2).sum(-1).mean())
     if truth is None:
-        return EnsembleDiversity(disagreement)
+        return EnsembleDiversity(disagreement, js_divergence=apart, ambiguity=ambiguity)
     if len(truth) != classes.shape[1]:
         raise ValueError(f"{classes.shape[1]} examples, but true classes of {len(truth)}")
     wrong = classes != np.asarray(truth)
@@ -65,8 +78,29 @@ def ensemble_diversity(
     correlations = [
         np.corrcoef(wrong[i], wrong[j])[0, 1] for i, j in pairs if mixed[i] and mixed[j]
     ]
+    together = [_yule(~wrong[i], ~wrong[j]) for i, j in pairs if mixed[i] and mixed[j]]
     return EnsembleDiversity(
         disagreement,
         float(np.mean(correlations)) if correlations else math.nan,
         float(1 - wrong.mean()),
+        apart,
+        float(np.mean(together)) if together else math.nan,
+        float((said.mean(0).argmax(-1) == np.asarray(truth)).mean() - (1 - wrong.mean())),
+        ambiguity,
     )
+
+
+def _jensen_shannon(pair: Float[np.ndarray, "2 n classes"]) -> float:
+    """Mean over examples, in nats."""
+    from scipy.special import xlogy  # slow to import
+
+    mean = pair.mean(0)
+    each = xlogy(pair, pair).sum(-1).mean(0) - xlogy(mean, mean).sum(-1)
+    return max(0.0, float(each.mean()))
+
+
+def _yule(first: Bool[np.ndarray, " n"], second: Bool[np.ndarray, " n"]) -> float:
+    """Q of two members, of which each is sometimes right and sometimes wrong."""
+    both, neither = (first & second).sum(), (~first & ~second).sum()
+    one, other = (first & ~second).sum(), (~first & second).sum()
+    return float((both * neither - one * other) / (both * neither + one * other))

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-Rule = Literal["uniform", "entropy", "argmin_entropy", "weights"]
+Rule = Literal["uniform", "entropy", "argmin_entropy", "weights", "logits", "vote"]
 
 
 class MultiHead(nn.Module):
@@ -84,7 +84,9 @@ def combine_heads(
     Rules: "uniform", w = 1/heads; "entropy", w_i ∝ H_i^−γ with H_i the entropy of head i on that
     example; "argmin_entropy", the head of least entropy alone (γ → ∞); "weights", as given. Source:
     Zhang et al. 2023 (DRM, arXiv 2208.08661), which picks one head for a whole batch where we pick
-    for each example.
+    for each example. Two more do not weigh: "logits", the softmax of the heads' mean logits (as
+    NEAS, arXiv 2104.00597; "uniform" may name another class and is less sure); "vote", the share of
+    heads that name each class.
 
     Args:
         logits: of every head, a global one last if there is one.
@@ -99,6 +101,10 @@ def combine_heads(
     >>> combine_heads(heads, "entropy", gamma=1.0)
     tensor([[0.8023, 0.1977]])
     """
+    if rule == "logits":
+        return logits.mean(0).softmax(-1)
+    if rule == "vote":
+        return nn.functional.one_hot(logits.argmax(-1), logits.shape[-1]).to(logits).mean(0)
     if rule == "uniform":
         share = logits.new_ones(logits.shape[1], logits.shape[0])
     elif rule == "weights":
@@ -110,7 +116,9 @@ def combine_heads(
     elif rule == "argmin_entropy":
         share = entropy_weights(logits, float("inf"))
     else:
-        raise ValueError(f"rule is uniform, entropy, argmin_entropy or weights, not '{rule}'")
+        raise ValueError(
+            f"rule is uniform, entropy, argmin_entropy, weights, logits or vote, not '{rule}'"
+        )
     share = share / share.sum(-1, keepdim=True)
     voting = len(logits) if last_votes else len(logits) - 1
     return torch.einsum("bh,hbc->bc", share[:, :voting], logits.softmax(-1)[:voting])

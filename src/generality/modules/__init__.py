@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 from generality.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from generality.modules.darts_cell import DartsCell, GenotypeCell
+    from generality.modules.differentiable_grid import DifferentiableGrid, Stage
     from generality.modules.edge_view import (
         DualViewClassifier,
         EdgeView,
@@ -47,31 +49,60 @@ if TYPE_CHECKING:
     from generality.modules.layerwise_ensemble import LayerwiseEnsemble, layerwise_loss
     from generality.modules.linear_probe import probe_head, probed
     from generality.modules.lora_group import LoRAGroup
+    from generality.modules.mixed_op import (
+        MixedOp,
+        Zero,
+        architecture_parameters,
+        decoded,
+        max_w,
+        mixing_coefficients,
+    )
+    from generality.modules.lsq_weight import LSQWeight, apply_qat, settle_qat
     from generality.modules.pairwise_reward import PairwiseReward
     from generality.modules.preference_policy import PreferencePolicy, prefer
+    from generality.modules.shared_trunk import GradScale, shared_trunk_ensemble, split_backbone
+    from generality.modules.sharp_sep_conv import SharpSepConv, sharp_operators
+    from generality.modules.qalora_linear import QALoRALinear, apply_qalora
     from generality.modules.soft_prompt import SoftPrompt
+    from generality.modules.supernet import EnsembleArchitecture, Supernet
     from generality.modules.tiny_text_encoder import TinyTextEncoder
     from generality.modules.trl_preferences import preference_trainer, tuned_margins
     from generality.modules.truncatable_mlp import TruncatableMLP
 
 __all__ = [
+    "DartsCell",
+    "DifferentiableGrid",
     "DualViewClassifier",
     "EdgeView",
     "EmaTaught",
     "EmaTaughtLoss",
+    "EnsembleArchitecture",
     "FeatureStatPerturb",
     "FlowAttention",
+    "GenotypeCell",
+    "GradScale",
     "GradientRegulator",
     "L4QLinear",
+    "LSQWeight",
     "LayerwiseEnsemble",
     "LoRAGroup",
+    "MixedOp",
     "PairwiseReward",
     "PreferencePolicy",
+    "QALoRALinear",
     "RegulatedOptimizer",
+    "SharpSepConv",
     "SoftPrompt",
+    "Stage",
+    "Supernet",
     "TinyTextEncoder",
     "TruncatableMLP",
+    "Zero",
     "apply_l4q",
+    "apply_qalora",
+    "apply_qat",
+    "architecture_parameters",
+    "decoded",
     "dequantized_model",
     "dual_view_loss",
     "flow_attend",
@@ -80,12 +111,17 @@ __all__ = [
     "insert_after",
     "layerwise_loss",
     "lsq_quantize",
+    "max_w",
+    "mixing_coefficients",
     "prefer",
     "preference_trainer",
     "probe_head",
     "probed",
     "quantized_model",
     "register_flow_attention",
+    "shared_trunk_ensemble",
+    "sharp_operators",
+    "split_backbone",
     "split_qkv",
     "style_parameters",
     "tuned_margins",
@@ -111,6 +147,11 @@ __getattr__, __dir__ = lazy_names(
         "quantized_model": "l4q_linear",
         "LayerwiseEnsemble": "layerwise_ensemble",
         "LoRAGroup": "lora_group",
+        "LSQWeight": "lsq_weight",
+        "apply_qat": "lsq_weight",
+        "settle_qat": "lsq_weight",
+        "QALoRALinear": "qalora_linear",
+        "apply_qalora": "qalora_linear",
         "PairwiseReward": "pairwise_reward",
         "PreferencePolicy": "preference_policy",
         "RegulatedOptimizer": "gradient_regulator",
@@ -130,5 +171,22 @@ __getattr__, __dir__ = lazy_names(
         "register_flow_attention": "flow_attention",
         "split_qkv": "fused_qkv",
         "style_parameters": "feature_stat_perturb",
+        "DartsCell": "darts_cell",
+        "GenotypeCell": "darts_cell",
+        "DifferentiableGrid": "differentiable_grid",
+        "Stage": "differentiable_grid",
+        "MixedOp": "mixed_op",
+        "Zero": "mixed_op",
+        "architecture_parameters": "mixed_op",
+        "decoded": "mixed_op",
+        "max_w": "mixed_op",
+        "mixing_coefficients": "mixed_op",
+        "GradScale": "shared_trunk",
+        "shared_trunk_ensemble": "shared_trunk",
+        "split_backbone": "shared_trunk",
+        "SharpSepConv": "sharp_sep_conv",
+        "sharp_operators": "sharp_sep_conv",
+        "EnsembleArchitecture": "supernet",
+        "Supernet": "supernet",
     },
 )

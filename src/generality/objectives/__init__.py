@@ -35,6 +35,7 @@ from generality.objectives.drm_loss import drm_loss
 from generality.objectives.ewc_anchor import EWCAnchor
 from generality.objectives.fused_targets import FusionLoss, fuse_distributions
 from generality.objectives.knn_nll import knn_nll, neighbour_vote
+from generality.objectives.member_cross_entropy import member_cross_entropy
 from generality.objectives.mk_mmd import mk_mmd
 from generality.objectives.multi_target import MultiTargetLoss
 from generality.objectives.orthogonal_group_loss import orthogonal_group_loss
@@ -88,6 +89,7 @@ __all__ = [
     "grpo_advantages",
     "indexed",
     "knn_nll",
+    "member_cross_entropy",
     "mixup",
     "mk_mmd",
     "neighbour_vote",
