@@ -5,8 +5,8 @@ answers are written in a way that is rare for it. Arms differ in the target of e
 gold answer (SFT), a paraphrase of it if right (SDFT), the base's own greedy answer if right and
 nothing otherwise (own), own else paraphrase else gold (S3FT), or of three right answers the one
 that the base finds most probable (fit, after GRAPE). The task is chains of sums modulo 5 in one of
-three styles, half of them a step longer than any that the base has seen; four tasks on strings of
-letters are what may be forgotten. Two axes: on "target" the floor is the base and the ceiling SFT
+three styles, of a length that the base has seen too little of to solve more than half; four tasks
+on strings of letters are what may be forgotten. Two axes: on "target" the floor is the base and the ceiling SFT
 on four times the data, read for twice as long; on "others" the floor is SFT and the ceiling the
 base, which has forgotten nothing.
 
@@ -56,9 +56,10 @@ class Config:
     shares: tuple[float, ...] = (0.8, 0.15, 0.05)  # of the styles in what the base was trained on
     others: tuple[str, ...] = ("copy", "reverse", "last", "max")  # tasks that may be forgotten
     steps: int = 3  # of the longest chain that the base was trained on
-    extra_steps: int = 1  # that chains of the task may have beyond it
+    extra_steps: int = 0  # that chains of the task may have beyond it
     length: int = 4  # letters of a string
-    pretraining: int = 10_000  # chains of 1 to `steps`, and half as many strings, read once
+    # chains of 1 to `steps`, and half as many strings, read once; so few that the base solves half
+    pretraining: int = 7750
     pretraining_rate: float = 3e-3
     spoilt: float = 0.2  # share of paraphrases that say something else
     examples: int = 300  # of the target task
