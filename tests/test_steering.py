@@ -1,12 +1,15 @@
 import json
 import math
+import warnings
 
 import numpy as np
 import pytest
 import torch
+from gymnasium.utils.env_checker import check_env
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from generality.agents import bandit_environment
 from generality.agents.text_bandit import (
     STYLES,
     TextBandit,
@@ -188,6 +191,20 @@ def test_an_answer_without_an_arm_ends_the_episode():
     assert bandit_text([(0, 7)], STYLES["other-letters"]) == "c 7 :"
     with pytest.raises(UserError, match="letters"):
         TextBandit((1, 2), style="leters")
+
+
+def test_gymnasium_takes_a_bandit_for_one_of_its_own():
+    env = bandit_environment(TextBandit((95, 105), rounds=3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_env(env, skip_render_check=True)
+    env.reset(seed=7)
+    first = [env.step(1)[1] for _ in range(3)]
+    env.reset()
+    assert first != [env.step(1)[1] for _ in range(3)]  # the generator goes on
+    bandit = TextBandit((95, 105), rounds=3)
+    bandit.reset(seed=7)
+    assert first == [bandit.step(1)[1] for _ in range(3)]
 
 
 def test_beliefs_are_those_of_bayes():

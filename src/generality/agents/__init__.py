@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         Turn,
         augment_with_context,
     )
+    from generality.agents.gymnasium_bandit import bandit_environment
     from generality.agents.text_bandit import (
         BanditStyle,
         TextBandit,
@@ -67,6 +68,7 @@ __all__ = [
     "VisionChat",
     "arm_beliefs",
     "augment_with_context",
+    "bandit_environment",
     "bandit_text",
     "paired_failures",
     "parse_arm",
@@ -99,6 +101,7 @@ __getattr__, __dir__ = lazy_names(
         "VisionChat": "vision_choice",
         "arm_beliefs": "text_bandit",
         "augment_with_context": "debate",
+        "bandit_environment": "gymnasium_bandit",
         "bandit_text": "text_bandit",
         "paired_failures": "choice_cases",
         "parse_arm": "text_bandit",

@@ -54,8 +54,8 @@ STYLES = {
 class TextBandit:
     """Gaussian rewards of two arms; what is seen is a text, what is done a number or a text.
 
-    `reset` and `step` are those of a gymnasium environment (which is not needed). An answer that
-    names no arm ends the episode, as in the paper.
+    `reset` and `step` are those of gymnasium (which is not needed; see `bandit_environment`). An
+    answer that names no arm ends the episode, as in the paper.
 
     Args:
         means: of the two arms' rewards.
