@@ -106,6 +106,34 @@ def _font(
     )
 
 
+def _sources(
+    project: str,
+    version: str,
+    sha256: str,
+    size: int,
+    licence: str,
+    what: str,
+    parts: Mapping[str, tuple[str, ...]],
+) -> Artifact:
+    """Source code in a release: for each package of it (a folder) the patterns of its files."""
+    return Artifact(
+        name=f"sources-{project}",
+        project=project,
+        version=version,
+        filename=f"{project}-{version}.tar.gz",
+        sha256=sha256,
+        size=size,
+        licence=licence,
+        what=what,
+        members={
+            f"{project}-{version}/{pattern}": folder
+            for folder, patterns in parts.items()
+            for pattern in patterns
+        },
+        kind="data",
+    )
+
+
 def _drug_reviews(unpacked: Path, folder: Path) -> None:
     unpack(unpacked / "drugsCom.zip", {"*.tsv": ""}, folder)
 
@@ -290,6 +318,93 @@ ARTIFACTS: dict[str, Artifact] = {
                 "matplotlib/mpl-data/fonts/ttf/LICENSE_*": "",
             },
             kind="data",
+        ),
+        _sources(
+            "lz4",
+            "4.4.5",
+            "5f0b9e53c1e82e88c10d7c180069363980136b9d7a8306c4dca4f760d60c39f0",
+            172_886,
+            "BSD-3-Clause for the package, BSD-2-Clause for LZ4 and xxHash",
+            "LZ4 and xxHash, compression and hashing in C",
+            {"lz4": ("lz4libs/*", "LICENSE")},
+        ),
+        _sources(
+            "numcodecs",
+            "0.9.1",
+            "35adbcc746b95e3ac92e949a161811f5aa2602b9eb1ef241b5ea6f09bb220997",
+            4_514_374,
+            "MIT for the package, BSD-3-Clause for Blosc, BSD-2-Clause for LZ4, Zlib for zlib",
+            "Blosc with the LZ4 and zlib that it carries, compression in C",
+            {
+                "blosc": (
+                    "c-blosc/blosc/*",
+                    "c-blosc/internal-complibs/lz4-1.9.3/*",
+                    "c-blosc/internal-complibs/zlib-1.2.8/*",
+                    "LICENSE",
+                )
+            },
+        ),
+        _sources(
+            "brotli",
+            "1.2.1",
+            "02b2f7b5a83485efe448a44ddf7983def05c3bb1dcf917d4f7154070260e13de",
+            7_389_447,
+            "MIT",
+            "Brotli, compression in C",
+            {"brotli": ("c/common/*", "c/dec/*", "c/enc/*", "c/include/*", "LICENSE")},
+        ),
+        _sources(
+            "pyclipper",
+            "1.4.0",
+            "9882bd889f27da78add4dd6f881d25697efc740bf840274e749988d25496c8e1",
+            54_489,
+            "MIT for the package, BSL-1.0 for Clipper",
+            "Clipper, geometry of polygons in C++",
+            {"clipper": ("src/clipper.*", "LICENSE")},
+        ),
+        _sources(
+            "editdistance",
+            "0.8.1",
+            "d1cdf80a5d5014b0c9126a69a42ce55a457b457f6986ff69ca98e4fe4d2d8fed",
+            50_006,
+            "MIT",
+            "The edit distance of sequences in C++",
+            {"editdistance": ("src/editdistance/_editdistance.*", "LICENSE")},
+        ),
+        _sources(
+            "cityhash",
+            "0.4.10",
+            "7e35da9aaf5fcf91da3fea23405874db55ffa58b1abc441d39cce0c8704a9c15",
+            274_911,
+            "MIT",
+            "CityHash and FarmHash in C++",
+            {"cityhash": ("src/city.cc", "src/farm.cc", "src/*.h", "LICENSE")},
+        ),
+        _sources(
+            "orjson",
+            "3.9.9",
+            "02e693843c2959befdd82d1ebae8b05ed12d1cb821605d5f9fe9f98ca5c9fd2b",
+            4_702_902,
+            "MIT or Apache-2.0, each",
+            "Thirteen crates that need no other, in Rust",
+            {
+                name.rpartition("-")[0]: (f"include/cargo/{name}/*",)
+                for name in (
+                    "arrayvec-0.7.4",
+                    "autocfg-1.1.0",
+                    "bytecount-0.6.4",
+                    "itoa-1.0.9",
+                    "itoap-1.0.1",
+                    "libm-0.2.8",
+                    "num-traits-0.2.17",
+                    "ryu-1.0.15",
+                    "simdutf8-0.1.4",
+                    "smallvec-1.11.1",
+                    "target-lexicon-0.12.11",
+                    "unicode-ident-1.0.12",
+                    "version_check-0.9.4",
+                )
+            },
         ),
         Artifact(
             name="font-roboto",
