@@ -6,9 +6,9 @@ gold answer (SFT), a paraphrase of it if right (SDFT), the base's own greedy ans
 nothing otherwise (own), own else paraphrase else gold (S3FT), or of three right answers the one
 that the base finds most probable (fit, after GRAPE). The task is chains of sums modulo 5 in one of
 three styles, of a length that the base has seen too little of to solve more than half; four tasks
-on strings of letters are what may be forgotten. Two axes: on "target" the floor is the base and the ceiling SFT
-on four times the data, read for twice as long; on "others" the floor is SFT and the ceiling the
-base, which has forgotten nothing.
+on strings of letters are what may be forgotten. Two axes: on "target" the floor is the base and the
+ceiling SFT on four times the data, read for twice as long; on "others" the floor is SFT and the
+ceiling the base, which has forgotten nothing.
 
 Differences from the paper, each with its effect: a decoder of a quarter million parameters and
 procedural tasks instead of Mistral-7B and GSM8K (gold differs from the base's own words in its

@@ -60,7 +60,7 @@ class Config:
     base_steps: int = 1  # of the longest chain before specialising
     steps: int = 2  # of the chains that are specialised on
     base: int = 16_000  # chains the generic model learns from
-    lists: int = 10_000  # problems of the other tasks, in equal shares
+    lists: int = 8000  # problems of the other tasks, in equal shares
     base_learning_rate: float = 3e-3
     teacher: str = "0.25M"  # size of the teacher
     teacher_chains: int = 12_000  # of up to `steps` steps that the teacher learns from
@@ -73,7 +73,7 @@ class Config:
     validation: int = 50  # problems of each kind that a checkpoint is chosen by
     test: int = 100  # problems of each kind that count
     max_tokens: int = 10  # of an answer
-    checkpoints: tuple[float, ...] = (0.25, 0.5, 0.75)  # shares of training, and its end
+    checkpoints: tuple[float, ...] = (0.33, 0.67)  # shares of training, and its end
     seeds: int = 4
 
     def __post_init__(self) -> None:
@@ -159,38 +159,32 @@ def run(config: Config, lab: Lab) -> Iterator[Row]:
 
     tasks = specialist_tasks(config)
     bases = {size: tasks.base(lab, size) for size in config.sizes}
-    found: dict[tuple[int, str, str], dict[str, float]] = {}
-    rows: list[Row] = []
-    for size in config.sizes:
+    found: dict[tuple[int, str, str], float] = {}
+    for size in sorted(bases, key=lambda size: -bases[size][1]):  # the ceilings first
         weights, parameters = bases[size]
         score = functools.partial(specialist_scores, lab, tasks, size, max_tokens=config.max_tokens)
         before = score(weights)
+        larger = [other for other in config.sizes if 4 * parameters <= bases[other][1] * 1.2]
         for seed in lab.seeds(config.seeds):
-            arms = tuple(ARMS) if size == config.main else ("sample",)
             about = {
                 "seed": seed, "size": size, "parameters": parameters,
                 "rank": config.sizes.index(size),
                 "arms": "all" if size == config.main else "sample",
             }  # fmt: skip
-            rows.append(Row(method="before", panel="target", tokens=0, **about, **before))
-            for method in arms:
+            ceiling = found[seed, larger[0], "sample"] if larger else None
+            edges = {"panel": "target", "floor": before["target"], "ceiling": ceiling}
+            yield Row(method="before", score=before["target"], tokens=0, **edges, **about, **before)
+            for method in tuple(ARMS) if size == config.main else ("sample",):
                 tuned = specialise(config, lab, tasks, size, method, weights, seed)
-                found[seed, size, method] = after = score(tuned.weights)
-                rows.append(
-                    Row(method=method, panel="target", tokens=tuned.tokens, **about, **after)
-                )
+                after = score(tuned.weights)
+                found[seed, size, method] = after["target"]
+                yield Row(
+                    method=method, score=after["target"], tokens=tuned.tokens, **edges, **about,
+                    **after,
+                )  # fmt: skip
                 if method == "sample":
                     history = [score(kept) for kept in tuned.kept.values()] + [after]
-                    rows += [Row(row, **about) for row in choices(before, history)]
-    floors = {row["size"]: row["target"] for row in rows if row["method"] == "before"}
-    for row in rows:
-        if row["panel"] == "target":
-            larger = [
-                size for size in config.sizes if 4 * row["parameters"] <= bases[size][1] * 1.2
-            ]
-            ceiling = found[row["seed"], larger[0], "sample"]["target"] if larger else None
-            row |= {"score": row["target"], "floor": floors[row["size"]], "ceiling": ceiling}
-        yield row
+                    yield from (Row(row, **about) for row in choices(before, history))
 
 
 def specialist_tasks(config: Config) -> SpecialistTasks:
