@@ -67,8 +67,10 @@ class Config:
     seeds: int = 5
     tuned_site: str | None = "contraception"  # for which the whole encoder is tuned too; or None
     tuned_seeds: int = 3
+    tuned_splits: tuple[str, ...] = ("random",)
+    tuned_layer: int = 3  # hidden state classified; the blocks after it are not run; -1: the last
     tuned_tokens: int = 32
-    tuned_epochs: float = 1.0  # of the global model; the local one takes as many steps
+    tuned_epochs: float = 5.0  # of the global model; the local one takes as many steps
     tuned_learning_rate: float = 2e-4  # Adam, batches of 32, cosine to 0
 
 
@@ -80,8 +82,8 @@ SCALES = {
     "small": Config(),
     "full": Config(
         panels=("table",), data_path="notes.csv", encoder="hf:emilyalsentzer/Bio_ClinicalBERT",
-        tokens=512, seeds=10, tuned_site="all", tuned_seeds=5, tuned_tokens=512, tuned_epochs=3.0,
-        tuned_learning_rate=2e-5,
+        tokens=512, seeds=10, tuned_site="all", tuned_seeds=5, tuned_splits=("random", "temporal"),
+        tuned_layer=-1, tuned_tokens=512, tuned_epochs=3.0, tuned_learning_rate=2e-5,
     ),
 }  # fmt: skip
 
@@ -170,7 +172,8 @@ def run(config: Config, lab: Lab) -> Iterator[Row]:
                 if split == "random":
                     yield from audit_rows(scores["global"], train, test, shared, lab)
                 site = config.tuned_site
-                if panel != "notes" and site is not None and seed < config.tuned_seeds:
+                tuned = split in config.tuned_splits and seed < config.tuned_seeds
+                if panel != "notes" and site is not None and tuned:
                     yield from tuned_rows(site, train, test, shared, config, lab)
 
 
@@ -340,7 +343,8 @@ def tuned_rows(
             rows = train.iloc[strategy.training_rows(np.zeros((len(train), 1)), where, name)]
             tuned = lab.finetune(
                 config.encoder, rows["text"].tolist(), np.eye(2)[rows["label"]],
-                objective=soft_cross_entropy, seed=shared["seed"], max_length=config.tuned_tokens,
+                objective=soft_cross_entropy, seed=shared["seed"], layer=config.tuned_layer,
+                max_length=config.tuned_tokens,
                 predict={"test": asked["text"].tolist()},
                 config=TrainConfig(
                     epochs=config.tuned_epochs * len(train) / len(rows),

@@ -79,7 +79,6 @@ class Config:
     image_steps: int = 300  # SGD at 0.05
     first_steps: int = 500  # of the network whose errors the discovery round starts from
     noise: float = 0.1  # share of noisy-lms7 whose linear feature says nothing
-    without_learning_rate: float = 0.3  # of the noisy panel's ceiling: 7-slabs alone
     adversarial_steps: int = 600  # of slabs; each costs eight plain ones
     eps: float = 0.05  # L2 ball of adversarial training on slabs: half the margin
     image_eps: float = 0.3  # L-inf, on pixels in [0, 1]
@@ -265,11 +264,9 @@ def options(config: Config, data: str, method: str) -> dict[str, Any]:
             if images
             else {"eps": config.eps, "norm": "l2"},
             "steps": steps,
-            "learning_rate": config.without_learning_rate
-            if noisy and method == "without"
-            else rate,
+            "learning_rate": rate,
             "optimizer": "sgd",
-            "momentum": 0.9 if noisy and method != "without" else 0.0,
+            "momentum": 0.9 if noisy else 0.0,
             "weight_decay": 5e-4 if noisy else 5e-5,
             "batch_size": {"labelled": config.batch, "unlabelled": config.batch},
         },
