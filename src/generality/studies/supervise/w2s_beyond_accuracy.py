@@ -11,12 +11,12 @@ Controls: `constant` says the common class always; `untuned` is the strong write
 
 Differences from the paper, each with its effect: its short lists of safety prompts, its toxicity
 service and its legal texts are not here; "unsafe" is a negative review of a film or a product (or a
-drug rated 6 of 10 or lower), thinned to 15 % (real texts, a made imbalance). The weak classifier is
-a logistic regression on words and the strong one a probe of MiniLM, in place of GPT-2 and larger
-ones; all of them weigh classes evenly, or they would find few unsafe texts at all. Writers are
-decoders of 0.15M and 0.6M parameters that know 1,500 words: what they write is crude, and its
-"toxicity" is the probability of negative sentiment by a classifier of words. The strategies beside
-naive labels are reconstructions: the paper's code has none.
+drug rated 6 of 10 or lower), thinned to 15 % (real texts, a made imbalance), or spam, which is as
+rare by itself. The weak classifier is a logistic regression on words and the strong one a probe of
+MiniLM, in place of GPT-2 and larger ones; all of them weigh classes evenly, or they would find few
+unsafe texts at all. Writers are decoders of 0.15M and 0.6M parameters that know 1,500 words: what
+they write is crude, and its "toxicity" is the probability of negative sentiment by a classifier of
+words. The strategies beside naive labels are reconstructions: the paper's code has none.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Config:
 
     tracks: tuple[str, ...] = ("classification", "generation")
     seeds: int = 4
-    tasks: tuple[str, ...] = ("movie", "amazon")  # domains of sentiment, or "drugs"
+    tasks: tuple[str, ...] = ("movie", "amazon")  # domains of sentiment, "drugs" or "spam"
     rare: float = 0.15  # share of unsafe texts
     supervised: int = 800  # texts with true labels, at most a third of all
     weak_strength: float = 1.0  # C of the weak model: how closely it fits its labels
@@ -154,13 +154,15 @@ def run(config: Config, lab: Lab) -> Iterator[Row]:
 def classification(config: Config, lab: Lab) -> Iterator[Row]:
     """Each task, seed and metric."""
     cut = (config.supervised, config.transfer, config.test)
+    named = {"drugs": ("drug_reviews", {"words": config.max_length}), "spam": ("spam", {})}
     for task in config.tasks:
-        options = {"words": config.max_length} if task == "drugs" else {"domain": task}
-        benchmark = load_benchmark("drug_reviews" if task == "drugs" else "sentiment", **options)
+        name, options = named.get(task, ("sentiment", {"domain": task}))
+        benchmark = load_benchmark(name, **options)
         texts = [t for split in ("train", "test") for t in benchmark.splits[split]["text"]]
         label = [y for split in ("train", "test") for y in benchmark.splits[split]["label"]]
-        rows = thinned(np.array(label) == 0, config.rare, most=sum(cut))
-        texts, unsafe = [texts[row] for row in rows], 1 - np.array(label)[rows]
+        bad = np.array(label) == int(task == "spam")  # elsewhere it is the negative class
+        rows = thinned(bad, config.rare, most=sum(cut))
+        texts, unsafe = [texts[row] for row in rows], bad[rows].astype(int)
         x = np.array(lab.embed(config.encoder, texts, max_length=config.max_length))
         for seed in lab.seeds(config.seeds):
             yield from lab.step(ladder, config, task, texts, x, unsafe, seed)
