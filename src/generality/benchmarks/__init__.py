@@ -38,6 +38,7 @@ from generality.benchmarks.planted_word import plant_word
 from generality.benchmarks.rotated_digits import rotated_digits
 from generality.benchmarks.sentiment_domains import sentiment_domains
 from generality.benchmarks.sequence_tasks import SequenceTask, list_ops, lookup, pixel_digits
+from generality.benchmarks.shifted_digits import ShiftedDigits, shifted_digits
 from generality.benchmarks.shuffled_block import shuffle_block
 from generality.benchmarks.slabs import SlabData, slab_dataset
 from generality.benchmarks.splits import (
@@ -71,6 +72,7 @@ __all__ = [
     "PairedBlocks",
     "SequenceTask",
     "Shift",
+    "ShiftedDigits",
     "SlabData",
     "SpuriousMixture",
     "TransferTask",
@@ -112,6 +114,7 @@ __all__ = [
     "read_table",
     "rotated_digits",
     "sentiment_domains",
+    "shifted_digits",
     "shuffle_block",
     "slab_dataset",
     "spur_above",

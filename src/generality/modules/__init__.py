@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from generality.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from generality.modules.cell_network import CellNetwork
     from generality.modules.darts_cell import DartsCell, GenotypeCell
     from generality.modules.differentiable_grid import DifferentiableGrid, Stage
     from generality.modules.edge_view import (
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from generality.modules.layerwise_ensemble import LayerwiseEnsemble, layerwise_loss
     from generality.modules.linear_probe import probe_head, probed
     from generality.modules.lora_group import LoRAGroup
+    from generality.modules.lsq_weight import LSQWeight, apply_qat, settle_qat
     from generality.modules.mixed_op import (
         MixedOp,
         Zero,
@@ -57,21 +59,23 @@ if TYPE_CHECKING:
         max_w,
         mixing_coefficients,
     )
-    from generality.modules.lsq_weight import LSQWeight, apply_qat, settle_qat
     from generality.modules.pairwise_reward import PairwiseReward
     from generality.modules.preference_policy import PreferencePolicy, prefer
+    from generality.modules.qalora_linear import QALoRALinear, apply_qalora
     from generality.modules.shared_trunk import GradScale, shared_trunk_ensemble, split_backbone
     from generality.modules.sharp_sep_conv import SharpSepConv, sharp_operators
-    from generality.modules.qalora_linear import QALoRALinear, apply_qalora
     from generality.modules.soft_prompt import SoftPrompt
     from generality.modules.supernet import EnsembleArchitecture, Supernet
     from generality.modules.tiny_text_encoder import TinyTextEncoder
     from generality.modules.trl_preferences import preference_trainer, tuned_margins
     from generality.modules.truncatable_mlp import TruncatableMLP
+    from generality.modules.visual_prompt import DualPrompt, VisualPrompt
 
 __all__ = [
+    "CellNetwork",
     "DartsCell",
     "DifferentiableGrid",
+    "DualPrompt",
     "DualViewClassifier",
     "EdgeView",
     "EmaTaught",
@@ -97,6 +101,7 @@ __all__ = [
     "Supernet",
     "TinyTextEncoder",
     "TruncatableMLP",
+    "VisualPrompt",
     "Zero",
     "apply_l4q",
     "apply_qalora",
@@ -156,6 +161,8 @@ __getattr__, __dir__ = lazy_names(
         "PreferencePolicy": "preference_policy",
         "RegulatedOptimizer": "gradient_regulator",
         "SoftPrompt": "soft_prompt",
+        "DualPrompt": "visual_prompt",
+        "VisualPrompt": "visual_prompt",
         "TinyTextEncoder": "tiny_text_encoder",
         "preference_trainer": "trl_preferences",
         "tuned_margins": "trl_preferences",
@@ -171,6 +178,7 @@ __getattr__, __dir__ = lazy_names(
         "register_flow_attention": "flow_attention",
         "split_qkv": "fused_qkv",
         "style_parameters": "feature_stat_perturb",
+        "CellNetwork": "cell_network",
         "DartsCell": "darts_cell",
         "GenotypeCell": "darts_cell",
         "DifferentiableGrid": "differentiable_grid",

@@ -70,7 +70,7 @@ class DartsCell(Searchable):
         states = list(inputs)
         for node in range(self.inputs, self.inputs + self.nodes):
             states.append(
-                torch.stack([self.edge(f"{s}-{node}")(x) for s, x in enumerate(states)]).sum(0)
+                torch.stack([self.edges[f"{s}-{node}"](x) for s, x in enumerate(states)]).sum(0)
             )
         return torch.cat(states[self.inputs :], 1)
 
