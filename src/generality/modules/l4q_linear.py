@@ -169,9 +169,9 @@ def apply_l4q(model: nn.Module, *, targets: str = BLOCK_LINEARS, **options: Any)
 
 
 def quantized_model(model: nn.Module) -> nn.Module:
-    """The same model with every `L4QLinear` packed, in place."""
+    """The same model with every `L4QLinear` (or `QALoRALinear`) packed, in place."""
     for name, layer in list(model.named_modules()):
-        if isinstance(layer, L4QLinear):
+        if callable(getattr(layer, "quantized", None)):
             model.set_submodule(name, layer.quantized())
     return model
 
