@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 Scores = dict[str, Tensor]
@@ -75,7 +75,8 @@ def hessian_importance(
     D-Pruner computes H layer by layer on the inputs that the already pruned layers give, and
     updates weights from block to block while it scores. Here all layers see the dense model's
     inputs and the original weights: one pass over the data, and scores that do not depend on a
-    sparsity. Later layers are scored on cleaner inputs than they will have.
+    sparsity. Later layers are scored on cleaner inputs than they will have;
+    `generality.weights.sparsegpt` does it the other way.
 
     Args:
         batches: what `model(**batch)` takes; padding (`attention_mask` 0) does not count.
@@ -94,14 +95,24 @@ def hessian_importance(
     moments = input_moments(model, layers, batches)
     scores = {}
     for name, layer in layers.items():
-        hessian = 2 * moments[name].double()
-        hessian += damping * hessian.diagonal().mean() * torch.eye(len(hessian)).to(hessian)
-        inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian))
-        if conditional:
-            inverse = torch.linalg.cholesky(inverse, upper=True).square()
+        factor = inverse_factor(moments[name], damping)
+        inverse = factor.square() if conditional else factor.T @ factor
         weight = layer.weight.detach()
         scores[f"{name}.weight"] = weight.square() / inverse.diagonal().to(weight)
     return scores
+
+
+def inverse_factor(
+    moments: Float[Tensor, "inputs inputs"], damping: float = 0.01
+) -> Float[Tensor, "inputs inputs"]:
+    """U, upper, with UᵀU the inverse of H = 2 E[x xᵀ] + damping · its mean diagonal; float64.
+
+    U_jj² is the j-th diagonal of the inverse when the inputs before j are settled.
+    """
+    hessian = 2 * moments.double()
+    hessian += damping * hessian.diagonal().mean() * torch.eye(len(hessian)).to(hessian)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian))
+    return torch.linalg.cholesky(inverse, upper=True)
 
 
 def taylor_importance(
@@ -131,7 +142,7 @@ def taylor_importance(
     layers = linear_layers(model, targets)
     batches = list(batches)
     scores = {f"{n}.weight": torch.zeros_like(m.weight) for n, m in layers.items()}
-    with _evaluation(model):
+    with evaluation(model):
         for batch in batches:
             value = loss(model, batch)
             gradients = torch.autograd.grad(value, [m.weight for m in layers.values()])
@@ -183,36 +194,63 @@ def dual_importance(
     }
 
 
+class InputMoments:
+    """A context in which the named layers sum up x xᵀ over the inputs they get.
+
+    >>> layer = nn.Linear(2, 1)
+    >>> with InputMoments({"proj": layer}) as moments:
+    ...     _ = layer(torch.tensor([[1.0, 2.0], [3.0, 0.0]]))
+    >>> moments.means()["proj"]
+    tensor([[5., 1.],
+            [1., 2.]])
+    """
+
+    def __init__(self, layers: Mapping[str, nn.Linear]) -> None:
+        self.layers = layers
+        self.real: Bool[Tensor, "batch length"] | None = None
+        """Where the inputs of the next call are no padding; None: everywhere."""
+        self._sums = {name: torch.zeros(m.in_features, m.in_features) for name, m in layers.items()}
+        self._counts = dict.fromkeys(layers, 0)
+
+    def __enter__(self) -> InputMoments:
+        hooks = ((m, self._hook(name)) for name, m in self.layers.items())
+        self._handles = [layer.register_forward_pre_hook(hook) for layer, hook in hooks]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def means(self) -> dict[str, Float[Tensor, "inputs inputs"]]:
+        """E[x xᵀ] of each layer's inputs, in float32.
+
+        Raises:
+            ValueError: a layer got none.
+        """
+        if not all(self._counts.values()):
+            raise ValueError("no calibration data reached the layers: give at least one batch")
+        return {name: self._sums[name] / count for name, count in self._counts.items()}
+
+    def _hook(self, name: str) -> Callable[..., None]:
+        def add(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            x = inputs[0].detach().float()
+            x = x.flatten(0, -2) if self.real is None else x[self.real]
+            self._sums[name] += (x.T @ x).cpu()
+            self._counts[name] += len(x)
+
+        return add
+
+
 def input_moments(
     model: nn.Module, layers: Mapping[str, nn.Linear], batches: Iterable[Batch]
 ) -> dict[str, Float[Tensor, "inputs inputs"]]:
     """E[x xᵀ] of each layer's inputs, in float32; padded places do not count."""
-    sums = {name: torch.zeros(m.in_features, m.in_features) for name, m in layers.items()}
-    counts = dict.fromkeys(layers, 0)
-    real: list[Tensor | None] = [None]
-
-    def hook(name: str) -> Callable[..., None]:
-        def add(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            x = inputs[0].detach().float()
-            x = x.flatten(0, -2) if real[0] is None else x[real[0]]
-            sums[name] += (x.T @ x).cpu()
-            counts[name] += len(x)
-
-        return add
-
-    handles = [m.register_forward_pre_hook(hook(n)) for n, m in layers.items()]
-    try:
-        with _evaluation(model), torch.no_grad():
-            for batch in batches:
-                mask = batch.get("attention_mask")
-                real[0] = None if mask is None else mask.bool()
-                model(**batch)
-    finally:
-        for handle in handles:
-            handle.remove()
-    if not all(counts.values()):
-        raise ValueError("no calibration data reached the layers: give at least one batch")
-    return {name: sums[name] / counts[name] for name in layers}
+    with evaluation(model), torch.no_grad(), InputMoments(layers) as moments:
+        for batch in batches:
+            mask = batch.get("attention_mask")
+            moments.real = None if mask is None else mask.bool()
+            model(**batch)
+    return moments.means()
 
 
 def _ranks(scores: Tensor) -> Tensor:
@@ -220,7 +258,8 @@ def _ranks(scores: Tensor) -> Tensor:
 
 
 @contextmanager
-def _evaluation(model: nn.Module) -> Any:
+def evaluation(model: nn.Module) -> Any:
+    """The model in evaluation mode, and afterwards in the mode it was in."""
     training = model.training
     model.eval()
     try:

@@ -19,6 +19,7 @@ from generality.weights.checkpoint_stream import (
     TensorSpec,
     open_checkpoint,
 )
+from generality.weights.column_sweep import gptq, sparsegpt
 from generality.weights.dcp_checkpoint import DcpCheckpoint
 from generality.weights.dhspg import DHSPG
 from generality.weights.group_quantizer import quantize_rtn
@@ -69,6 +70,7 @@ __all__ = [
     "TensorSpec",
     "TrainingState",
     "channel_groups",
+    "gptq",
     "interference",
     "interpolate",
     "keep_masks",
@@ -90,6 +92,7 @@ __all__ = [
     "sce_merge",
     "search_merge",
     "shard",
+    "sparsegpt",
     "sparsity_report",
     "task_vectors",
     "training_state",
