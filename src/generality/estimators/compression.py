@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,30 +10,20 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from generality.errors import UserError
+from generality.estimators.domain_pruning import DomainPruning
+from generality.estimators.token_batches import mean_loss, text_loss, token_batches
 from generality.lab.train import TrainConfig, train
-from generality.measures.response_logprob import token_logprobs
-from generality.measures.weight_importance import (
-    Scores,
-    activation_importance,
-    dual_importance,
-    hessian_importance,
-    magnitude_importance,
-    taylor_importance,
-)
 from generality.models import fetch_model, load_model, load_tokenizer
 from generality.models.atomic_folder import atomic_folder
 from generality.models.packed_linear import PackedLinear
 from generality.models.quiet import quiet
 from generality.modules.l4q_linear import apply_l4q, dequantized_model, quantized_model
-from generality.objectives.ewc_anchor import EWCAnchor
 from generality.weights.channel_groups import channel_groups, channel_norms, remove_channels
 from generality.weights.checkpoint_stream import refuse_existing
 from generality.weights.dhspg import DHSPG
-from generality.weights.prune import prune
 
 Method = Literal["magnitude", "wanda", "sparsegpt", "d-pruner", "otov2", "l4q"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -47,8 +36,8 @@ class Compression:
 
     Args:
         method: `magnitude`, `wanda`, `sparsegpt` and `d-pruner` set single weights of the blocks to
-            zero; `otov2` trains and removes channels of the feed-forward layers; `l4q` tunes and
-            rounds to a few bits.
+            zero, and `sparsegpt` adjusts those that stay; `otov2` trains and removes channels of
+            the feed-forward layers; `l4q` tunes and rounds to a few bits.
         sparsity: share of weights (or of feed-forward channels) to remove, in [0, 1).
         bits: of `l4q`.
         group: inputs that share a step of `l4q`.
@@ -169,12 +158,12 @@ def compress(
 ) -> nn.Module:
     """A smaller model; `model` itself may be changed and is not to be used again.
 
-    `d-pruner` is D-Pruner with two departures that its sheet of traps asks for: the anchor acts
-    (`EWCAnchor`) and the two importances are joined by rank. Weights go where they matter least
-    both to general text (Hessian score) and to the domain (Taylor score of the tuned weights); the
-    weights that stay are the original ones. `otov2` here removes the same number of channels from
-    every feed-forward layer, because a configuration states one width for all, and its λ
-    is chosen so that the longest channel can reach zero within half of the steps.
+    `d-pruner` is D-Pruner with two departures, because its released regulariser is inert: the
+    anchor acts (`EWCAnchor`) and the two importances are joined by rank. Weights go where they
+    matter least both to general text (Hessian score) and to the domain (Taylor score of the tuned
+    weights); the weights that stay are the original ones. `otov2` here removes the same number of
+    channels from every feed-forward layer, because a configuration states one width for all, and
+    its λ is chosen so that the longest channel can reach zero within half of the steps.
 
     Args:
         model: a causal language model of transformers with Llama-like layer names.
@@ -192,11 +181,23 @@ def compress(
     if how.method == "l4q":
         torch.manual_seed(how.seed)
         apply_l4q(model, bits=how.bits, group=how.group, rank=how.rank)
-        _tune(model, domain, how, progress)
+        config = _tuning(domain, how)
+        if config is not None:
+            examples = [{"input_ids": [*text], "labels": [*text]} for text in domain]
+            place = str(next(model.parameters()).device.type)
+            train(model, examples, None, config, seed=how.seed, device=place, progress=progress)
         return quantized_model(model)
-    weights = prune(
-        model.state_dict(), _scores(model, domain, general, how, progress), how.sparsity
-    )
+    task = DomainPruning(
+        model, general or domain, domain, _tuning(domain, how), strength=how.strength,
+        batch_size=how.batch_size, seed=how.seed, progress=progress,
+    )  # fmt: skip
+    if how.method == "sparsegpt":
+        weights = task.sparsegpt(how.sparsity, "both")
+    elif how.method == "d-pruner":
+        weights = task.pruned(task.dual_scores(), how.sparsity)
+    else:
+        scores = task.magnitude() if how.method == "magnitude" else task.wanda("both")
+        weights = task.pruned(scores, how.sparsity)
     model.load_state_dict(weights)
     return model
 
@@ -213,83 +214,32 @@ def measured(
     tensors = {id(t): t for t in (*model.parameters(), *model.buffers())}.values()
     plain = [t for t in tensors if t.dtype != torch.uint8]
     packed = sum(m.shape[0] * m.shape[1] for m in model.modules() if isinstance(m, PackedLinear))
-    batches = _batches(domain, batch_size)
+    batches = token_batches(domain, batch_size)
     return Size(
         parameters=sum(t.numel() for t in plain) + packed,
         nonzero=sum(int(t.count_nonzero()) for t in plain) + packed,
         bytes=sum(f.stat().st_size for f in folder.glob("*.safetensors")),
         tokens_per_second=_speed(model, batches[0]),
         domain_loss=text_loss(model, batches),
-        general_loss=text_loss(model, _batches(general, batch_size)) if general else None,
+        general_loss=text_loss(model, token_batches(general, batch_size)) if general else None,
     )
 
 
-@torch.inference_mode()
-def text_loss(model: nn.Module, batches: Sequence[Mapping[str, Tensor]]) -> float:
-    """Mean −log p of every token after the first of its text, nats."""
-    model.eval()
-    total, count = 0.0, 0
-    for batch in batches:
-        real = batch["attention_mask"][:, 1:].bool()
-        total += float(_token_losses(model, batch)[real].double().sum())
-        count += int(real.sum())
-    return total / count
-
-
-def _scores(
-    model: nn.Module,
-    domain: Sequence[Sequence[int]],
-    general: Sequence[Sequence[int]],
-    how: Compression,
-    progress: Progress | None,
-) -> Scores:
-    if how.method == "magnitude":
-        return magnitude_importance(model)
-    both = _batches([*domain, *general], how.batch_size)
-    if how.method == "wanda":
-        return activation_importance(model, both)
-    if how.method == "sparsegpt":
-        return hessian_importance(model, both)
-    wide = hessian_importance(model, _batches(general or domain, how.batch_size))
-    tuned = copy.deepcopy(model)
-    if how.steps:
-        anchor = EWCAnchor(wide, dict(tuned.named_parameters()), how.strength)
-        _tune(_Anchored(tuned, anchor), domain, how, progress)
-    narrow = taylor_importance(tuned, _batches(domain, 1), _mean_loss)
-    return dual_importance(wide, narrow, "rank")
-
-
-class _Anchored(nn.Module):
-    """A language model whose own loss has the anchor's penalty in it."""
-
-    def __init__(self, model: nn.Module, anchor: EWCAnchor) -> None:
-        super().__init__()
-        self.model, self.anchor = model, anchor
-
-    def forward(self, **batch: Tensor) -> Tensor:
-        return self.model(**batch).loss + self.anchor(self.model)
-
-
-def _tune(
-    model: nn.Module, texts: Sequence[Sequence[int]], how: Compression, progress: Progress | None
-) -> None:
+def _tuning(texts: Sequence[Sequence[int]], how: Compression) -> TrainConfig | None:
     if not how.steps:
-        return
+        return None
     per_epoch = -(-len(texts) // how.batch_size)
-    config = TrainConfig(
+    return TrainConfig(
         epochs=how.steps / per_epoch, batch_size=how.batch_size, learning_rate=how.rate,
         optimizer="adamw", max_grad_norm=1.0, warmup=0.1, schedule="linear",
     )  # fmt: skip
-    examples = [{"input_ids": list(text), "labels": list(text)} for text in texts]
-    place = str(next(model.parameters()).device.type)
-    train(model, examples, None, config, seed=how.seed, device=place, progress=progress)
 
 
 def _narrower(
     model: nn.Module, texts: Sequence[Sequence[int]], how: Compression, progress: Progress | None
 ) -> nn.Module:
     """OTOv2 on the feed-forward layers, with their width in the configuration."""
-    batches = _batches(texts, how.batch_size)
+    batches = token_batches(texts, how.batch_size)
     short = batches[0]["input_ids"][:1, :4]
     groups = channel_groups(model, (), {"input_ids": short, "use_cache": False})
     groups = [group for group in groups if ".mlp." in group.name]
@@ -307,7 +257,7 @@ def _narrower(
     for step in range(how.steps):
         batch = batches[int(torch.randint(len(batches), (), generator=order))]
         optimizer.zero_grad()
-        loss = _mean_loss(model, batch)
+        loss = mean_loss(model, batch)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -349,29 +299,6 @@ base_model: {json.dumps(name.removeprefix("hf:"))}
 
 `{name}` made smaller by **{how.method}**: {settings}.
 {made}"""
-
-
-def _batches(texts: Sequence[Sequence[int]], size: int) -> list[dict[str, Tensor]]:
-    """Texts of like length together, padded on the right."""
-    ordered = sorted((list(text) for text in texts if len(text) > 1), key=len)
-    made = []
-    for start in range(0, len(ordered), size):
-        rows = [torch.tensor(text) for text in ordered[start : start + size]]
-        ids = nn.utils.rnn.pad_sequence(rows, batch_first=True)
-        mask = nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
-        made.append({"input_ids": ids, "attention_mask": mask})
-    return made
-
-
-def _token_losses(model: nn.Module, batch: Mapping[str, Tensor]) -> Float[Tensor, "batch length-1"]:
-    here = {name: column.to(next(model.parameters()).device) for name, column in batch.items()}
-    said = token_logprobs(model(**here).logits[:, :-1], here["input_ids"][:, 1:])
-    return -said.to(batch["input_ids"].device)
-
-
-def _mean_loss(model: nn.Module, batch: Mapping[str, Tensor]) -> Float[Tensor, ""]:
-    real = batch["attention_mask"][:, 1:].bool()
-    return _token_losses(model, batch)[real].mean()
 
 
 @torch.inference_mode()
