@@ -18,6 +18,7 @@ from generality.lazy import lazy_names
 if TYPE_CHECKING:
     from generality.models.artifacts import ARTIFACTS, Artifact, fetch
     from generality.models.bag_of_words import BagOfWords
+    from generality.models.bpe_tokenizers import bpe_tokenizer
     from generality.models.chat import Chat, EndpointChat, LocalChat, Message, RecordedChat, ask
     from generality.models.conv_nets import MnistCNN, TinyConvNet
     from generality.models.device import resolve_device
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
         project_topk,
         topk_columns,
     )
+    from generality.models.two_towers import TwoTowers
 
 __all__ = [
     "ARTIFACTS",
@@ -56,9 +58,11 @@ __all__ = [
     "RecordedChat",
     "TextClassifier",
     "TinyConvNet",
+    "TwoTowers",
     "align_tokens",
     "alignment_cost",
     "ask",
+    "bpe_tokenizer",
     "combine_heads",
     "encode_response",
     "entropy_weights",
@@ -90,6 +94,7 @@ __getattr__, __dir__ = lazy_names(
         "Message": "chat",
         "RecordedChat": "chat",
         "ask": "chat",
+        "bpe_tokenizer": "bpe_tokenizers",
         "DomainAdversarial": "domain_adversarial",
         "EfficientNetLite": "efficientnet_lite",
         "Featurized": "featurized",
@@ -97,6 +102,7 @@ __getattr__, __dir__ = lazy_names(
         "MnistCNN": "conv_nets",
         "MultiHead": "multi_head",
         "TextClassifier": "text_classifier",
+        "TwoTowers": "two_towers",
         "TinyConvNet": "conv_nets",
         "align_tokens": "token_alignment",
         "alignment_cost": "token_alignment",
