@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from generality.errors import UserError
+from generality.selection.function_words import language_of
 from generality.selection.record_screen import (
     Screen,
     SeenKeys,
@@ -138,29 +139,56 @@ def test_nothing_is_lost_nor_silently_kept(tmp_path) -> None:
         {"prompt": " 2+2 ?", "completion": "it is 4"},
         {"prompt": "2 - 2?", "completion": "It is 4."},
         {"prompt": "Сколько?", "completion": "Четыре."},
+        {"prompt": "Combien font deux et deux ?", "completion": "La somme est de quatre."},
         {"prompt": "p", "completion": " "},
         {"prompt": "long", "completion": "word " * 50},
         "no json",
     ]
     path, rejected = lines(tmp_path / "a.jsonl", *rows), tmp_path / "bad.jsonl"
-    screen = Screen(max_length=20, other_scripts="drop")
+    screen = Screen(max_length=20, other_languages="drop")
     with screen.rejecting(rejected):
         kept = list(screen.examples(read_records(path)))
     bad = [json.loads(line) for line in rejected.read_text().splitlines()]
     assert [example.number for example in kept] == [1, 4], "a sign of arithmetic makes a difference"
     assert [(each["number"], each["reason"]) for each in bad] == [
-        (2, "duplicate"), (3, "near duplicate"), (5, "not Latin script"), (6, "empty response"),
-        (7, "over-long"), (8, "unparseable"),
+        (2, "duplicate"), (3, "near duplicate"), (5, "not Latin script"), (6, "not English"),
+        (7, "empty response"), (8, "over-long"), (9, "unparseable"),
     ]  # fmt: skip
     assert bad[0]["record"] == rows[1]
     assert bad[-1]["text"] == "no json"
     assert screen.read == len(kept) + len(bad) == len(rows)
 
     lenient = Screen(duplicates="keep")
-    assert len(list(lenient.examples(read_records(path)))) == 6
-    assert lenient.flagged == {"duplicate": 1, "near duplicate": 1, "not Latin script": 1}
+    assert len(list(lenient.examples(read_records(path)))) == 7
+    assert lenient.flagged == {
+        "duplicate": 1, "near duplicate": 1, "not Latin script": 1, "not English": 1,
+    }  # fmt: skip
     with pytest.raises(UserError, match=r"a.jsonl, record 2: duplicate"):
         list(Screen(on_bad="refuse", source="a.jsonl").examples(read_records(path)))
+
+
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [
+        ("How many apples do they have if each of them buys two more than before?", "en"),
+        ("Translate to French: the cat is on the table. Le chat est sur la table.", "en"),
+        ("Wie viele Äpfel haben sie, wenn jeder von ihnen zwei mehr kauft als zuvor?", "de"),
+        ("Combien de pommes ont-ils si chacun en achète deux de plus qu'avant ?", "fr"),
+        ("¿Cuántas manzanas tienen si cada uno de ellos compra dos más que antes?", "es"),
+        ("Quante mele hanno se ognuno di loro ne compra due in più rispetto alla volta?", "it"),
+        ("Quantas maçãs eles têm se cada um deles compra mais duas do que os outros?", "pt"),
+        ("Hoeveel appels hebben ze als ieder van hen er twee meer koopt dan de ander?", "nl"),
+        ("Hur många äpplen har de om var och en av dem köper två mer än den andra?", "sv"),
+        ("Ile jabłek mają, jeśli każdy z nich kupi po dwa więcej niż jest na stole?", "pl"),
+        ("def add(a, b):\n    return a + b\nfor i in range(10):\n    print(add(i, i))", None),
+        ("3 + 4 = 7 , 7 - 2 = 5 => 5", None),
+        ("La Paz, De Niro, El Greco, Van Gogh", None),
+        ("\\frac{a}{b} = \\sqrt{x^2 + y^2} \\quad \\sum_i a_i e_i", None),
+        ("", None),
+    ],
+)
+def test_languages_are_told_by_their_little_words(text, language) -> None:
+    assert language_of(text) == language
 
 
 def test_rejected_records_appear_whole_or_not_at_all(tmp_path) -> None:

@@ -37,18 +37,18 @@ Duplicates = Annotated[
         rich_help_panel=BAD,
     ),
 ]
-OtherScripts = Annotated[
+OtherLanguages = Annotated[
     str,
     typer.Option(
-        help="keep or drop records mostly in another script than Latin (which is no test of the "
-        "language).",
+        help="keep or drop records in another script than Latin, or with the function words of "
+        "another language than English.",
         rich_help_panel=BAD,
     ),
 ]
 
 
 def make_screen(
-    data: str, *, on_bad: str, duplicates: str, other_scripts: str, prompt: str | None = None,
+    data: str, *, on_bad: str, duplicates: str, other_languages: str, prompt: str | None = None,
     response: str | None = None, source_column: str = "source",
 ) -> Any:  # fmt: skip
     """Makes the screens that records meet, as the options describe them."""
@@ -57,12 +57,12 @@ def make_screen(
 
     one_of("--on-bad", on_bad, ("skip", "refuse"))
     one_of("--duplicates", duplicates, ("drop", "exact", "keep"))
-    one_of("--other-scripts", other_scripts, ("keep", "drop"))
+    one_of("--other-languages", other_languages, ("keep", "drop"))
 
     def screen() -> Screen:
         return Screen(
             Columns(prompt, response, source_column), duplicates=duplicates,
-            other_scripts=other_scripts, on_bad=on_bad, source=data,
+            other_languages=other_languages, on_bad=on_bad, source=data,
         )  # fmt: skip
 
     return screen

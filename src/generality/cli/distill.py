@@ -15,7 +15,7 @@ from generality.cli import options
 from generality.cli.data_options import (
     Duplicates,
     OnBad,
-    OtherScripts,
+    OtherLanguages,
     Prompt,
     Rejected,
     Response,
@@ -141,7 +141,7 @@ def distill(
     on_bad: OnBad = "skip",
     rejected: Rejected = None,
     duplicates: Duplicates = "drop",
-    other_scripts: OtherScripts = "keep",
+    other_languages: OtherLanguages = "keep",
     report: Annotated[
         Path | None, typer.Option(help="The page; by default OUT with .report.html.")
     ] = None,
@@ -170,8 +170,8 @@ def distill(
         raise UserError("--wrong-steps is drop or keep.")
     lab = options.make_lab(device)
     screen = make_screen(
-        prompts, on_bad=on_bad, duplicates=duplicates, other_scripts=other_scripts, prompt=prompt,
-        response=response,
+        prompts, on_bad=on_bad, duplicates=duplicates, other_languages=other_languages,
+        prompt=prompt, response=response,
     )  # fmt: skip
     questions: list[Example] = []
     if exam is not None:

@@ -14,7 +14,7 @@ from generality.cli.data_options import (
     BAD,
     Duplicates,
     OnBad,
-    OtherScripts,
+    OtherLanguages,
     Prompt,
     Rejected,
     Response,
@@ -131,7 +131,7 @@ def select(
     on_bad: OnBad = "skip",
     rejected: Rejected = None,
     duplicates: Duplicates = "drop",
-    other_scripts: OtherScripts = "keep",
+    other_languages: OtherLanguages = "keep",
     scores: Annotated[
         Path | None,
         typer.Option(help="File for the score and fate of every example: .jsonl or .parquet."),
@@ -154,7 +154,7 @@ def select(
         raise UserError("Name the file to write by -o OUT, or ask for --report-only.")
     lab = options.make_lab(device)
     screen = make_screen(
-        data, on_bad=on_bad, duplicates=duplicates, other_scripts=other_scripts, prompt=prompt,
+        data, on_bad=on_bad, duplicates=duplicates, other_languages=other_languages, prompt=prompt,
         response=response, source_column=source_column,
     )  # fmt: skip
     if method == "s3ft":

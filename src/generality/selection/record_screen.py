@@ -15,6 +15,7 @@ from typing import IO, Any
 import numpy as np
 
 from generality.errors import UserError
+from generality.selection.function_words import language_of
 from generality.selection.training_files import (
     BadRecord,
     Columns,
@@ -36,6 +37,7 @@ KINDS = {
     "duplicate": "the same prompt and response as an earlier record",
     "near duplicate": "the same but for case, white space and punctuation",
     "not Latin script": "most of its letters are of another script",
+    "not English": "its function words are those of another language",
 }
 """Kinds of bad records, each with what it means."""
 
@@ -53,8 +55,8 @@ class Screen:
         length: of an example; by default its words.
         duplicates: "drop" those that differ in case, white space and punctuation only, drop the
             "exact" ones, or "keep" all. Kept ones are counted too.
-        other_scripts: "keep" or "drop" records whose letters are mostly not Latin: a test of the
-            script, which takes French for English.
+        other_languages: "keep" or "drop" records whose letters are mostly not Latin, or whose
+            function words are of another language than English (see `language_of`).
         on_bad: "skip" bad records, or "refuse" the data at the first.
 
     >>> screen = Screen()
@@ -68,7 +70,7 @@ class Screen:
     max_length: int | None = None
     length: Callable[[Example], int] | None = None
     duplicates: str = "drop"
-    other_scripts: str = "keep"
+    other_languages: str = "keep"
     on_bad: str = "skip"
     source: str = ""
     read: int = field(default=0, init=False)
@@ -81,7 +83,7 @@ class Screen:
     def __post_init__(self) -> None:
         for name, value, allowed in (
             ("duplicates", self.duplicates, ("drop", "exact", "keep")),
-            ("other_scripts", self.other_scripts, ("keep", "drop")),
+            ("other_languages", self.other_languages, ("keep", "drop")),
             ("on_bad", self.on_bad, ("skip", "refuse")),
         ):
             if value not in allowed:
@@ -122,7 +124,9 @@ class Screen:
                 return  # one that is dropped for its length makes no later one a duplicate
         text = f"{example.prompt} {example.response}"
         if latin_share(text) < 0.5:
-            yield "not Latin script", self.other_scripts == "drop"
+            yield "not Latin script", self.other_languages == "drop"
+        elif language_of(text) not in ("en", None):
+            yield "not English", self.other_languages == "drop"
         if not exact.add(example.key):
             yield "duplicate", self.duplicates in ("drop", "exact")
         elif not near.add(
