@@ -12,7 +12,7 @@ are valid. Controls: the vector shuffled, a random one of its length, and one wi
 Differences from the paper, each with its effect: the player is a decoder of 0.15M parameters,
 trained here to imitate Thompson samplers of which most believe too firmly (Mixtral-8x7B is
 overconfident by itself; this one by construction, but it has seen doubt); its thought is a guess of
-each arm's mean, so doubt shows before the arm is named, and temperature acts on the thought too; 12
+each arm's mean, so doubt shows before the arm is named, and temperature acts on the thought too; 8
 rounds instead of 50; words of uncertainty cannot be counted. `full` plays with a chat model of
 your own in the paper's words. Entropies from few answers are biased low, all alike.
 """
@@ -65,13 +65,13 @@ class Config:
 
     model: str = "0.15M"  # a size of `tiny_decoder`, trained here, or a chat model's name
     styles: tuple[str, str] = ("letters", "other-letters")  # played, and transferred to
-    examples: int = 8_000  # decisions that a player imitates
+    examples: int = 20_000  # decisions that a player imitates; after 8,000 it only guesses
     epochs: float = 3
     learning_rate: float = 4e-3  # AdamW, batch 32, cosine to 0
     firm: float = 0.7  # share of teachers that are too sure
     firmness: float = 0.3  # what those multiply their standard deviation of beliefs by
     sd: float = 3.0  # of rewards, which lie in 0 to 20
-    rounds: int = 12
+    rounds: int = 8
     runs: int = 16  # with equal arms, for the vector
     samples: int = 20  # answers to each prompt of them
     prompts: int = 60  # held out
