@@ -24,7 +24,7 @@ from generality.models.saved_classifier import (
     write_classifier,
 )
 from generality.models.text_classifier import Tuning, lasting_name, public_name
-from generality.models.vision_backbone import VisionBackbone
+from generality.models.vision_backbone import PREPARED, VisionBackbone
 
 _PEFT = "base_model.model."  # in front of every name in a file of adapters
 
@@ -154,9 +154,9 @@ class ImageClassifier(nn.Module):
             if self.tuning == "full":
                 model: nn.Module = self.body.model
                 model.save_pretrained(fresh)  # type: ignore[operator]
-                settings = fetch_model(self.name) / "preprocessor_config.json"
-                if settings.is_file():
-                    (fresh / settings.name).write_bytes(settings.read_bytes())
+                for settings in (fetch_model(self.name) / name for name in PREPARED):
+                    if settings.is_file():
+                        (fresh / settings.name).write_bytes(settings.read_bytes())
             elif self.tuning == "lora":
                 self._save_adapters(fresh)
 

@@ -13,6 +13,8 @@ from generality.errors import UserError
 from generality.models.efficientnet_lite import EfficientNetLite
 from generality.models.load import fetch_model, load_model
 
+PREPARED = ("preprocessor_config.json", "processor_config.json")
+"""Files that say how a model's images are prepared; transformers 5 writes the second alone."""
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 
 
@@ -24,8 +26,8 @@ class VisionBackbone(nn.Module):
             "scratch:" in front the same architecture with random weights. Of a model of images and
             texts (CLIP) the image tower.
 
-    Images are normalised as the model's `preprocessor_config.json` says, or else as on ImageNet.
-    Where a model has no pooled output, its last hidden state is averaged over the image.
+    Images are normalised as the model's files `PREPARED` say, or else as on ImageNet. Where a model
+    has no pooled output, its last hidden state is averaged over the image.
 
     Attributes:
         width: number of features.
@@ -89,8 +91,11 @@ def image_side(name: str) -> int:
 
 def _normalisation(name: str) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of each channel that a model expects to be taken out."""
-    file = fetch_model(name) / "preprocessor_config.json"
-    said = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    said: dict[str, Any] = {}
+    for file in (fetch_model(name) / each for each in PREPARED):
+        if file.is_file():
+            found = json.loads(file.read_text(encoding="utf-8"))
+            said = {**found.get("image_processor", found), **said}
     mean, std = said.get("image_mean", _MEAN), said.get("image_std", _STD)
     if not (isinstance(mean, list | tuple) and isinstance(std, list | tuple)):
         return list(_MEAN), list(_STD)

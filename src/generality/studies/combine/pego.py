@@ -12,19 +12,21 @@ noise; the exact claims do not); batches drawn from the pooled sources instead o
 steps, hence a higher rate; no augmentation; the penalty's weight chosen from a grid by
 cross-entropy on held-out source texts, because it does not carry over from one width to another,
 once for all seeds (the first one's, so their intervals do not cover the choice) and for the two
-halves of the penalty.
+halves of the penalty. `full` is the paper's own: CLIP's image tower (without its projection) on a
+folder of PACS, 5000 steps; batches are pooled there too, and images are not augmented.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 
-from generality.benchmarks import sentiment_domains
+from generality.benchmarks import folder_or_digits, sentiment_domains, stratified
 from generality.claims import Claim, Row, greater, less
 from generality.errors import UserError
 from generality.lab import Lab, TrainConfig
@@ -32,6 +34,7 @@ from generality.lab.train import train
 from generality.measures import accuracy
 from generality.models import TextClassifier
 from generality.models.identity import model_identity
+from generality.models.image_classifier import ImageClassifier
 from generality.modules import LoRAGroup, probed
 from generality.objectives import orthogonal_group_loss, soft_cross_entropy
 from generality.studies.study import Paper
@@ -42,6 +45,7 @@ PAPER = Paper(
     arxiv="2407.15085",
     year=2024,
 )
+PACS = ("photo", "art_painting", "cartoon", "sketch")
 
 
 @dataclass(frozen=True)
@@ -49,13 +53,15 @@ class Config:
     """Every knob of the study."""
 
     model: str = "minilm-l6"
-    layer: int = 3  # hidden state classified; the blocks after it are not run
-    targets: tuple[str, ...] = ("amazon",)  # sentiment domains left out in turn
+    layer: int = 3  # hidden state of texts classified; the blocks after it are not run
+    images: str | None = None  # folder of images by domain and class, in place of texts
+    layout: str | None = None  # of the folder, where it is a public set's
+    targets: tuple[str, ...] = ("amazon",)  # domains left out in turn
     sources: tuple[str, ...] = ("movie", "amazon", "nyt", "tweets")  # of which, less the target
-    train: int = 160  # texts of each source; the ceiling has as many in all, of the target
-    validation: int = 40  # held-out texts of each source
-    test: int = 240  # texts of the target
-    max_length: int = 24  # tokens
+    train: int = 160  # texts or images of each source; the ceiling has as many, of the target
+    validation: int = 40  # held-out ones of each source
+    test: int = 240  # of the target
+    max_length: int = 24  # tokens of a text
     seeds: int = 5
     rank: int = 2  # of each adapter
     group: int = 4  # adapters on each query and value projection
@@ -79,10 +85,10 @@ SCALES = {
     ),
     "small": Config(),
     "full": Config(
-        model="hf:google-bert/bert-base-uncased", layer=12,
-        targets=("movie", "amazon", "nyt", "tweets"), train=450, validation=300, test=500,
-        max_length=128, rank=4, lambdas=(1e-4, 1e-3, 1e-2), epochs=20, batch_size=96,
-        adapter_learning_rate=5e-4, full_learning_rate=2e-5,
+        model="hf:openai/clip-vit-base-patch16", images="PACS", layout="PACS", targets=PACS,
+        sources=PACS, train=2000, validation=400, test=4000, seeds=3, rank=4, group=2,
+        lambdas=(1e-4, 1e-3, 1e-2), epochs=80, batch_size=96, adapter_learning_rate=5e-4,
+        full_learning_rate=5e-6,
     ),
 }  # fmt: skip
 
@@ -142,13 +148,16 @@ def run(config: Config, lab: Lab) -> Iterator[Row]:
     adapters = TrainConfig(
         epochs=config.epochs, batch_size=config.batch_size,
         learning_rate=config.adapter_learning_rate,
+        bucketing="within-batch" if config.images is None else "none",
     )  # fmt: skip
-    full = TrainConfig(
-        epochs=config.epochs, batch_size=config.batch_size, learning_rate=config.full_learning_rate
-    )
-    read = partial(
-        lab.embed, config.model, layer=config.layer, pooling="mean", max_length=config.max_length
-    )
+    full = replace(adapters, learning_rate=config.full_learning_rate)
+    if config.images is None:
+        read: Any = partial(
+            lab.embed, config.model, layer=config.layer, pooling="mean",
+            max_length=config.max_length,
+        )  # fmt: skip
+    else:
+        read = partial(lab.step, image_features, config.model, identity, lab.device)
     for target in config.targets:
         sources, own, tests = leave_out(config, target)
         call = partial(lab.step, tune, config.model, identity, **common)
@@ -182,14 +191,16 @@ def run(config: Config, lab: Lab) -> Iterator[Row]:
                 )  # fmt: skip
 
 
-Labelled = tuple[list[str], np.ndarray]
+Labelled = tuple[Any, np.ndarray]  # texts, or images of the model's size
 
 
 def leave_out(config: Config, target: str) -> tuple[Labelled, Labelled, dict[str, Labelled]]:
-    """Training texts of the sources, of the target, and texts to test on."""
+    """Training rows of the sources, of the target, and rows to test on."""
     sources = [name for name in config.sources if name != target]
 
     def rows(domains: list[str], split: str, count: int) -> Labelled:
+        if config.images is not None:
+            return image_rows(config, domains, split, count)
         # drawn, half of each class: the file of movie snippets is sorted by rating
         data = sentiment_domains(split=split, per_domain=count, balanced=True)
         chosen = data.take(np.concatenate([data.rows(domain) for domain in domains]))
@@ -203,28 +214,64 @@ def leave_out(config: Config, target: str) -> tuple[Labelled, Labelled, dict[str
     return rows(sources, "train", config.train), own, tests
 
 
+def image_rows(config: Config, domains: list[str], split: str, count: int) -> Labelled:
+    """Up to `count` images of each domain, four fifths being "train", classes in proportion."""
+    from generality.models.vision_backbone import image_side
+
+    data = folder_or_digits(config.images, layout=config.layout, size=image_side(config.model))
+    chosen = []
+    for name in domains:
+        mine = data.rows(name)
+        train = mine[stratified(data.labels[mine], len(mine) * 4 // 5, 0)]
+        part = train if split == "train" else np.setdiff1d(mine, train)
+        chosen.append(part[stratified(data.labels[part], min(count, len(part)), 0)])
+    rows = np.concatenate(chosen)
+    return np.asarray(data.inputs)[rows].astype(np.float32), data.labels[rows]
+
+
+def image_features(model: str, identity: str, device: str, pixels: np.ndarray) -> np.ndarray:
+    """What a linear probe reads of images."""
+    body = ImageClassifier.from_name(model, 1, tuning="probe", device=device).body.eval()
+    with torch.inference_mode():
+        parts = [body(each.to(device)).cpu() for each in torch.from_numpy(pixels).split(32)]
+    return torch.cat(parts).numpy()
+
+
 def tune(
     model: str, identity: str, source: Labelled, tests: dict[str, Labelled], *, layer: int,
     max_length: int, device: str, settings: TrainConfig, seed: int, rank: int = 0, num: int = 0,
     lam: float = 0.0, preserve: bool = True, diversify: bool = True,
 ) -> dict[str, float]:  # fmt: skip
     """Tune everything (num 0) or a group of adapters; scores, and what became of the updates."""
-    classifier = TextClassifier.from_name(model, 2, layer=layer, pooling="mean", device=device)
-    backbone = sum(p.numel() for p in classifier.model.parameters())
+    images = isinstance(source[0], np.ndarray)
+    classes = 1 + max(int(labels.max()) for _, labels in (source, *tests.values()))
+    classifier: Any
+    if images:
+        classifier = ImageClassifier.from_name(model, classes, device=device)
+        classifier.body.requires_grad_(False).tower.requires_grad_(True)  # no tower of texts
+        body, blocks, inputs, collate = classifier.body.tower, None, list(source[0]), stacked
+    else:
+        classifier = TextClassifier.from_name(
+            model, classes, layer=layer, pooling="mean", device=device
+        )
+        body, blocks, collate = classifier.model, layer, classifier.collate
+        inputs = classifier.tokenize(source[0], max_length=max_length)
+    backbone = sum(p.numel() for p in body.parameters())
     group = None
     if num:
-        group = LoRAGroup(classifier.model, rank=rank, num=num, blocks=layer, seed=seed)
+        group = LoRAGroup(body, rank=rank, num=num, blocks=blocks, seed=seed)
     penalty = partial(orthogonal_group_loss, lam=lam, preserve=preserve, diversify=diversify)
-    ids = classifier.tokenize(source[0], max_length=max_length)
-    soft = np.eye(2, dtype=np.float32)[source[1]]
+    soft = np.eye(classes, dtype=np.float32)[source[1]]
     train(
-        classifier, [{"input_ids": i, "targets": t} for i, t in zip(ids, soft, strict=True)],
-        soft_cross_entropy, settings, seed=seed, device=device, collate=classifier.collate,
+        classifier, [{"input_ids": i, "targets": t} for i, t in zip(inputs, soft, strict=True)],
+        soft_cross_entropy, settings, seed=seed, device=device, collate=collate,
         penalty=penalty if lam else None,
     )  # fmt: skip
 
     def say(name: str) -> np.ndarray:
-        return classifier.predict_proba(tests[name][0], max_length=max_length)
+        options = {} if images else {"max_length": max_length}
+        found: np.ndarray = classifier.predict_proba(tests[name][0], **options)
+        return found
 
     updates = {"trained_share": 1.0}
     said = {"source": say("source")}
@@ -237,8 +284,13 @@ def tune(
     return {**scored({**said, "target": say("target")}, tests), **updates}
 
 
+def stacked(examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    """A batch of images."""
+    return {"images": torch.from_numpy(np.stack([each["input_ids"] for each in examples]))}
+
+
 def scored(said: dict[str, np.ndarray], tests: dict[str, Labelled]) -> dict[str, float]:
-    """Accuracy on the target, accuracy and cross-entropy (nats) on texts of the sources."""
+    """Accuracy on the target, accuracy and cross-entropy (nats) on rows of the sources."""
     (_, target), (_, source) = tests["target"], tests["source"]
     own = said["source"][np.arange(len(source)), source]
     return {

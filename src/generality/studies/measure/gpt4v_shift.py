@@ -9,6 +9,9 @@ fixed models. Sentiment of four kinds of texts: a language model by the likeliho
 four styles: the nearest class mean of image features from each source style. Floor: for texts the
 likelier class, for images chance. Ceiling: a probe trained on other cases of the target.
 
+With `--set clip=hf:openai/clip-vit-base-patch16 --set folder=PACS --set layout=PACS` the images are
+yours and CLIP takes part ("clip", raw names as in the paper, and "clip-template").
+
 Differences from the paper, each with its effect: no multimodal chat model runs here, so a small
 language model stands for GPT-4V and a sentence encoder for CLIP, and claims about the models'
 ranks are about these; answers are scored by likelihood and none is unanswered; digits and short
@@ -19,7 +22,7 @@ no style transfer by diffusion. Examples are never of the target domain, as in t
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -32,7 +35,7 @@ from generality.agents import (
     select_demos,
     stratified_cases,
 )
-from generality.benchmarks import MultiDomain, digit_domains, sentiment_domains
+from generality.benchmarks import MultiDomain, digit_domains, folder_or_digits, sentiment_domains
 from generality.claims import Claim, Row, greater, monotone
 from generality.errors import UserError, unknown
 from generality.lab import Lab
@@ -67,6 +70,10 @@ class Config:
     means_per_class: int = 10  # labelled source images for each class mean
     images_per_cell: int = 4  # cases of a style and digit
     pixels: int = 64  # side of an image as the backbone sees it
+    folder: str | None = None  # your images as domain/class/image, in place of digits
+    layout: str | None = None  # of the folder, where it is a public set's: PACS, VLCS, …
+    clip: str | None = None  # images and class names in one space: hf:openai/clip-vit-base-patch16
+    clip_template: str = "a photo of a {}"  # beside raw names, as the paper's
     noise: tuple[float, ...] = (0.0, 0.01, 0.05, 0.1)  # variance
 
     def __post_init__(self) -> None:
@@ -86,6 +93,7 @@ SCALES = {
     "full": Config(
         lm="hf:Qwen/Qwen2.5-7B-Instruct", lm_seeds=5, lm_per_cell=60, shots=(0, 2, 4),
         train_per_cell=1000, characters=400, means_per_class=20, images_per_cell=20, pixels=224,
+        clip="hf:openai/clip-vit-base-patch16",
     ),
 }  # fmt: skip
 
@@ -188,16 +196,22 @@ def texts(config: Config, lab: Lab, seed: int) -> Iterator[Row]:
 
 
 def images(config: Config, lab: Lab, seed: int) -> Iterator[Row]:
-    """Digits of every style by class means from each style."""
+    """Digits of every style, or a folder's images, by class means from each; by CLIP if named."""
     from generality.models.vision_backbone import VisionBackbone
 
     per_cell = config.images_per_cell + config.means_per_class
-    drawn = digit_domains(config.styles, size=config.pixels, per_domain=20 * per_cell, seed=seed)
+    if config.folder is None:
+        drawn = digit_domains(
+            config.styles, size=config.pixels, per_domain=20 * per_cell, seed=seed
+        )
+    else:
+        drawn = folder_or_digits(config.folder, layout=config.layout, size=config.pixels)
     kept = drawn.take(stratified_cases(drawn, per_cell=per_cell, seed=seed))
+    kept = replace(kept, inputs=np.asarray(kept.inputs, np.float32))
+    cells = len(kept.label_names) * kept.domains + kept.labels
     nth = np.zeros(len(kept), np.int64)
-    for cell in np.unique(10 * kept.domains + kept.labels):
-        mine = 10 * kept.domains + kept.labels == cell
-        nth[mine] = np.arange(mine.sum())
+    for cell in np.unique(cells):
+        nth[cells == cell] = np.arange((cells == cell).sum())
     shown, cases = (
         kept.take(nth < config.means_per_class),
         kept.take(nth >= config.means_per_class),
@@ -211,26 +225,36 @@ def images(config: Config, lab: Lab, seed: int) -> Iterator[Row]:
 
     known = features(shown.inputs)
     for amount in config.noise:
-        seen = features(perturb(cases.inputs, "gaussian_noise", amount, seed=seed))
+        asked = np.asarray(perturb(cases.inputs, "gaussian_noise", amount, seed=seed))
+        seen = features(asked)
         best = np.zeros(len(cases), np.int64)
         answers = {}
-        for style in config.styles:
+        for style in kept.domain_names:
             rows, mine = shown.rows(style), cases.rows(style)
             best[mine] = lab.step(probe, known[rows], shown.labels[rows], seen[mine])
             answers[style] = lab.step(nearest_means, known[rows], shown.labels[rows], seen)
+        factors = {
+            "seed": seed, "panel": "images", "disturbance": "noise", "amount": amount, "shots": 0,
+            "cases": "all",
+        }  # fmt: skip
         for style, labels in answers.items():
-            factors = {
-                "seed": seed, "panel": "images", "disturbance": "noise", "amount": amount,
-                "shots": 0, "cases": "all", "source": style,
-            }  # fmt: skip
-            yield from rows_of(cases, {"class-means": labels}, best, style, factors)
+            said = {"class-means": labels}
+            yield from rows_of(cases, said, best, style, {**factors, "source": style})
+        if config.clip is not None:
+            lab.fetch(config.clip)
+            identity = model_identity(config.clip)
+            said = {
+                name: lab.step(clip_names, config.clip, identity, template, asked, kept.label_names)
+                for name, template in (("clip", None), ("clip-template", config.clip_template))
+            }
+            yield from rows_of(cases, said, best, None, factors)
 
 
 def rows_of(
-    cases: MultiDomain, said: dict[str, Any], best: np.ndarray, source: str,
+    cases: MultiDomain, said: dict[str, Any], best: np.ndarray, source: str | None,
     factors: dict[str, Any], reference: Any = None,
 ) -> Iterator[Row]:  # fmt: skip
-    """A row for every model and domain, from a `ShiftReport` of all of them."""
+    """A row for every model and domain, from a `ShiftReport` of all; zero-shot has no source."""
     names = [cases.domain_names[i] for i in cases.domains]
     everyone = {**said, "_best": best, **({} if reference is None else {"_names": reference})}
     answers = {model: list(np.asarray(labels)) for model, labels in everyone.items()}
@@ -242,13 +266,17 @@ def rows_of(
     rescued = {m: report.rescue_rate(m, "_names") if failed else None for m in said}
     for model in said:
         for domain in cases.domain_names:
+            if not len(cases.rows(domain)):  # a folder's domain with too few images
+                continue
             cell, mine = table[model, domain], cases.labels[cases.rows(domain)]
             yield Row(
                 method=model, score=float(cell["accuracy"]),
                 floor=float(np.bincount(mine).max() / len(mine)),
                 ceiling=float(table["_best", domain]["accuracy"]),
                 target=domain, shifted=domain != source,
-                lost=float(table[model, source]["accuracy"] - cell["accuracy"]),
+                lost=None
+                if source is None
+                else float(table[model, source]["accuracy"] - cell["accuracy"]),
                 low=float(cell["low"]), high=float(cell["high"]),
                 rescued=rescued[model],
                 **factors,
@@ -309,9 +337,21 @@ def probe(known: np.ndarray, labels: np.ndarray, seen: np.ndarray) -> np.ndarray
 
 
 def nearest_means(known: np.ndarray, labels: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """Class ids by the cosine to each class's mean feature."""
-    means = np.stack([known[labels == label].mean(0) for label in range(int(labels.max()) + 1)])
-    return np.asarray((seen @ (means / np.linalg.norm(means, axis=1, keepdims=True)).T).argmax(1))
+    """Class ids by the cosine to the mean feature of each class that is known."""
+    classes = np.unique(labels)
+    means = np.stack([known[labels == label].mean(0) for label in classes])
+    cosines = seen @ (means / np.linalg.norm(means, axis=1, keepdims=True)).T
+    return np.asarray(classes[cosines.argmax(1)])
+
+
+def clip_names(
+    model: str, identity: str, template: str | None, pixels: np.ndarray, classes: tuple[str, ...]
+) -> np.ndarray:
+    """Class ids by CLIP's zero-shot rule."""
+    from generality.agents import ClipZeroShot
+
+    chosen = ClipZeroShot(model, template=template).predict(ChoiceTask(list(pixels), classes))
+    return np.array([classes.index(str(choice.label)) for choice in chosen])
 
 
 def encode(network: Any, pixels: np.ndarray) -> np.ndarray:
