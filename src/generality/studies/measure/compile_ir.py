@@ -184,7 +184,7 @@ def audit_rows(code: list[dict[str, str]], seed: int) -> list[dict[str, Any]]:
         taken = [r for r in code if (r["package"], r["path"]) in drawn and r[key]]
         audit = audit_corpus([r[key] for r in taken], [r["language"] for r in taken])
         for i, language in enumerate(audit.groups):
-            said = {"language": language, "level": level, "functions": audit.records[language]}
+            said = {"language": language, "level": level}
             others = [audit.overlap[i, j] for j in range(len(audit.groups)) if j != i]
             rows.append({"method": "duplication", "score": audit.duplication[language], **said})
             rows.append({"method": "overlap", "score": float(max(others, default=0.0)), **said})
