@@ -14,7 +14,8 @@ domain's own training texts instead of LLaMA2 (little is spare, so half of the w
 AdamW for two passes instead of LOMO for five, Taylor scores in a pass of their own after the
 training instead of during it; general scores on the dense model's inputs, without SparseGPT's
 adjustments (`sparsegpt` makes them); the share is `sparsity` itself instead of 52 %; no
-fine-tuning after the cut; no summaries among the tasks.
+fine-tuning after the cut; no summaries among the tasks; the decoder answers at chance (found before
+anything was cut), so claims about answers are for larger models.
 """
 
 from __future__ import annotations
@@ -49,11 +50,11 @@ class Config:
     sparsities: tuple[float, ...] = (0.3, 0.5, 0.7)
     size: str = "0.25M"  # of the decoder
     words: int = 50  # of a text
-    tokens: int = 500_000  # that the decoder reads in training
+    tokens: int = 400_000  # that the decoder reads in training
     base_learning_rate: float = 3e-3
     general_texts: int = 32  # of each general domain, for calibration
     domain_texts: int = 128  # of the domain, for calibration and training
-    test: int = 80  # held-out texts of each domain; of drugs half are asked each question
+    test: int = 60  # held-out texts of each domain; of drugs half are asked each question
     epochs: float = 2  # of training on the domain
     learning_rate: float = 3e-4  # of that training
     strength: float = 0.1  # λ of regulariser and anchor
@@ -98,6 +99,7 @@ CLAIMS = (
     Claim(
         "It answers more of the domain's questions than the model cut by magnitude",
         greater("d-pruner", "magnitude", on="accuracy", where=HIGH),
+        expected_at="full",
     ),
     Claim(
         "General scores alone lose more of the domain",
