@@ -55,7 +55,8 @@ def test_weights_are_cut_and_the_rest_is_as_it_was(place, generality, method):
         if "_proj" in name:
             assert share == pytest.approx(0.6, abs=1e-3)
         stays = weight != 0
-        assert torch.equal(weight[stays], before.get_parameter(name)[stays])
+        same = torch.equal(weight[stays], before.get_parameter(name)[stays])
+        assert same == (method != "sparsegpt" or "_proj" not in name)
     assert "made smaller by" in (place / method / "README.md").read_text()
 
 
