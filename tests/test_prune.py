@@ -16,6 +16,7 @@ from generality.measures.weight_importance import (
     taylor_importance,
     taylor_term,
 )
+from generality.modules import hold_zeros
 from generality.objectives import EWCAnchor
 from generality.weights.prune import keep_masks, prune, sparsity_report
 
@@ -128,6 +129,22 @@ def test_pruned_weights_and_report():
         prune(weights, {"w": W}, 1.0)
     with pytest.raises(ValueError, match="no weights 'v'"):
         prune(weights, {"v": W}, 0.5)
+
+
+def test_cut_weights_stay_zero_in_training(net):
+    net.load_state_dict(prune(net.state_dict(), {"proj.weight": W.abs()}, 0.5))
+    weight = net.proj.weight
+    optimizer = torch.optim.AdamW(net.parameters(), lr=0.1, weight_decay=0.1)
+    with hold_zeros(net, targets="proj"):
+        for _ in range(3):
+            optimizer.zero_grad()
+            net(X).square().sum().backward()
+            optimizer.step()
+            assert torch.equal(net.proj.weight == 0, W.abs() < 0.3)
+    assert net.proj.weight is weight
+    assert torch.equal(weight == 0, W.abs() < 0.3)
+    assert not torch.equal(weight[W.abs() > 0.3], W[W.abs() > 0.3])
+    assert list(net.state_dict()) == ["proj.weight"]
 
 
 def test_dual_scores():

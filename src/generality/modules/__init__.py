@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         RegulatedOptimizer,
         gradient_cosine,
     )
+    from generality.modules.held_zeros import hold_zeros
     from generality.modules.l4q_linear import (
         L4QLinear,
         apply_l4q,
@@ -113,6 +114,7 @@ __all__ = [
     "flow_attend",
     "flow_weights",
     "gradient_cosine",
+    "hold_zeros",
     "insert_after",
     "layerwise_loss",
     "lsq_quantize",
@@ -145,6 +147,7 @@ __getattr__, __dir__ = lazy_names(
         "FeatureStatPerturb": "feature_stat_perturb",
         "FlowAttention": "flow_attention",
         "GradientRegulator": "gradient_regulator",
+        "hold_zeros": "held_zeros",
         "L4QLinear": "l4q_linear",
         "apply_l4q": "l4q_linear",
         "dequantized_model": "l4q_linear",
