@@ -51,7 +51,6 @@ def shifted_digits(
         "pale": corrupt_inputs(last, "contrast", 3, seed),
     }
     rows = [slice(0, train), slice(train, train + held), slice(train + held, None)]
-    parts = [(torch.from_numpy(x[part]), y[part]) for part in rows]
-    return ShiftedDigits(
-        *parts, {name: (torch.from_numpy(shift), y[rows[2]]) for name, shift in shifts.items()}
-    )
+    learned, kept, tested = ((torch.from_numpy(x[part]), y[part]) for part in rows)
+    moved = {name: (torch.from_numpy(shift), tested[1]) for name, shift in shifts.items()}
+    return ShiftedDigits(learned, kept, tested, moved)

@@ -222,10 +222,11 @@ def train_fixed(config: Config, seed: int, method: str) -> dict[str, float]:
     with threads(1), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         width = config.width
-        block = {
+        blocks: dict[str, Callable[..., nn.Module]] = {
             "dilated": partial(DilConv, kernel=3, dilation=2),
             "sharp-dilated": partial(SharpSepConv, kernel=3, dilation=2),
-        }.get(method, partial(SharpSepConv, kernel=3))
+        }
+        block = blocks.get(method, partial(SharpSepConv, kernel=3))
         model = nn.Sequential(
             conv_stem(1, width), block(width, 2 * width), block(2 * width, 2 * width, stride=2),
             pooled_head(2 * width, 10),
