@@ -21,24 +21,24 @@ on more of the same data, so both err on the same things (transfer has less to a
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from sklearn.metrics import roc_auc_score
 
-from generality.benchmarks.gym_problems import gym_problems
-from generality.benchmarks.worlds import compose, string_task, terse, world_tokenizer
+from generality.benchmarks.worlds import terse, world_tokenizer
 from generality.claims import Claim, Row, greater, less
-from generality.decoding import FusedCausalLM, StaticFusion
 from generality.errors import UserError
-from generality.estimators import GuidancePlan, train_guidance
+from generality.estimators import GuidancePlan
+from generality.estimators.guided_solvers import (
+    CheckedProblems,
+    GuidedSolvers,
+    Network,
+    Weights,
+)
 from generality.lab import Lab, TrainConfig
-from generality.lab.threads import threads
-from generality.measures import response_logprob
-from generality.models import generate_texts, load_model, load_tokenizer, tiny_decoder
+from generality.models import load_model, load_tokenizer, tiny_decoder
 from generality.studies.study import Paper
 
 PAPER = Paper(
@@ -58,8 +58,8 @@ class Config:
     gym: bool = False  # tasks of reasoning-gym and models by name, instead of letters
     tasks: tuple[str, str] = ("reverse", "successor")  # that may follow each other
     length: int = 3  # letters
-    small_lessons: int = 3000  # solved problems of both tasks that the small backbone read once
-    large_lessons: int = 4000
+    small_lessons: tuple[int, int] = (2700, 1250)  # solved problems of each task that it read once
+    large_lessons: tuple[int, int] = (2300, 800)  # likewise the large one
     base_rate: float = 3e-3
     steps: int = 150  # of GRPO, for the reasoner and its rivals alike
     prompts: int = 8  # in a step
@@ -85,7 +85,7 @@ class Config:
 
 SCALES = {
     "smoke": Config(
-        large="0.05M", small_lessons=64, large_lessons=96, problems=12, test=8, seeds=1,
+        large="0.05M", small_lessons=(32, 32), large_lessons=(48, 48), problems=12, test=8, seeds=1,
         steps=2, prompts=2, group_size=4, max_tokens=5, drawn=2,
     ),
     "small": Config(),
@@ -139,77 +139,50 @@ CLAIMS = (
     ),
 )
 
-Weights = Mapping[str, Any]
-Network = Callable[[int], Any]
-Problems = tuple[str, int, int]
-"""A task, how many, and the seed that draws them."""
-
 
 def run(config: Config, lab: Lab) -> Iterator[Row]:
     """Rows of the three axes, seed by seed."""
-    count, config = config.seeds, replace(config, seeds=0)  # more seeds change no step
     tokenizer = load_tokenizer(config.small) if config.gym else world_tokenizer(config.tasks)
     networks = {
         size: functools.partial(network, getattr(config, size), config.gym, len(tokenizer))
         for size in ("small", "large", "reasoner")
     }
+    world = CheckedProblems(config.test, config.length, config.gym)
     small, large = (
-        bases(config, lab, networks[size], tokenizer, size) for size in ("small", "large")
+        base(config, lab, world, networks[size], tokenizer, size) for size in ("small", "large")
     )
     fresh = networks["reasoner"](0).state_dict() if config.gym else small
+    solvers = GuidedSolvers(lab, networks, fresh, tokenizer, world, config.plan, config.problems)
+    tried, teach = solvers.accuracy, solvers.teach
     joint = " ".join(config.tasks)
-    for seed in lab.seeds(count):
-
-        def teach(
-            task: str, how: str, backbone: str, weights: Weights, seed: int = seed
-        ) -> Weights:
-            source = task, config.problems, seed + 1
-            taught: Weights = lab.step(
-                taught_weights, networks[backbone], weights, networks["reasoner"], fresh, how,
-                tokenizer, config, source, seed,
-            )  # fmt: skip
-            return taught
-
-        def try_on(
-            task: str, backbone: str, weights: Weights | None, reasoners: Sequence[Weights] = (),
-            alpha: float = 1.0,
-        ) -> float:  # fmt: skip
-            found: float = lab.step(
-                accuracy, networks[backbone], weights, networks["reasoner"], list(reasoners), alpha,
-                tokenizer, config, (task, config.test, 2**20),
-            )  # fmt: skip
-            return found
-
-        taught = {task: teach(task, "reasoner", "small", small) for task in config.tasks}
+    for seed in lab.seeds(config.seeds):
+        taught = {task: teach(task, "reasoner", "small", small, seed) for task in config.tasks}
         for task in config.tasks:
-            auc = lab.step(
-                told_apart, networks["small"], small, networks["reasoner"], taught[task], tokenizer,
-                config, (task, config.test, 2**20), seed,
-            )  # fmt: skip
+            auc = solvers.told_apart(task, "small", small, taught[task], config.drawn, seed)
             found = {
-                "base": try_on(task, "small", small),
-                "ceiling": try_on(task, "small", teach(task, "whole", "small", small)),
-                "adapter": try_on(task, "small", teach(task, "adapter", "small", small)),
-                "alone": try_on(task, "reasoner", taught[task]),
-                "unir": try_on(task, "small", small, [taught[task]]),
+                "base": tried(task, "small", small),
+                "ceiling": tried(task, "small", teach(task, "whole", "small", small, seed)),
+                "adapter": tried(task, "small", teach(task, "adapter", "small", small, seed)),
+                "alone": tried(task, "reasoner", taught[task]),
+                "unir": tried(task, "small", small, [taught[task]]),
             }
             yield from rows(found, axis="own", task=task, seed=seed, auc=auc)
             found = {
-                "base": try_on(task, "large", large),
-                "ceiling": try_on(task, "large", teach(task, "whole", "large", large)),
-                "untaught": try_on(task, "large", large, [fresh]),
-                "unir": try_on(task, "large", large, [taught[task]]),
+                "base": tried(task, "large", large),
+                "ceiling": tried(task, "large", teach(task, "whole", "large", large, seed)),
+                "untaught": tried(task, "large", large, [fresh]),
+                "unir": tried(task, "large", large, [taught[task]]),
             }
             yield from rows(found, axis="transfer", task=task, seed=seed)
         if not config.gym:
             first, second = (taught[task] for task in config.tasks)
             found = {
-                "base": try_on(joint, "small", small),
-                "ceiling": try_on(joint, "small", teach(joint, "whole", "small", small)),
-                "first": try_on(joint, "small", small, [first]),
-                "second": try_on(joint, "small", small, [second]),
-                "both": try_on(joint, "small", small, [first, second]),
-                "both, half": try_on(joint, "small", small, [first, second], config.half),
+                "base": tried(joint, "small", small),
+                "ceiling": tried(joint, "small", teach(joint, "whole", "small", small, seed)),
+                "first": tried(joint, "small", small, [first]),
+                "second": tried(joint, "small", small, [second]),
+                "both": tried(joint, "small", small, [first, second]),
+                "both, half": tried(joint, "small", small, [first, second], config.half),
             }
             yield from rows(found, axis="composed", task=joint, seed=seed)
 
@@ -230,120 +203,19 @@ def network(name: str, gym: bool, vocabulary: int, seed: int) -> Any:
     return tiny_decoder(name, seed, vocabulary=vocabulary, context=32)
 
 
-def bases(config: Config, lab: Lab, make: Network, tokenizer: Any, size: str) -> Weights:
+def base(
+    config: Config, lab: Lab, world: CheckedProblems, make: Network, tokenizer: Any, size: str
+) -> Weights:
     """Weights of a backbone: as they come, or after some lessons in both tasks."""
     if config.gym:
         weights: Weights = make(0).state_dict()
         return weights
-    count = getattr(config, f"{size}_lessons") // len(config.tasks)
+    lessons = zip(config.tasks, getattr(config, f"{size}_lessons"), strict=True)
     solved = [
         (problem.prompt, terse(problem))
-        for task in config.tasks for problem in problems(config, (task, count, 0))
+        for task, count in lessons for problem in world.draw(task, count, 0)
     ]  # fmt: skip
     plan = TrainConfig(1, learning_rate=config.base_rate, warmup=0.1)
     return lab.sft(
         make, *zip(*solved, strict=True), tokenizer=tokenizer, config=plan, seed=0
     ).weights
-
-
-def problems(config: Config, source: Problems) -> Sequence[Any]:
-    """Problems with a prompt and a check, those of the test in no other set."""
-    task, count, seed = source
-    if config.gym:
-        return gym_problems(task, count, seed << 14)  # it numbers on from the seed
-    first, *then = (string_task(name) for name in task.split())
-    whole = compose(first, then[0]) if then else first
-    test = whole.sample(config.test, config.length, 2**20)
-    if seed == 2**20:
-        return test
-    return whole.sample(count, config.length, seed, avoid={problem.prompt for problem in test})
-
-
-def prompts(tokenizer: Any, asked: Sequence[Any]) -> list[str]:
-    """What all models read: the questions, in the chat template where there is one."""
-    if not getattr(tokenizer, "chat_template", None):
-        return [problem.prompt for problem in asked]
-    return [
-        tokenizer.apply_chat_template(
-            [{"role": "user", "content": problem.prompt}], tokenize=False,
-            add_generation_prompt=True,
-        )
-        for problem in asked
-    ]  # fmt: skip
-
-
-def loaded(make: Network, weights: Weights) -> Any:
-    """A network with these weights, frozen."""
-    model = make(0)
-    model.load_state_dict(dict(weights))
-    return model.eval().requires_grad_(False)
-
-
-def taught_weights(
-    backbone: Network, weights: Weights, reasoner: Network, fresh: Weights, how: str,
-    tokenizer: Any, config: Config, source: Problems, seed: int,
-) -> dict[str, Any]:  # fmt: skip
-    """The memoised step: weights of a reasoner, or of a whole or adapted backbone, after GRPO."""
-    asked = problems(config, source)
-    body = loaded(backbone, weights)
-
-    def reward(texts: Sequence[str], places: Sequence[int]) -> list[float]:
-        return [float(asked[i].check(said)) for i, said in zip(places, texts, strict=True)]
-
-    with threads(1):
-        if how == "reasoner":
-            part = loaded(reasoner, fresh).requires_grad_(True)
-            policy: Any = FusedCausalLM(body, [part])
-        elif how == "adapter":
-            from peft import LoraConfig, get_peft_model
-
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
-                policy = get_peft_model(
-                    body, LoraConfig(r=4, lora_alpha=8, target_modules="all-linear")
-                )
-        else:
-            part = policy = body.requires_grad_(True)
-        train_guidance(policy, tokenizer, prompts(tokenizer, asked), reward, config.plan, seed=seed)
-        if how == "adapter":
-            part = policy.merge_and_unload()
-    return {name: value.detach().cpu().clone() for name, value in part.state_dict().items()}
-
-
-def accuracy(
-    backbone: Network, weights: Weights, reasoner: Network, reasoners: list[Weights], alpha: float,
-    tokenizer: Any, config: Config, source: Problems,
-) -> float:  # fmt: skip
-    """The memoised step: the share of problems answered right, greedily."""
-    asked = problems(config, source)
-    model = loaded(backbone, weights)
-    if reasoners:
-        parts = [loaded(reasoner, each) for each in reasoners]
-        model = FusedCausalLM(model, parts, None, StaticFusion(alpha)).eval()
-    with threads(1):
-        texts = generate_texts(
-            model, tokenizer, prompts(tokenizer, asked), max_tokens=config.plan.max_tokens
-        )
-    return float(np.mean([problem.check(text) for problem, text in zip(asked, texts, strict=True)]))
-
-
-def told_apart(
-    backbone: Network, weights: Weights, reasoner: Network, taught: Weights, tokenizer: Any,
-    config: Config, source: Problems, seed: int,
-) -> float | None:  # fmt: skip
-    """The memoised step: area under the curve of a reasoner's log-probability of drawn answers."""
-    asked = [problem for problem in problems(config, source) for _ in range(config.drawn)]
-    given = prompts(tokenizer, asked)
-    with threads(1):
-        texts = generate_texts(
-            loaded(backbone, weights), tokenizer, given, max_tokens=config.plan.max_tokens,
-            temperature=1.0, seed=seed,
-        )  # fmt: skip
-        found = response_logprob(
-            loaded(reasoner, taught), tokenizer, given, texts, reduce="sum"
-        ).numpy()
-    right = np.array([problem.check(text) for problem, text in zip(asked, texts, strict=True)])
-    known = np.isfinite(found)
-    if len(set(right[known])) < 2:
-        return None
-    return float(roc_auc_score(right[known], found[known]))
