@@ -21,6 +21,7 @@ from generality.cli import (
     compress,
     distill,
     fuse,
+    ir,
     listing,
     merge,
     predict,
@@ -84,6 +85,7 @@ app.command("distill")(distill.distill)
 app.command("fuse")(fuse.fuse)
 app.command("serve")(serve.serve)
 app.command("merge")(merge.merge)
+app.command("ir")(ir.ir)
 app.command("compress")(compress.compress)
 app.command("reshard")(reshard.reshard)
 app.command("steer")(steer.steer)
