@@ -15,6 +15,12 @@ from typing import TYPE_CHECKING
 from generality.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from generality.agents.bandit_player import (
+        BanditPlayer,
+        random_history,
+        thompson_entropy,
+        thompson_lessons,
+    )
     from generality.agents.choice import (
         Choice,
         ChoiceModel,
@@ -50,6 +56,7 @@ if TYPE_CHECKING:
     from generality.agents.vision_choice import ClipZeroShot, VisionChat
 
 __all__ = [
+    "BanditPlayer",
     "BanditStyle",
     "ChatChoice",
     "Choice",
@@ -75,14 +82,18 @@ __all__ = [
     "parse_choice",
     "parse_confidence",
     "perturb",
+    "random_history",
     "select_demos",
     "stratified_cases",
+    "thompson_entropy",
+    "thompson_lessons",
     "thompson_probability",
 ]
 
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
+        "BanditPlayer": "bandit_player",
         "BanditStyle": "text_bandit",
         "ChatChoice": "choice_models",
         "Choice": "choice",
@@ -108,8 +119,11 @@ __getattr__, __dir__ = lazy_names(
         "parse_choice": "choice",
         "parse_confidence": "choice",
         "perturb": "choice_cases",
+        "random_history": "bandit_player",
         "select_demos": "choice_cases",
         "stratified_cases": "choice_cases",
+        "thompson_entropy": "bandit_player",
+        "thompson_lessons": "bandit_player",
         "thompson_probability": "text_bandit",
     },
 )

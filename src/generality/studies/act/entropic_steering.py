@@ -19,7 +19,6 @@ your own in the paper's words. Entropies from few answers are biased low, all al
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -28,14 +27,13 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from generality.agents.text_bandit import (
-    STYLES,
-    TextBandit,
-    arm_beliefs,
-    bandit_text,
-    parse_arm,
-    thompson_probability,
+from generality.agents.bandit_player import (
+    BanditPlayer,
+    random_history,
+    thompson_entropy,
+    thompson_lessons,
 )
+from generality.agents.text_bandit import TextBandit
 from generality.benchmarks.worlds import world_tokenizer
 from generality.claims import Claim, Row, equivalent, greater, less
 from generality.decoding.steering_hook import SteeringHook
@@ -47,7 +45,7 @@ from generality.decoding.steering_vector import (
 )
 from generality.lab import Lab, TrainConfig
 from generality.measures import action_entropy
-from generality.models import generate_texts, load_model, load_tokenizer, tiny_decoder
+from generality.models import load_model, load_tokenizer, tiny_decoder
 from generality.studies.study import Paper
 
 PAPER = Paper(
@@ -56,7 +54,6 @@ PAPER = Paper(
 )  # fmt: skip
 
 PRIOR = {"prior_mean": 10.0, "prior_sd": 4.0}
-History = list[tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -128,7 +125,10 @@ def arms(lab: Lab, item: tuple[Config, int]) -> list[Row]:
     config, seed = item
     weights: dict[str, Tensor] = {}
     if config.model[0].isdigit():
-        prompts, responses = lessons(config, seed)
+        prompts, responses = thompson_lessons(
+            config.examples, config.styles, np.random.default_rng([seed, 0]), sd=config.sd,
+            rounds=config.rounds, firm=config.firm, firmness=config.firmness, **PRIOR,
+        )  # fmt: skip
         tokenizer = world_tokenizer()
         weights = lab.sft(
             functools.partial(tiny_decoder, config.model, vocabulary=len(tokenizer)),
@@ -142,65 +142,6 @@ def arms(lab: Lab, item: tuple[Config, int]) -> list[Row]:
     return [Row(**row) for row in rows if row["score"] is not None]  # None: no answer was valid
 
 
-def lessons(config: Config, seed: int) -> tuple[list[str], list[str]]:
-    """Histories in either style, and what a Thompson sampler, firm or not, thinks and does."""
-    rng = np.random.default_rng([seed, 0])
-    prompts, responses = [], []
-    for _ in range(config.examples):
-        style = STYLES[config.styles[rng.integers(2)]]
-        history = random_history(config, rng)
-        means, sds = arm_beliefs(history, sd=config.sd, **PRIOR)
-        firm = config.firmness if rng.random() < config.firm else 1.0
-        guess = np.clip(np.rint(rng.normal(means, firm * sds)), 0, 20).astype(int)
-        arm = int(rng.integers(2)) if guess[0] == guess[1] else int(guess.argmax())
-        prompts.append(bandit_text(history, style, config.rounds))
-        responses.append(f" {guess[0]} {guess[1]} {style.names[arm]}")
-    return prompts, responses
-
-
-def random_history(config: Config, rng: np.random.Generator) -> History:
-    """Some rounds of a bandit with random means, played at random."""
-    means = rng.uniform(4, 16, 2)
-    bandit = TextBandit(
-        (means[0], means[1]), config.sd, rounds=config.rounds, bounds=(0, 20), style="letters"
-    )
-    bandit.reset(seed=int(rng.integers(2**31)))
-    for _ in range(rng.integers(config.rounds)):
-        bandit.step(int(rng.integers(2)))
-    return bandit.history
-
-
-@dataclass
-class Player:
-    """A model that answers bandits' prompts, steered or not."""
-
-    model: nn.Module
-    tokenizer: Any
-    config: Config
-
-    def counts(
-        self, histories: Sequence[History], style: str, answers: int, seed: int, *,
-        vector: Tensor | None = None, beta: float = 0.0, temperature: float = 1.0,
-    ) -> np.ndarray:  # fmt: skip
-        """How often each arm, and no arm, was named at each history: (histories, 3)."""
-        config = self.config
-        prompts = [bandit_text(h, STYLES[style], config.rounds) for h in histories]
-        steered: Any = contextlib.nullcontext()
-        if vector is not None:
-            steered = SteeringHook(self.model, config.layer, vector, beta)
-        with steered:
-            texts = generate_texts(
-                self.model, self.tokenizer, [p for p in prompts for _ in range(answers)],
-                max_tokens=config.max_tokens, temperature=temperature, seed=seed, batch_size=256,
-            )  # fmt: skip
-        lead = STYLES[style].ask.split()[-1] if STYLES[style].intro else ""
-        arms = [parse_arm(f"{lead} {text}", STYLES[style]) for text in texts]
-        table = np.zeros((len(histories), 3), int)
-        for place, arm in enumerate(arms):
-            table[place // answers, 2 if arm is None else arm] += 1
-        return table
-
-
 def played(config: Config, weights: dict[str, Tensor], seed: int) -> list[dict[str, Any]]:
     """Runs with equal arms, the vector, and entropies at held-out prompts."""
     if weights:
@@ -209,13 +150,17 @@ def played(config: Config, weights: dict[str, Tensor], seed: int) -> list[dict[s
         model.load_state_dict(weights)
     else:
         model, tokenizer = load_model(config.model), load_tokenizer(config.model)
-    player = Player(model.eval(), tokenizer, config)
-    histories, entropies, runs = equal_runs(player, seed)
-    tokens = [
-        tokenizer(bandit_text(h, STYLES[config.styles[0]], config.rounds))["input_ids"]
-        for h in histories
+    player = BanditPlayer(
+        model.eval(), tokenizer, rounds=config.rounds, max_tokens=config.max_tokens
+    )
+    words = config.styles[0]
+    equal = [
+        TextBandit((10.0, 10.0), config.sd, rounds=config.rounds, bounds=(0, 20), style="letters")
+        for _ in range(config.runs)
     ]
-    states = collect_activations(player.model, tokens, [config.layer])[0]
+    histories, entropies, runs = player.play(equal, words, config.samples, seed)
+    tokens = [tokenizer(prompt)["input_ids"] for prompt in player.prompts(histories, words)]
+    states = collect_activations(model, tokens, [config.layer])[0]
     known = np.nan_to_num(entropies)
     known = known if known.any() else np.ones_like(known)  # no doubt, no direction: centred, 0
     east = weighted_steering_vector(states, known, runs)
@@ -225,7 +170,15 @@ def played(config: Config, weights: dict[str, Tensor], seed: int) -> list[dict[s
         "uncentred": weighted_steering_vector(states, known, runs, center="none"),
     }  # fmt: skip
     tried = histories[:: max(1, len(histories) // config.prompts)]
-    words = config.styles[0]
+
+    def counts(
+        histories: list[Any], style: str, drawn: int, vector: Tensor | None = None,
+        beta: float = 0.0, temperature: float = 1.0,
+    ) -> np.ndarray:  # fmt: skip
+        hook = SteeringHook(model, config.layer, vector, beta) if vector is not None else None
+        return player.counts(
+            histories, style, config.answers, drawn, steered=hook, temperature=temperature
+        )
 
     def strongest(grid: Sequence[float], **options: Any) -> float:
         kept = 0.0
@@ -233,7 +186,7 @@ def played(config: Config, weights: dict[str, Tensor], seed: int) -> list[dict[s
             settings: dict[str, Any] = {
                 name: strength if value is ... else value for name, value in options.items()
             }
-            table = player.counts(tried, words, config.answers, seed, **settings)
+            table = counts(tried, words, seed, **settings)
             kept = strength if table[:, :2].sum() >= config.valid * table.sum() else kept
         return kept
 
@@ -251,13 +204,13 @@ def played(config: Config, weights: dict[str, Tensor], seed: int) -> list[dict[s
         for phase, which in (("early", early), ("late", ~early))
     ]  # fmt: skip
     rng = np.random.default_rng([seed, 2])
-    held = [random_history(config, rng) for _ in range(config.prompts)]
-    ceiling = float(np.mean([bayes_entropy(history, config) for history in held]))
+    held = [random_history(rng, sd=config.sd, rounds=config.rounds) for _ in range(config.prompts)]
+    ceiling = float(np.mean([thompson_entropy(each, sd=config.sd, **PRIOR) for each in held]))
     size = float(states.norm(dim=-1).mean())
     for panel, style in (("held-out", words), ("other words", config.styles[1])):
         floor = None
         for name, options in methods.items():
-            table = player.counts(held, style, config.answers, seed + 1, **options)
+            table = counts(held, style, seed + 1, **options)
             found = [action_entropy(row[:2]) for row in table]
             score = mean(np.array(found))
             floor = score if name == "none" else floor
@@ -270,39 +223,7 @@ def played(config: Config, weights: dict[str, Tensor], seed: int) -> list[dict[s
     return rows
 
 
-def equal_runs(player: Player, seed: int) -> tuple[list[History], np.ndarray, list[int]]:
-    """Histories of runs with equal arms, the entropy of the action at each, and whose run it is."""
-    config, rng = player.config, np.random.default_rng([seed, 1])
-    bandits = [
-        TextBandit((10.0, 10.0), config.sd, rounds=config.rounds, bounds=(0, 20), style="letters")
-        for _ in range(config.runs)
-    ]
-    for number, bandit in enumerate(bandits):
-        bandit.reset(seed=number)
-    alive, seen, entropies, runs = list(range(config.runs)), [], [], []
-    for turn in range(config.rounds):
-        histories = [list(bandits[i].history) for i in alive]
-        table = player.counts(histories, config.styles[0], config.samples, 1000 * seed + turn)
-        seen += histories
-        runs += alive
-        entropies += [action_entropy(row[:2]) for row in table]
-        going = [(i, row) for i, row in zip(alive, table, strict=True) if row[:2].sum()]
-        for i, row in going:
-            bandits[i].step(int(rng.random() * row[:2].sum() >= row[0]))
-        alive = [i for i, _ in going]
-        if not alive:
-            break
-    return seen, np.array(entropies), runs
-
-
 def mean(values: np.ndarray) -> float | None:
     """Of those that are numbers; None without any."""
     finite = values[np.isfinite(values)]
     return float(finite.mean()) if len(finite) else None
-
-
-def bayes_entropy(history: History, config: Config) -> float:
-    """Entropy of Thompson sampling's action."""
-    means, sds = arm_beliefs(history, sd=config.sd, **PRIOR)
-    p = thompson_probability(means, sds)
-    return action_entropy([p, 1 - p])
