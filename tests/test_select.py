@@ -1,5 +1,6 @@
 """`generality select` from data to file and page, with a model small enough for a test."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -7,11 +8,13 @@ import numpy as np
 import pytest
 
 import tiny_models
+from chat_server import said, serving
 from generality.errors import UserError
 from generality.lab import Lab
 from generality.models import load_model
 from generality.selection.data_portrait import DataPortrait, portrait_table
 from generality.selection.example_choice import Choice, best_of_each, select_examples
+from generality.selection.solution_steps import final_answer
 from generality.selection.training_files import Record, examples_of, read_records
 
 TEMPLATE = "{% for m in messages %}{{ m.content }} {% endfor %}"
@@ -129,6 +132,38 @@ def test_gradients_spread_the_choice(generality, data, model) -> None:
     assert json.loads(answer.out)["written"] == len(read("new-out.jsonl")) <= 3
 
 
+def test_a_teacher_writes_what_the_data_have_few_of(generality, data, model) -> None:
+    def reply(question: str, before: int):
+        if question.startswith("Here are problems"):
+            return said(("is the tree good", "IS the film good?", "is it", "I cannot.")[asked()])
+        if question.startswith("is the tree good"):
+            return said(f"Step 1: look\nAnswer: {'no' if before == 1 else 'yes'}")
+        return said(f"Answer: {before}") if before else said("cut", "length")
+
+    with serving(reply) as server:
+        asked = itertools.count().__next__
+        options = [
+            "select", data, "-o", "out.jsonl", "--method", "prismatic", "--model", model, "--dim",
+            "32", "--clusters", "3", "--sparse", "1", "--teacher", f"tiny@{server.url}", "--new",
+            "4", "--json",
+        ]  # fmt: skip
+        answer = generality(*options)
+        assert answer.code == 0, answer.err
+        table = json.loads(answer.out)["tables"][1]
+        assert dict(table["rows"]) == {
+            "written and solved": "1", "left out: written before": "1",
+            "left out: its solutions do not agree": "1",
+            "a solution lost: cut at --max-tokens": "1",
+            "not written: the teacher would not answer": "1",
+        }  # fmt: skip
+        [new] = read("out.candidates.jsonl")
+        assert (new["prompt"], final_answer(new["completion"])) == ("is the tree good", "yes")
+        assert [row["prompt"] for row in read("out.jsonl")] in ([], ["is the tree good"])
+        server.asked.clear()
+        assert generality(*options).code == 0
+        assert not server.asked, "every answer is kept"
+
+
 def test_own_answers_replace_given_ones_where_right(generality, data, model) -> None:
     answer = generality("select", data, "-o", "out.jsonl", "--method", "s3ft", "--model", model,
                         "--judge", "exact", "--max-tokens", "3", "--template", "{prompt}",
@@ -168,7 +203,9 @@ def test_several_responses_in_one_record_and_other_shapes(generality, model) -> 
         ("-o out.jsonl --method random --format xml", "There is no format 'xml'."),
         ("-o out.jsonl --method strongest", "needs --source"),
         ("-o out.jsonl --method s3ft", "s3ft needs --model"),
-        ("-o out.jsonl --method random --candidates x.jsonl", "goes with --method prismatic"),
+        ("-o out.jsonl --method random --candidates x.jsonl", "go with --method prismatic"),
+        ("-o out.jsonl --method random --teacher a@http://x/v1", "go with --method prismatic"),
+        ("--report-only --method prismatic --model MODEL --teacher a@http://x/v1", "needs -o OUT"),
         ("-o out.jsonl --model MODEL --template chat", "has no chat template"),
         ("-o out.jsonl --model MODEL --template none", "a text with {prompt} in it"),
     ],

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -111,6 +112,26 @@ def select(
             rich_help_panel=METHOD,
         ),
     ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            help="prismatic: who writes new examples of regions with few, in place of "
+            "--candidates: MODEL@http://host/v1 or a local model.",
+            rich_help_panel=METHOD,
+        ),
+    ] = None,
+    new: Annotated[
+        int,
+        typer.Option(min=1, help="prismatic: problems the teacher writes.", rich_help_panel=METHOD),
+    ] = 100,
+    plain_template: Annotated[
+        bool,
+        typer.Option(
+            "--plain-template",
+            help="Ask a local teacher without chat template: Question, Answer.",
+            rich_help_panel=METHOD,
+        ),
+    ] = False,
     dim: Annotated[
         int,
         typer.Option(
@@ -118,7 +139,10 @@ def select(
         ),
     ] = 512,
     max_tokens: Annotated[
-        int, typer.Option(min=1, help="s3ft: of an own answer.", rich_help_panel=METHOD)
+        int,
+        typer.Option(
+            min=1, help="s3ft: of an own answer; prismatic: of a teacher's.", rich_help_panel=METHOD
+        ),
     ] = 256,
     max_length: Annotated[
         int | None,
@@ -152,6 +176,8 @@ def select(
 
     if (out is None) != report_only:
         raise UserError("Name the file to write by -o OUT, or ask for --report-only.")
+    if method != "prismatic" and (candidates is not None or teacher is not None):
+        raise UserError("--candidates and --teacher go with --method prismatic.")
     lab = options.make_lab(device)
     screen = make_screen(
         data, on_bad=on_bad, duplicates=duplicates, other_languages=other_languages, prompt=prompt,
@@ -176,8 +202,23 @@ def select(
             sparse=sparse, dim=dim, max_length=max_length, seed=seed, batch_size=batch_size,
             judge=make_judge(judge) if judge else None, reference=reference,
         )  # fmt: skip
+        added: Any = candidates
+        if teacher is not None:
+            from generality.selection.teacher import make_teacher
+            from generality.selection.written_candidates import CandidateWriter
+
+            if out is None or candidates is not None:
+                raise UserError("--teacher needs -o OUT, and takes the place of --candidates.")
+            added = CandidateWriter(
+                make_teacher(
+                    teacher, plain=plain_template, batch=batch_size,
+                    key=os.environ.get("OPENAI_API_KEY", ""),
+                ),
+                lab, out.with_name(f"{out.name.partition('.')[0]}.candidates.jsonl"), new,
+                max_tokens=max_tokens, seed=seed,
+            )  # fmt: skip
         chosen = select_examples(
-            data, out, choice, lab=lab, screen=screen, split=split, candidates=candidates,
+            data, out, choice, lab=lab, screen=screen, split=split, candidates=added,
             shape=write_as, rejected=rejected, scores=scores,
         )  # fmt: skip
     page = report or report_path(out, data, "select")

@@ -128,11 +128,13 @@ if TYPE_CHECKING:
         write_records,
     )
     from generality.selection.weak_label_filter import filter_weak_labels
+    from generality.selection.written_candidates import CandidateWriter
 
 _WHERE = {
     "Accepted": "rejection_filter",
     "AnswerMatch": "distillation",
     "Candidate": "demonstration_optimizer",
+    "CandidateWriter": "written_candidates",
     "ChatDrafter": "tailored_teacher",
     "Choice": "example_choice",
     "DemonstrationOptimizer": "demonstration_optimizer",
@@ -257,6 +259,7 @@ __all__ = [
     "Accepted",
     "AnswerMatch",
     "Candidate",
+    "CandidateWriter",
     "ChatDrafter",
     "Choice",
     "DemonstrationOptimizer",

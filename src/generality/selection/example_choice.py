@@ -38,6 +38,7 @@ from generality.selection.training_files import (
     with_candidates,
     write_records,
 )
+from generality.selection.written_candidates import CandidateWriter
 
 PER_PROMPT = {
     "grape": "the response that the model finds most probable",
@@ -58,6 +59,7 @@ METHODS = PER_PROMPT | SPREAD | WHOLE
 NEEDS_MODEL = ("grape", "reverse-fit", *SPREAD)
 _CHUNK = 128
 _SHOWN = 3  # examples that a table quotes
+_PROMPTS = 5_000  # that a writer of candidates is shown from
 _DOTS = 1_500  # of the picture
 _VENDI_ROWS = 2_000
 
@@ -158,7 +160,7 @@ def select_examples(
     lab: Lab,
     screen: Callable[[], Screen] = Screen,
     split: str | None = None,
-    candidates: str | Path | None = None,
+    candidates: str | Path | CandidateWriter | None = None,
     shape: str = "same",
     rejected: Path | None = None,
     scores: Path | None = None,
@@ -173,7 +175,8 @@ def select_examples(
         screen: makes the screen that bad records meet; it is asked anew for each pass.
         split: of a hub or saved data set.
         candidates: of "prismatic": new examples; those that fall into regions of which the data
-            have few are what is kept.
+            have few are what is kept. A `CandidateWriter` writes them after the data's own examples
+            of these regions.
         shape: "same" as they were read, or a key of `SHAPES`.
         rejected: file for bad records, each with its reason.
         scores: file for every good example's number, score and fate.
@@ -189,7 +192,7 @@ def select_examples(
     if shape != "same" and shape not in SHAPES:
         raise unknown("format", shape, ["same", *SHAPES])
     if candidates is not None and choice.method != "prismatic":
-        raise UserError("--candidates goes with --method prismatic.")
+        raise UserError("--candidates and --teacher go with --method prismatic.")
     scorer = _Scorer(choice, lab)
     before, seen = DataPortrait(), _Seen()
     main = _screen(screen, choice, scorer)
@@ -211,10 +214,17 @@ def select_examples(
             )
         if candidates is not None:
             assert features is not None
-            return _from_candidates(
+            wrote = None
+            if isinstance(candidates, CandidateWriter):
+                again = _examples(source, split, screen, choice, scorer)
+                path = candidates.write(_sparse_prompts(features, choice, again))
+                wrote, candidates = candidates.table(), path
+            made = _from_candidates(
                 source, candidates, out, choice, main, before, features, scorer,
                 screen=screen, shape=shape,
             )  # fmt: skip
+            made.report["tables"][1:1] = [wrote] if wrote else []
+            return made
         values = np.array(seen.scores)
         keep, reasons, tables, picture = _choose(choice, seen, before, features)
         if features is not None and choice.method == "prismatic":
@@ -578,6 +588,17 @@ def _regions(features: _Features, choice: Choice, examples: Iterator[Example]) -
         "note": f"{len(sparse.counts)} clusters of gradients; the median one has "
         f"{int(np.median(sparse.counts))} examples. More data like these would fill them.",
     }
+
+
+def _sparse_prompts(features: _Features, choice: Choice, examples: Iterator[Example]) -> list[str]:
+    """Prompts of regions with few examples: of the first so many, since they are only shown."""
+    from generality.selection.sparse_cluster_filter import SparseClusterFilter
+
+    sparse = SparseClusterFilter(choice.clusters, choice.sparse, seed=choice.seed)
+    pool = features.mapped
+    few = sparse.fit(pool).accept(pool)
+    found = (e.prompt for e, good in zip(examples, few, strict=True) if good)
+    return list(dict.fromkeys(islice(found, _PROMPTS)))
 
 
 def _short(text: str, length: int = 60) -> str:
