@@ -78,7 +78,7 @@ class Config:
     words: int = 40  # most words of a document
     unlabelled: int = 400  # most texts of each of the three sources
     levels: tuple[int, int] = (20, 5)  # topics, pseudo-classes of each
-    outer_steps: int = 200
+    outer_steps: int = 150
     tasks_per_step: int = 1
     queries: int = 10  # of each class of a pseudo-task
     outer_rate: float = 3e-3  # Adam
