@@ -12,7 +12,7 @@ bytes of normalised IR that a token holds, for vocabularies of the corpus's own 
 `language-model`: the 5-gram model on a language from as many bytes of another one, of both others,
 or of itself (ceiling). `transfer`: naming the algorithm (one of twelve) of generated functions in
 one language, learned from another one (`single`) or from both others (`union`, as many functions),
-from source text, IR as printed, normalised IR, or optimised IR, by logistic regression on n-grams.
+from source text, IR as printed, normalised IR, or optimised IR, by a linear classifier of n-grams.
 Floor: source text; ceiling: normalised IR of the language itself; control (`size`): instructions,
 blocks and loops only. No program is in training and in test, whatever the languages.
 
@@ -25,14 +25,10 @@ three front ends meet in one IR holds by construction, how nearly is measured.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from generality.benchmarks.dedup_split import dedup_split
-from generality.benchmarks.splits import holdout
 from generality.claims import Claim, Row, greater, less
 from generality.errors import UserError
 from generality.lab import Lab
@@ -58,7 +54,7 @@ class Config:
     order: int = 5
     vocabularies: tuple[int, ...] = (1000, 8000)  # of byte-level BPE; the model takes the first
     tokenizer: str = "smollm2-135m"  # the general one
-    features: int = 3000  # n-grams of one to three words that the classifier sees
+    features: int = 4096  # places to which runs of one to three words are hashed
     seeds: int = 5
 
     def __post_init__(self) -> None:
@@ -68,8 +64,8 @@ class Config:
 
 SCALES = {
     "smoke": Config(
-        corpus="sample", functions=150, language_bytes=15_000, vocabularies=(300, 600),
-        tokenizer="minilm-l6", features=800, seeds=2,
+        corpus="sample", programs=48, functions=120, language_bytes=8_000, order=3,
+        vocabularies=(300, 500), tokenizer="minilm-l6", features=512, seeds=2,
     ),
     "small": Config(),
     "full": Config(
@@ -77,7 +73,6 @@ SCALES = {
     ),
 }  # fmt: skip
 
-LANGUAGES = ("c", "c++", "rust")
 SINGLE = {"panel": "transfer", "training": "single"}
 CLAIMS = (
     Claim(
@@ -134,6 +129,8 @@ CLAIMS = (
 
 def run(config: Config, lab: Lab) -> Iterator[Row]:
     """Rows of the corpus's panels, then of the generated programs'."""
+    from generality.estimators.ir_panels import audit_rows, text_rows, transfer_rows
+
     code = lab.step(corpus, config.corpus, config.sources)
     for seed in lab.seeds(config.seeds):
         for row in lab.step(audit_rows, code, seed):
@@ -150,13 +147,13 @@ def corpus(which: str, sources: Sequence[str]) -> list[dict[str, str]]:
     """Functions of the packages, compiled; those that do not compile are left out."""
     from pathlib import Path
 
-    from generality.benchmarks.ir_compilers import need_compilers
+    from generality.benchmarks.ir_compilers import LANGUAGES, need_compilers
     from generality.benchmarks.ir_corpus import compiled_folders, ir_records, plain, sample_corpus
     from generality.models import ARTIFACTS, fetch
 
     if which == "sample":
         return sample_corpus()["code"]
-    need_compilers(LANGUAGES)
+    need_compilers(sorted(set(LANGUAGES.values())))
     places = [fetch(name) if name in ARTIFACTS else Path(name) for name in sources]
     folders = [folder for place in places for folder in sorted(place.glob("*/"))]
     return plain(ir_records(compiled_folders(folders)[0]))
@@ -168,122 +165,8 @@ def programs(which: str, count: int, distinct: int, seed: int) -> list[dict[str,
     from generality.benchmarks.ir_programs import compile_programs
 
     if which == "sample":
-        return sample_corpus()["programs"]
+        languages: dict[str, list[dict[str, Any]]] = {}
+        for record in sample_corpus()["programs"]:
+            languages.setdefault(record["language"], []).append(record)
+        return [record for records in languages.values() for record in records[:count]]
     return compile_programs(count, seed=seed, distinct=distinct)
-
-
-def audit_rows(code: list[dict[str, str]], seed: int) -> list[dict[str, Any]]:
-    """Duplication and overlap of two thirds of the source files."""
-    from generality.measures.corpus_audit import audit_corpus
-
-    rng = np.random.default_rng(seed)
-    files = sorted({(r["package"], r["path"]) for r in code})
-    drawn = {files[i] for i in rng.permutation(len(files))[: max(3, 2 * len(files) // 3)]}
-    rows = []
-    for level, key in (("before", "key"), ("after", "optimised_key")):
-        taken = [r for r in code if (r["package"], r["path"]) in drawn and r[key]]
-        audit = audit_corpus([r[key] for r in taken], [r["language"] for r in taken])
-        for i, language in enumerate(audit.groups):
-            said = {"language": language, "level": level}
-            others = [audit.overlap[i, j] for j in range(len(audit.groups)) if j != i]
-            rows.append({"method": "duplication", "score": audit.duplication[language], **said})
-            rows.append({"method": "overlap", "score": float(max(others, default=0.0)), **said})
-    return rows
-
-
-def encoder(config: Config) -> Callable[[str], Sequence[int]]:
-    """The general tokenizer."""
-    from generality.models import load_tokenizer
-
-    tokenizer = load_tokenizer(config.tokenizer)
-    return lambda text: tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-
-
-def text_rows(code: list[dict[str, str]], config: Config, seed: int) -> list[dict[str, Any]]:
-    """The panels on normalised text: leaks, tokens, and a model of one language on another."""
-    from generality.estimators.code_readers import CodeCompressor, first_bytes
-    from generality.measures.token_fertility import tokenizer_fertility, train_bpe
-
-    order = np.random.default_rng(seed).permutation(len(code))
-    drawn = [code[i] for i in order[: config.functions]]
-    texts = [r["ir"] for r in drawn]
-    keys = [r["key"] for r in drawn]
-    train, test = dedup_split(keys, seed=seed)
-    own = {size: train_bpe([texts[i] for i in train], size) for size in config.vocabularies}
-    tokens = {f"{name}": (lambda text, t=own[size]: t.encode(text).ids)  # type: ignore[misc]
-              for name, size in zip(("small", "large"), own, strict=True)}  # fmt: skip
-    held = tokenizer_fertility({**tokens, "general": encoder(config)}, [texts[i] for i in test])
-    rows: list[dict[str, Any]] = [
-        {"panel": "tokens", "method": name, "score": score, "ratio": score / held["general"]}
-        for name, score in held.items()
-    ]
-    model = CodeCompressor(tokens["small"], config.vocabularies[0], config.order)
-    packages = sorted({r["package"] for r in drawn})
-    away: list[str] = []
-    for i in np.random.default_rng(seed).permutation(len(packages)):
-        if sum(r["package"] in away for r in drawn) < len(test):
-            away.append(packages[i])
-    by_package = holdout([r["package"] for r in drawn], by="site", held=away, groups=keys)
-    size = min(len(train), len(by_package[0]))
-    splits = {
-        "raw-split": (np.arange(size), np.arange(size, len(drawn))),
-        "dedup-split": (train[:size], test),
-        "package-split": (by_package[0][:size], by_package[1]),
-    }
-    for method, (a, b) in splits.items():
-        score = model([texts[i] for i in a], [texts[i] for i in b])
-        rows.append({"panel": "leak", "method": method, "score": score})
-    unique = list({r["key"]: r for r in (code[i] for i in order)}.values())
-    of = {name: [r["ir"] for r in unique if r["language"] == name] for name in LANGUAGES}
-    for target in LANGUAGES:
-        others = [name for name in LANGUAGES if name != target]
-        exam, rest = of[target][: len(of[target]) // 4], of[target][len(of[target]) // 4 :]
-        whole, half = config.language_bytes, config.language_bytes // 2
-        ceiling = model(first_bytes(rest, whole), exam)
-        singles = [model(first_bytes(of[name], whole), exam) for name in others]
-        union = model([t for name in others for t in first_bytes(of[name], half)], exam)
-        for method, score in (("single", float(np.mean(singles))), ("union", union)):
-            rows.append({"panel": "language-model", "method": method, "language": target,
-                         "score": score, "ceiling": ceiling})  # fmt: skip
-    return rows
-
-
-def transfer_rows(records: list[dict[str, Any]], features: int, seed: int) -> list[dict[str, Any]]:
-    """Accuracy of naming the algorithm, for every representation, training and target language."""
-    from generality.estimators.code_readers import read_labels
-
-    sides = dedup_split(
-        [r["program"] for r in records], keep_copies=True, shares=(0.6, 0.4), seed=seed
-    )
-    of = {
-        (name, side): [records[i] for i in rows if records[i]["language"] == name]
-        for name in LANGUAGES
-        for side, rows in zip(("train", "test"), sides, strict=True)
-    }
-
-    def accuracy(view: str, train: list[dict[str, Any]], test: list[dict[str, Any]]) -> float:
-        column = "ir" if view == "size" else view
-        return read_labels(
-            [r[column] for r in train], [r["algorithm"] for r in train],
-            [r[column] for r in test], [r["algorithm"] for r in test],
-            features=features, sizes=view == "size",
-        )  # fmt: skip
-
-    found = []
-    for target in LANGUAGES:
-        exam = of[target, "test"]
-        others = [of[name, "train"] for name in LANGUAGES if name != target]
-        ceiling = accuracy("ir", of[target, "train"], exam)
-        floors: dict[str, float] = {}
-        for view in ("source", "raw", "ir", "optimised", "size"):
-            scores = {
-                "single": float(np.mean([accuracy(view, train, exam) for train in others])),
-                "union": accuracy(view, others[0][::2] + others[1][1::2], exam),
-            }
-            floors = floors or scores
-            found += [
-                {"method": view, "training": training, "language": target, "score": score,
-                 "floor": floors[training], "ceiling": ceiling}
-                for training, score in scores.items()
-            ]  # fmt: skip
-    return found
