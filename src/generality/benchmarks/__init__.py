@@ -24,6 +24,7 @@ from generality.benchmarks.code_words import code_words
 from generality.benchmarks.colored_digits import colored_digits, inverse_colored_digits
 from generality.benchmarks.corruptions import CORRUPTIONS, corrupt_inputs
 from generality.benchmarks.crop_and_flip import crop_and_flip
+from generality.benchmarks.dedup_split import LeakageGap, dedup_split, leakage_gap
 from generality.benchmarks.digits import digit_domains, digits, over_photographs
 from generality.benchmarks.domain_checks import DomainFinding, DomainReport, check_domains
 from generality.benchmarks.hospital_notes import hospital_notes
@@ -31,7 +32,17 @@ from generality.benchmarks.hub_classes import hub_classes
 from generality.benchmarks.image_bank import image_bank
 from generality.benchmarks.image_domains import folder_or_digits, image_domains
 from generality.benchmarks.image_folders import load_images, read_images
+from generality.benchmarks.ir_compilers import IRModule, NotCompiled, compile_package
+from generality.benchmarks.ir_corpus import IRRecord, ir_records
+from generality.benchmarks.licences import license_filter
 from generality.benchmarks.linear_sem import LinearSEM, random_sem
+from generality.benchmarks.llvm_ir import (
+    ir_counts,
+    ir_functions,
+    module_hash,
+    normalize_ir,
+    structural_hash,
+)
 from generality.benchmarks.multi_domain import MultiDomain
 from generality.benchmarks.paired_blocks import PairedBlocks, paired_blocks
 from generality.benchmarks.planted_word import plant_word
@@ -66,9 +77,13 @@ __all__ = [
     "DomainFinding",
     "DomainReport",
     "Episode",
+    "IRModule",
+    "IRRecord",
+    "LeakageGap",
     "Leaks",
     "LinearSEM",
     "MultiDomain",
+    "NotCompiled",
     "PairedBlocks",
     "SequenceTask",
     "Shift",
@@ -82,8 +97,10 @@ __all__ = [
     "cluster_tasks",
     "code_words",
     "colored_digits",
+    "compile_package",
     "corrupt_inputs",
     "crop_and_flip",
+    "dedup_split",
     "digit_domains",
     "digits",
     "encode_labels",
@@ -96,13 +113,20 @@ __all__ = [
     "image_bank",
     "image_domains",
     "inverse_colored_digits",
+    "ir_counts",
+    "ir_functions",
+    "ir_records",
+    "leakage_gap",
     "leaks",
+    "license_filter",
     "list_ops",
     "load_benchmark",
     "load_images",
     "load_transfer_task",
     "lookup",
+    "module_hash",
     "normalised",
+    "normalize_ir",
     "over_photographs",
     "paired_blocks",
     "pixel_digits",
@@ -120,6 +144,7 @@ __all__ = [
     "spur_above",
     "spurious_2d",
     "stratified",
+    "structural_hash",
     "table_bank",
     "text_bank",
     "two_digits",

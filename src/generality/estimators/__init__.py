@@ -63,6 +63,12 @@ from generality.estimators.rich_features import (
 from generality.estimators.shortcut_remedies import fit_remedy
 from generality.estimators.shot import SHOT
 from generality.estimators.shrinking_sampler import ShrinkingSampler, combo_diversity
+from generality.estimators.skill_experts import (
+    adapter_conflict,
+    merge_experts,
+    train_skill_experts,
+    with_adapter,
+)
 from generality.estimators.soft_label_ensemble import SoftLabelEnsemble, combine_soft_labels
 from generality.estimators.soft_probe import SoftProbe
 from generality.estimators.t3a import T3A
@@ -122,6 +128,7 @@ __all__ = [
     "WeakToStrong",
     "Writer",
     "adapt",
+    "adapter_conflict",
     "adaptivity_gap",
     "agreement_rows",
     "as_head",
@@ -144,6 +151,7 @@ __all__ = [
     "hand_over",
     "invariant_projections",
     "mean_head",
+    "merge_experts",
     "meta_train",
     "one_shot_accuracy",
     "predict_then_interpolate",
@@ -153,7 +161,9 @@ __all__ = [
     "search_ranking_gap",
     "split_by_correctness",
     "train_guidance",
+    "train_skill_experts",
     "train_steps",
     "train_supernet",
     "ways_to_tune",
+    "with_adapter",
 ]

@@ -22,6 +22,14 @@ from generality.measures.calibration_report import (
     temperature_scaled,
 )
 from generality.measures.capability_ledger import CapabilityLedger, Selected, select_checkpoint
+from generality.measures.corpus_audit import (
+    CorpusAudit,
+    audit_corpus,
+    containment,
+    duplication,
+    jaccard,
+    overlap,
+)
 from generality.measures.deception import (
     CELLS,
     DeceptionReport,
@@ -29,6 +37,7 @@ from generality.measures.deception import (
     deception_score,
     knowledge_partition,
 )
+from generality.measures.dependency_graph_score import category_report, dependency_graph_scores
 from generality.measures.discriminative_subset import (
     ItemResponse,
     discriminative_subset,
@@ -65,6 +74,7 @@ from generality.measures.length_scaling import LengthScaling, length_scaling
 from generality.measures.margin_labels import margin_labels
 from generality.measures.mean_states import MeanStates
 from generality.measures.memory_of import MemoryUse, memory_of
+from generality.measures.ngram_bits import NGramBits
 from generality.measures.operator_diversity import jensen_shannon, operator_diversity
 from generality.measures.outcome_metrics import (
     GenerationRisk,
@@ -113,6 +123,7 @@ from generality.measures.text_diversity import (
     MeanPerplexity,
     NGramEntropy,
 )
+from generality.measures.token_fertility import tokenizer_fertility, train_bpe
 from generality.measures.truncation_curve import TruncationPoint, truncation_curve
 from generality.measures.two_level_bound import proxy_discrepancy, two_level_bound
 from generality.measures.universal_perturbation import (
@@ -138,6 +149,7 @@ __all__ = [
     "CalibrationReport",
     "CapabilityLedger",
     "CompressionRatio",
+    "CorpusAudit",
     "CriterionReport",
     "DeceptionReport",
     "DistinctN",
@@ -156,6 +168,7 @@ __all__ = [
     "MeanStates",
     "MemoryUse",
     "Moments",
+    "NGramBits",
     "NGramEntropy",
     "OutcomeGap",
     "OutcomeMetric",
@@ -182,19 +195,24 @@ __all__ = [
     "attention_entropy",
     "attention_rank",
     "auc_interval",
+    "audit_corpus",
     "augmented_validation",
     "aurc",
     "base_to_new",
     "brier",
     "calibration_report",
+    "category_report",
     "choice_logprobs",
     "conflict_tax",
+    "containment",
     "deception_score",
     "delong",
+    "dependency_graph_scores",
     "diagonal_fisher",
     "discriminative_subset",
     "domain_overlap",
     "dual_importance",
+    "duplication",
     "ece",
     "ensemble_diversity",
     "excess_aurc",
@@ -214,6 +232,7 @@ __all__ = [
     "invariance_residual",
     "invariant_subsets",
     "item_information",
+    "jaccard",
     "jensen_shannon",
     "judge_vs_benchmark",
     "kfold_by_category",
@@ -228,6 +247,7 @@ __all__ = [
     "nll",
     "operator_diversity",
     "outcome_error_rate",
+    "overlap",
     "pac_environments",
     "pac_gamma",
     "pass_at_k",
@@ -255,6 +275,8 @@ __all__ = [
     "temperature_scale",
     "temperature_scaled",
     "token_logprobs",
+    "tokenizer_fertility",
+    "train_bpe",
     "truncation_curve",
     "two_level_bound",
     "universal_perturbation",

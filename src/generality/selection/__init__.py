@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     from generality.selection.response_pool import (
         ResponsePool,
     )
+    from generality.selection.self_instruct import SelfInstructPool, rouge_l
     from generality.selection.self_supervised_data import write_self_supervised
     from generality.selection.self_to_supervised import SelfToSupervised
     from generality.selection.severity_ladder import SeverityLadder, severity_ladder
@@ -178,6 +179,7 @@ _WHERE = {
     "ReverseFit": "fit_selector",
     "SandboxExecutor": "state_tracer",
     "Screen": "record_screen",
+    "SelfInstructPool": "self_instruct",
     "SelfToSupervised": "self_to_supervised",
     "SeverityLadder": "severity_ladder",
     "ShortestResponse": "fit_selector",
@@ -236,6 +238,7 @@ _WHERE = {
     "read_records": "training_files",
     "region_subsets": "pool_regions",
     "rejection_filter": "rejection_filter",
+    "rouge_l": "self_instruct",
     "select_answer": "answer_rules",
     "select_examples": "example_choice",
     "selection_overlap": "fit_selector",
@@ -301,6 +304,7 @@ __all__ = [
     "ReverseFit",
     "SandboxExecutor",
     "Screen",
+    "SelfInstructPool",
     "SelfToSupervised",
     "SeverityLadder",
     "ShortestResponse",
@@ -358,6 +362,7 @@ __all__ = [
     "read_records",
     "region_subsets",
     "rejection_filter",
+    "rouge_l",
     "select_answer",
     "select_examples",
     "selection_overlap",
