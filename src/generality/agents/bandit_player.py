@@ -172,7 +172,7 @@ def thompson_lessons(
     """
     prompts, responses = [], []
     for _ in range(count):
-        style = STYLES[styles[rng.integers(len(styles))]]
+        style = STYLES[styles[int(rng.integers(len(styles)))]]
         history = random_history(rng, sd=sd, rounds=rounds)
         means, sds = arm_beliefs(history, sd=sd, prior_mean=prior_mean, prior_sd=prior_sd)
         sure = firmness if rng.random() < firm else 1.0
