@@ -20,6 +20,8 @@ from generality.benchmarks.worlds import (
     terse,
     world_tokenizer,
 )
+from generality.benchmarks.worlds.problem import ANSWER
+from generality.benchmarks.worlds.styled_chains import written
 from generality.errors import UserError
 from generality.lab import Lab, TrainConfig
 from generality.measures import CapabilityLedger
@@ -116,6 +118,7 @@ class ChainTasks:
         batch_size: of both.
         teacher: size of the teacher, which reads an even digit and the next digit as one token.
         teacher_chains: that it learns from.
+        style: of the steps, see `generality.benchmarks.worlds.styled_chains.written`.
 
     >>> tasks = ChainTasks(("copy",), chains=8, lists=4, count=4, test=2, validation=1)
     >>> sorted(tasks.exams)[:3]
@@ -138,6 +141,7 @@ class ChainTasks:
     batch_size: int = 32
     teacher: str = "0.25M"
     teacher_chains: int = 12_000
+    style: str = "states"
     template: ClassVar[Template] = Template("{question}", " steps", " => {answer}", " | ")
 
     @cached_property
@@ -173,7 +177,7 @@ class ChainTasks:
         mixer = FormatMixer(self.problems(0), k_shot=self.k_shot, template=self.template)
         exams = {}
         for name, chains in self._drawn.items():
-            worked = [_worked(chain) for chain in chains]
+            worked = [_worked(chain, self.style) for chain in chains]
             held = "target_val" if name == "target" else name.replace("relatives", "relatives_val")
             exams[name] = written_exam(mixer, worked[: self.test])
             exams[held] = written_exam(mixer, worked[self.test :])
@@ -196,11 +200,13 @@ class ChainTasks:
     def problems(self, seed: int) -> list[Worked]:
         """Chains of a seed to specialise on, none of the target's exams."""
         drawn = self.source.sample(self.count, self.steps, seed + 1)
-        return [_worked(chain) for chain in drawn if chain.prompt not in self.held]
+        return [_worked(chain, self.style) for chain in drawn if chain.prompt not in self.held]
 
     def base(self, lab: Lab, size: str) -> tuple[Any, int]:
         """The generic model's weights and its number of parameters."""
-        worked = [_worked(c) for c in self.source.sample(self.chains, (1, self.base_steps), 1)]
+        worked = [
+            _worked(c, self.style) for c in self.source.sample(self.chains, (1, self.base_steps), 1)
+        ]
         mixer = FormatMixer(worked, k_shot=self.k_shot, template=self.template)
         pairs = [(example.prompt, example.response) for example in mixer.mix(worked)]
         for name in self.others:
@@ -221,7 +227,7 @@ class ChainTasks:
             tiny_decoder, self.teacher, vocabulary=len(tokenizer), context=256
         )
         chains = self.source.sample(self.teacher_chains, (1, self.steps), 0)
-        lessons = [_worked(chain) for chain in chains if chain.prompt not in self.held]
+        lessons = [_worked(chain, self.style) for chain in chains if chain.prompt not in self.held]
         teacher = lab.sft(
             network, [lesson.question for lesson in lessons], [_said(each) for each in lessons],
             tokenizer=tokenizer, seed=0, config=self._schedule,
@@ -364,8 +370,9 @@ def read_worked(path: Path) -> list[Worked]:
     return [Worked(row["question"], row.get("reasoning", ""), row["answer"]) for row in rows]
 
 
-def _worked(chain: Chain) -> Worked:
-    return Worked(chain.prompt, " ".join(chain.states), chain.answer)
+def _worked(chain: Chain, style: str) -> Worked:
+    work = written(chain, style).rpartition(f" {ANSWER} ")[0]
+    return Worked(chain.prompt, work, chain.answer)
 
 
 def _said(problem: Worked) -> str:

@@ -88,7 +88,7 @@ class StyledChains:
         each, tried = count // 2 // len(self.others), self.test // 4
         chains = self._unseen(count, (1, self.steps), 0)
         styles = np.random.default_rng(0).choice(self.styles, len(chains), p=self.shares)
-        pairs = [(c.prompt, _written(c, style)) for c, style in zip(chains, styles, strict=True)]
+        pairs = [(c.prompt, written(c, style)) for c, style in zip(chains, styles, strict=True)]
         strings = itertools.chain(
             *(string_task(name).sample(tried + each, self.length, 0) for name in self.others)
         )
@@ -97,7 +97,7 @@ class StyledChains:
     def examples(self, seed: int, count: int) -> Dataset:
         """About as many different chains: prompt, reference, response (gold), and every style."""
         found = {c.prompt: c for c in self._unseen(count, self.target, seed + 1)}.values()
-        rows = {style: [_written(c, style) for c in found] for style in self.styles}
+        rows = {style: [written(c, style) for c in found] for style in self.styles}
         return Dataset.from_dict(
             {"prompt": [c.prompt for c in found], "reference": [c.answer for c in found],
              "response": rows[self.styles[-1]], **rows}
@@ -117,5 +117,6 @@ class StyledChains:
         return [chain for chain in chains if chain.prompt not in self._tested]
 
 
-def _written(chain: Chain, style: str) -> str:
+def written(chain: Chain, style: str) -> str:
+    """A right solution in the style "equations" or one of `solution`'s."""
     return equations(chain) if style == "equations" else solution(chain, style)

@@ -56,6 +56,7 @@ class Config:
     main: str = "0.05M"  # the size at which all arms run; at the others "sample" alone
     data_path: str | None = None  # folder of your own tasks; None: chains and lists
     others: tuple[str, ...] = ("copy", "reverse", "first", "last", "max")  # tasks that should stay
+    style: str = "states"  # of the steps: these values, or "equations" or "full" work
     modulus: int = 5  # of the sums
     base_steps: int = 1  # of the longest chain before specialising
     steps: int = 2  # of the chains that are specialised on
@@ -200,7 +201,7 @@ def specialist_tasks(config: Config) -> SpecialistTasks:
         config.others, config.modulus, config.base_steps, config.steps, chains=config.base,
         lists=config.lists, count=config.problems, test=config.test, validation=config.validation,
         k_shot=config.k_shot, rate=config.base_learning_rate, batch_size=config.batch_size,
-        teacher=config.teacher, teacher_chains=config.teacher_chains,
+        teacher=config.teacher, teacher_chains=config.teacher_chains, style=config.style,
     )  # fmt: skip
 
 
