@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from generality.benchmarks import load_benchmark
+from generality.benchmarks import load_benchmark, load_transfer_task
 from generality.benchmarks.spam import read_messages
 from generality.errors import UserError
 
@@ -55,3 +55,6 @@ def test_the_pinned_messages(artifacts: Path) -> None:
     splits = load_benchmark("spam").splits
     labels = [label for split in splits.values() for label in split["label"]]
     assert (len(splits["train"]), len(splits["test"]), sum(labels)) == (3144, 1364, 550)
+    task = load_transfer_task("spam", supervised=30, transfer=40, test=50, words=3)
+    assert (len(task.texts), task.classes, len(task.test)) == (120, 2, 50)
+    assert max(len(text.split()) for text in task.texts) == 3

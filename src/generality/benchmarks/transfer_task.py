@@ -63,12 +63,12 @@ def load_transfer_task(
     """A task by name, cut to the numbers of texts asked for.
 
     Args:
-        name: a sentiment domain ("movie", "amazon", "nyt", "tweets"), "bbc", or one of the binary
-            tasks of the weak-to-strong paper ("sciq", …).
+        name: a sentiment domain ("movie", "amazon", "nyt", "tweets"), "bbc", "spam", or one of the
+            binary tasks of the weak-to-strong paper ("sciq", …).
         supervised: training texts for the supervisor.
         transfer: training texts that it labels.
         test: test texts; fewer when the task has no more.
-        words: "bbc" articles are cut to this many words.
+        words: texts of "bbc" and "spam" are cut to this many words.
         path: folder of local files, for the paper's tasks; None: the hub.
 
     Raises:
@@ -93,8 +93,8 @@ def load_transfer_task(
 def _load(name: str, words: int | None, path: str | Path | None) -> Benchmark:
     if name in DOMAINS:
         return load_benchmark("sentiment", domain=name, balanced=True)
-    if name == "bbc":
-        return load_benchmark("bbc", words=words)
+    if name in ("bbc", "spam"):
+        return load_benchmark(name, words=words)
     if name in BINARY_TASKS:
         return load_benchmark(name, path=path)
-    raise unknown("task", name, [*DOMAINS, "bbc", *BINARY_TASKS])
+    raise unknown("task", name, [*DOMAINS, "bbc", "spam", *BINARY_TASKS])
