@@ -98,7 +98,7 @@ def with_adapter(model: nn.Module, adapter: MergedAdapter) -> nn.Module:
                 stem = name.removesuffix(".lora_A.weight")
                 b = adapter.tensors[f"{stem}.lora_B.weight"]
                 weight = state[stem.removeprefix("base_model.model.") + ".weight"]
-                weight += (b.float() @ a.float()).to(weight.dtype)
+                weight.add_((b.float() @ a.float()).to(weight.dtype))
     return changed
 
 
