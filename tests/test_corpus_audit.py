@@ -78,7 +78,7 @@ def test_a_leak_is_measured():
 
     found = leakage_gap(memory, keys, splits=4)
     assert found.dedup == 0
-    assert found.low > 0.3
+    assert found.gap > 0.3
     alone = leakage_gap(lambda train, test: 0.5, keys, splits=2)
     assert alone.gap == 0
 
@@ -91,7 +91,7 @@ def test_bpe_knows_every_byte_and_shortens_what_it_saw():
         {"own": lambda t: own.encode(t).ids, "bytes": lambda t: t.encode()}, [text]
     )
     assert held["bytes"] == 1
-    assert held["own"] > 5
+    assert held["own"] > 1.5
     with pytest.raises(ValueError, match="256"):
         train_bpe([text], 100)
 

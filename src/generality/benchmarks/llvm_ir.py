@@ -29,7 +29,7 @@ _ATTRIBUTES = re.compile(
     r" @\S+|allocptr|allocalign|noreturn|cold|uwtable|nonlazybind|section \"[^\"]*\")(?=[\s,)({]|$)"
 )
 _ALIGN = re.compile(r",? align \d+")
-_OPCODE = re.compile(r'^(?:%(?:"[^"]*"|[-\w.$]+) = )?(?:(?:tail|musttail|notail) )?([a-z_]+)')
+_OPCODE = re.compile(r'^(?:%(?:"[^"]*"|[-\w.$]+) = )?(?:(?:tail|musttail|notail) )?([a-z_]+)(?!\w)')
 _CONSTANT = re.compile(
     r'(?<![\w%@."$-])(?:-?\d+(?:\.\d+)?(?:e[+-]?\d+)?|0x[0-9A-Fa-f]+|c"[^"]*")(?![\w.])(?! x )'
 )
