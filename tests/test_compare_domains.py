@@ -265,6 +265,24 @@ def test_what_bad_input_gets(compare) -> None:
     assert any("every method gets them wrong" in said for said in record.config["conclusions"])
 
 
+def test_a_domain_that_lacks_a_column_is_named(compare) -> None:
+    frame = hospitals(40)
+    frame.loc[frame["site"] == "west", "age"] = np.nan
+    frame.loc[3, "age"] = np.inf
+    record = compare(frame)
+    assert set(record.rows["target"]) == {"north", "south", "east"}
+    said = record.config["conclusions"]
+    assert any(each.startswith("41 of 160 rows lack a number or hold an inf") for each in said)
+    assert any("every row of 'west', which takes no part" in each for each in said)
+    with pytest.raises(UserError, match="every row of 'west'.*with --features"):
+        compare(frame, target="west")
+    frame.loc[frame["site"] != "north", "pulse"] = np.nan
+    with pytest.raises(UserError, match=r"in 'pulse', 'age', first row 4.*One domain is left"):
+        compare(frame)
+    with pytest.raises(UserError, match=r"lacks a number in some column \('pulse'"):
+        compare(frame.assign(pulse=np.nan))
+
+
 def test_copies_across_domains_are_counted_and_dropped(compare) -> None:
     frame = hospitals(40)
     leaked = pd.concat([frame, frame[:5].assign(site="south")], ignore_index=True)
@@ -284,7 +302,7 @@ def test_what_a_table_is_taken_for() -> None:
     holes = frame.assign(age=frame["age"].where(frame.index != 7))
     read = table(holes)
     assert len(read.labels) == 79
-    assert "first row 8" in read.notes[0]
+    assert "in 'age', first row 8" in read.notes[0]
     words = frame.assign(text="a note")
     assert table(words).kind == "text"
     assert table(frame, group="site").groups.max() == 3
@@ -727,6 +745,37 @@ def test_a_table_of_images_may_lack_labels_and_have_groups(photographs: Path) ->
         open_domain_table(str(photographs / "list.csv"), group="ward", **columns)
     with pytest.raises(UserError, match="leave out --text"):
         open_domain_table(str(photographs), domain=None, label=None, text="note")
+
+
+def test_images_that_are_not_there(photographs: Path, lab: Lab, tmp_path: Path, generality) -> None:
+    tiny_models.resnet().save_pretrained(tmp_path / "resnet")
+    recipe = FeatureRecipe(str(tmp_path / "resnet"), image_size=16)
+    record = compare_domains(
+        open_domain_table(str(photographs), domain=None, label=None), recipe=recipe,
+        methods=["erm"], seeds=1, draws=1, target="night", lab=lab, root=tmp_path / "runs",
+        network=Network(hidden=4, steps=3, per_domain=4),
+    )  # fmt: skip
+    asked = photographs / "asked.csv"
+    pd.DataFrame({"path": ["day/plain/0.png", "day/none.png"]}).to_csv(asked, index=False)
+    refused = generality("predict", record.directory, asked)
+    assert refused.code == 2
+    assert "day/none.png cannot be read (No such file or directory)" in refused.err
+    assert "--skip-unreadable" in refused.err
+    shown = generality("predict", record.directory, asked, "--skip-unreadable")
+    assert shown.code == 0, shown.err
+    assert shown.out.splitlines()[2] == "day/none.png,,,,"
+
+    gone = [f"{hour}/{kind}/0.png" for hour in ("day", "dusk") for kind in ("plain", "striped")]
+    files = pd.DataFrame({"path": [*gone, "night/none.png"]})
+    files["domain"] = files["path"].str.split("/").str[0]
+    files["label"] = ["plain", "striped"] * 2 + ["plain"]
+    files.to_csv(photographs / "list.csv", index=False)
+    ready = open_domain_table(
+        str(photographs / "list.csv"), image="path", domain="domain", label="label",
+        skip_unreadable=True,
+    )  # fmt: skip
+    with pytest.raises(UserError, match="no domain 'night'.*1 of 5 images cannot be read.*none"):
+        compare_domains(ready, recipe=recipe, target="night", lab=lab, root=tmp_path)
 
 
 def test_what_images_are_not_asked_for(tmp_path: Path) -> None:

@@ -500,7 +500,10 @@ def _readable(rows: list[ImageRow], decode: bool, on_unreadable: str) -> list[Im
     named = ", ".join(bad[:_SHOWN]) + (f" and {len(bad) - _SHOWN:,} more" if bad[_SHOWN:] else "")
     count = f"{len(bad):,} of {len(rows):,} images cannot be read: {named}"
     if on_unreadable == "refuse" or len(bad) == len(rows):
-        raise UserError(f"{count}. Repair or remove them, or leave them out by skipping.")
+        raise UserError(
+            f"{count}. Repair or remove them, or leave them out with --skip-unreadable "
+            "(on_unreadable='skip')."
+        )
     warnings.warn(f"{count}; they are left out.", stacklevel=3)
     return [row for row, readable in zip(rows, good, strict=True) if readable]
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from generality.benchmarks.domain_checks import check_domains
 from generality.compare.domain_table import FEWEST_IN_DOMAIN, DomainTable
+from generality.errors import UserError, unknown
 
 
 def check_table(
@@ -25,9 +26,17 @@ def check_table(
     too few labels keeps its rows and is not scored on.
 
     Raises:
-        UserError: see `benchmarks.domain_checks.check_domains`.
+        UserError: the target or all domains but one lost every row when the table was read; see
+            also `benchmarks.domain_checks.check_domains`.
     """
     notes = list(table.notes)
+    if target is not None and target not in table.domain_names and notes:  # it was left out whole
+        raise UserError(" ".join([str(unknown("domain", target, table.domain_names)), *notes]))
+    present = np.bincount(table.domains, minlength=len(table.domain_names)) > 0
+    if target in table.domain_names and not present[table.domain_names.index(str(target))]:
+        raise UserError(" ".join(notes))
+    if present.sum() < 2:
+        raise UserError(" ".join([*notes, "One domain is left; leaving one out takes two."]))
     if target in table.domain_names:
         domain = table.domain_names.index(str(target))
         own = table.domains == domain

@@ -136,7 +136,15 @@ def image_names(inputs: Any) -> Any:
 
 
 def _content(image: Any) -> Any:
-    return file_fingerprint(Path(image)) if isinstance(image, str | Path) else image
+    if not isinstance(image, str | Path):
+        return image
+    try:
+        return file_fingerprint(Path(image))
+    except OSError as error:
+        raise UserError(
+            f"The image {image} cannot be read ({error.strerror}); repair it, or leave such images "
+            "out with --skip-unreadable."
+        ) from error
 
 
 class ImageEncoder:

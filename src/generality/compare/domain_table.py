@@ -20,6 +20,7 @@ from generality.errors import UserError, unknown
 Kind = Literal["text", "image", "numeric"]
 FEWEST_IN_DOMAIN = 10
 """Labelled rows below which a domain is trained on, but never left out to be tested on."""
+_SHOWN = 5  # columns named in a message
 
 
 @dataclass(frozen=True)
@@ -284,14 +285,29 @@ def _domains(data: Dataset, column: str) -> tuple[np.ndarray, list[str]]:
 
 
 def _without_holes(table: DomainTable) -> DomainTable:
-    whole = np.isfinite(table.inputs).all(1)
+    """The rows whose numbers are all there, with notes on which columns cost which rows."""
+    known = np.isfinite(table.inputs)
+    whole = known.all(1)
     if whole.all():
         return table
+    lacking = [name for name, full in zip(table.columns, known.all(0), strict=True) if not full]
+    where = ", ".join(f"'{name}'" for name in lacking[:_SHOWN])
+    where += f" and {len(lacking) - _SHOWN} more" if lacking[_SHOWN:] else ""
     if not whole.any():
-        raise UserError("Every row lacks a number in some column; leave such columns out.")
+        raise UserError(
+            f"Every row lacks a number in some column ({where}); name the others with --features."
+        )
     holes = np.flatnonzero(~whole)
-    said = (
-        f"{len(holes)} of {len(whole)} rows lack a number in some column, first row "
-        f"{int(holes[0]) + 1}; they are left out."
-    )
-    return replace(table.take(np.flatnonzero(whole)), notes=[said])
+    notes = [
+        f"{len(holes)} of {len(whole)} rows lack a number or hold an infinite one in {where}, "
+        f"first row {int(holes[0]) + 1}; they are left out."
+    ]
+    lost = [name for place, name in enumerate(table.domain_names)
+            if not (whole & (table.domains == place)).any()]  # fmt: skip
+    if lost:
+        every = " and ".join(f"'{name}'" for name in lost)
+        notes.append(
+            f"That is every row of {every}, which takes no part; to keep it, name the columns that "
+            "it has with --features."
+        )
+    return replace(table.take(np.flatnonzero(whole)), notes=notes)
