@@ -56,7 +56,7 @@ class Config:
     prompts: int = 200  # a skill
     test: int = 60  # captions a skill
     rank: int = 8
-    steps: int = 250  # of an expert, batches of 64; the union has as many for each skill
+    steps: int = 200  # of an expert, batches of 64; the union has as many for each skill
     learning_rate: float = 1e-3  # Adam, constant, of adapters; pretraining falls from 2e-3
     seeds: int = 3
     painter: str = "scenes"  # or a diffusers pipeline: hf:org/name or a folder
