@@ -78,7 +78,7 @@ class Config:
     temperatures: tuple[float, ...] = (1.25, 1.5, 2.0, 3.0)
     valid: float = 0.9  # share of valid answers that a strength must keep
     max_tokens: int = 4
-    seeds: int = 4
+    seeds: int = 3
 
 
 SCALES = {
