@@ -63,7 +63,7 @@ class Config:
     data_path: str | None = None  # folder with <task>.train.jsonl and <task>.test.jsonl; None: sums
     steps: int = 3  # of the longest chain
     large_chains: int = 16_000  # that the large base was trained on, read once
-    small_chains: int = 10_500  # that the small one was
+    small_chains: int = 10_000  # that the small one was
     base_rate: float = 3e-3  # learning rate of both
     examples: int = 400  # of a format, to tune on
     epochs: float = 5.0
