@@ -111,8 +111,8 @@ class LanguageDomains:
         return rows
 
     def choices(self, question: str) -> tuple[str, ...]:
-        """The answers that a question has in training texts, sorted."""
-        every = (each for asked in self.texts["train"].values() for each in asked)
+        """The answers that a question has in any text, sorted."""
+        every = [each for split in self.texts.values() for asked in split.values() for each in asked]
         return tuple(sorted({answer for _, asked, answer in every if asked == question}))
 
     def loss(self, model: nn.Module, domains: Sequence[str]) -> float:
@@ -182,10 +182,14 @@ def named_domains(
 
 
 def language_domains(
-    lab: Lab, size: str = "0.25M", *, vocabulary: int = 1024, words: int = 50, test: int = 200
-) -> LanguageDomains:
-    """The texts, cut after so many words, and a tokenizer of a sample of all domains'; kept."""
-    texts: dict[str, dict[str, Asked]] = lab.step(asked_texts, words)
+    lab: Lab, size: str = "0.25M", *, vocabulary: int = 1024, words: int = 50, test: int = 200,
+    limit: int | None = None,
+) -> LanguageDomains:  # fmt: skip
+    """The texts, cut after so many words, and a tokenizer of a sample of all domains'; kept.
+
+    With a `limit` each domain has so many texts to train on and to test on, and no more.
+    """
+    texts: dict[str, dict[str, Asked]] = lab.step(asked_texts, words, limit)
     sample = [text for asked in texts["train"].values() for text, _, _ in asked[:600]]
     return LanguageDomains(texts, lab.step(tokenizer_pieces, sample, vocabulary), size, test)
 
@@ -196,7 +200,7 @@ def tokenizer_pieces(texts: Sequence[str], vocabulary: int) -> str:
     return str(core.to_str())
 
 
-def asked_texts(words: int) -> dict[str, dict[str, Asked]]:
+def asked_texts(words: int, limit: int | None = None) -> dict[str, dict[str, Asked]]:
     """Texts of each split and domain with question and answer, in an order mixed by content.
 
     A drug review comes twice, once with each question.
@@ -219,6 +223,7 @@ def asked_texts(words: int) -> dict[str, dict[str, Asked]]:
             for text, label, site in zip(rows["text"], rows["label"], rows["site"])  # noqa: B905
             for question, answer in (("verdict ?", ("bad", "good")[label]), ("ward ?", site))
         ]
+        found[split] = {domain: asked[:limit] for domain, asked in found[split].items()}
     return found
 
 

@@ -49,6 +49,7 @@ class Config:
     general: tuple[str, ...] = ("movie", "amazon", "nyt", "tweets")
     sparsities: tuple[float, ...] = (0.3, 0.5, 0.7)
     size: str = "0.25M"  # of the decoder
+    limit: int | None = None  # texts of each domain at most; None: all
     words: int = 50  # of a text
     tokens: int = 400_000  # that the decoder reads in training
     base_learning_rate: float = 3e-3
@@ -63,7 +64,7 @@ class Config:
 
 SCALES = {
     "smoke": Config(
-        general=("nyt",), sparsities=(0.5,), size="0.05M", words=12, tokens=2000,
+        general=("nyt",), sparsities=(0.5,), size="0.05M", limit=40, words=12, tokens=2000,
         general_texts=8, domain_texts=8, test=8, epochs=1, seeds=2,
     ),
     "small": Config(),
@@ -157,7 +158,9 @@ def exams(config: Config, lab: Lab) -> LanguageDomains:
     from generality.estimators.language_domains import language_domains, named_domains
 
     if config.model is None:
-        return language_domains(lab, config.size, words=config.words, test=config.test)
+        return language_domains(
+            lab, config.size, words=config.words, test=config.test, limit=config.limit
+        )
     domains = (*config.general, config.domain)
     return named_domains(
         lab, config.model, Path(config.data_path), domains, words=config.words, test=config.test

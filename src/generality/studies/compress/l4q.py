@@ -54,6 +54,7 @@ class Config:
     rank: int = 4
     warmup: int = 10  # steps in which L4Q's scales are held
     size: str = "0.25M"  # of the decoder
+    limit: int | None = None  # texts of each domain at most; None: all
     words: int = 40  # of a text
     tokens: int = 300_000  # that the decoder reads before
     base_learning_rate: float = 3e-3
@@ -67,8 +68,8 @@ class Config:
 
 SCALES = {
     "smoke": Config(
-        general=("nyt",), bits=(2,), size="0.05M", words=12, tokens=2000, texts=16, epochs=1,
-        test=8, warmup=1, seeds=2,
+        general=("nyt",), bits=(2,), size="0.05M", limit=40, words=12, tokens=2000, texts=16,
+        epochs=1, test=8, warmup=1, seeds=2,
     ),
     "small": Config(),
     "full": Config(
@@ -133,7 +134,9 @@ def exams(config: Config, lab: Lab) -> LanguageDomains:
     from generality.estimators.language_domains import language_domains, named_domains
 
     if config.model is None:
-        return language_domains(lab, config.size, words=config.words, test=config.test)
+        return language_domains(
+            lab, config.size, words=config.words, test=config.test, limit=config.limit
+        )
     domains = (*config.general, config.domain)
     return named_domains(
         lab, config.model, Path(config.data_path), domains, words=config.words, test=config.test
