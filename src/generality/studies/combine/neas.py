@@ -41,6 +41,7 @@ from generality.estimators.train_steps import train_steps
 from generality.lab import Lab
 from generality.lab.threads import threads
 from generality.measures.ensemble_diversity import ensemble_diversity
+from generality.measures.flops import flops
 from generality.measures.rank_correlation import rank_correlation
 from generality.models.multi_head import combine_heads
 from generality.modules.supernet import EnsembleArchitecture, Supernet
@@ -82,9 +83,9 @@ class Config:
 
 SCALES = {
     "smoke": Config(
-        style="uci", images=200, held=60, test=200, width=4, head=8, blocks=2,
-        supernet_steps=24, shrink_at=(8, 16), probes=6, steps=12, ranked=4, randoms=1,
-        population=4, generations=2, parents=2, seeds=2,
+        style="uci", images=100, held=40, test=100, width=4, head=8, blocks=2, supernet_steps=9,
+        shrink_at=(3, 6), probes=3, steps=4, ranked=3, randoms=1, population=3, generations=2,
+        parents=2, seeds=2,
     ),
     "small": Config(),
     "full": Config(
@@ -219,24 +220,16 @@ def train_alone(
             float((combine_heads(said, "logits").argmax(1) == y).float().mean())
             for said, (_, y) in zip(logits, tests, strict=True)
         ]
-        costs = supernet.costs(digit.test[0][:1])
+        one = digit.test[0][:1]
+        total, trunk = flops(models[0], one), flops(models[0].body, one)
         found = {
             "score": right[0], "shifted": float(np.mean(right[1:])),
-            "megaflops": copies * supernet.flops(architecture, costs) / 1e6,
-            "shared": shared(supernet, architecture, costs),
+            "megaflops": copies * total / 1e6, "shared": trunk / total,
         }  # fmt: skip
         if len(logits[0]) > 1:
             apart = ensemble_diversity(logits[0].softmax(-1).numpy(), tests[0][1].numpy())
             found |= {"disagreement": apart.disagreement, "gain": apart.gain}
         return found
-
-
-def shared(supernet: Supernet, one: EnsembleArchitecture, costs: list[dict[str, int]]) -> float:
-    """Share of an ensemble's arithmetic that is in its trunk."""
-    trunk = costs[0]["stem"] + sum(
-        costs[b + 1][combo[0]] for b, combo in enumerate(one.combos[: one.split])
-    )
-    return trunk / supernet.flops(one, costs)
 
 
 def data(config: Config, seed: int) -> ShiftedDigits:
