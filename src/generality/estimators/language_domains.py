@@ -112,7 +112,9 @@ class LanguageDomains:
 
     def choices(self, question: str) -> tuple[str, ...]:
         """The answers that a question has in any text, sorted."""
-        every = [each for split in self.texts.values() for asked in split.values() for each in asked]
+        every = [
+            each for split in self.texts.values() for asked in split.values() for each in asked
+        ]
         return tuple(sorted({answer for _, asked, answer in every if asked == question}))
 
     def loss(self, model: nn.Module, domains: Sequence[str]) -> float:
