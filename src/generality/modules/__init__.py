@@ -126,6 +126,7 @@ __all__ = [
     "probed",
     "quantized_model",
     "register_flow_attention",
+    "settle_qat",
     "shared_trunk_ensemble",
     "sharp_operators",
     "split_backbone",
