@@ -190,3 +190,16 @@ def test_the_shift_study_asks_clip_about_a_folder(rows_of, folder: str, pacs: Pa
     assert len(means) == 4 * 4
     own = means[~means["shifted"]]
     assert own["score"].mean() > 0.5, "shades are told apart"
+
+
+def test_meta_prompts_of_clip_learn_from_captions(rows_of, folder: str, pacs: Path) -> None:
+    captions = str(pacs / "captions.csv")
+    rows = rows_of(
+        "gram-prompt", encoder=folder, images=str(pacs / "PACS"), layout="PACS", captions=captions,
+        seeds=1, levels=(2, 5), unlabelled=400, rank=8,
+    )  # fmt: skip
+    assert set(rows["task"]) == {"photo", "art_painting", "cartoon", "sketch"}
+    assert set(rows["method"]) == {"random", "meta+regulator", "zero-shot"}
+    assert rows[["score", "base", "new", "floor", "ceiling"]].notna().all().all()
+    with pytest.raises(UserError, match="go together"):
+        rows_of("gram-prompt", images=str(pacs))
