@@ -12,8 +12,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from generality.benchmarks.worlds.scenes import Question, scene_questions
-from generality.errors import UserError, import_extra
+from generality.errors import UserError
 from generality.measures.dependency_graph_score import dependency_graph_scores
+from generality.models.diffusion_pipeline import load_pipeline
 
 Pairs = tuple[Sequence[str], Sequence[Any]]
 Answer = Callable[[Any, str], bool]
@@ -146,20 +147,6 @@ class PipelineExperts:
         self.pipeline.save_lora_weights(str(folder), unet_lora_layers=layers)
 
 
-def load_pipeline(name: str) -> Any:
-    """A diffusers pipeline from a folder or the hub (`hf:org/name`), safetensors only.
-
-    Raises:
-        UserError: diffusers is not installed, or there is no such pipeline.
-    """
-    diffusers = import_extra("diffusers", "diffusion")
-    place = name.removeprefix("hf:")
-    try:
-        return diffusers.DiffusionPipeline.from_pretrained(place, use_safetensors=True)
-    except (OSError, ValueError) as error:
-        raise UserError(f"'{name}' is no pipeline that diffusers loads: {error}") from error
-
-
 def question_text(question: Question) -> str:
     """A question about a scene in words.
 
@@ -185,8 +172,10 @@ def visual_judge(name: str) -> Answer:
     from transformers import AutoModelForVisualQuestionAnswering, AutoProcessor
 
     place = name.removeprefix("hf:")
-    processor = AutoProcessor.from_pretrained(place)
-    model = AutoModelForVisualQuestionAnswering.from_pretrained(place).eval()
+    processor = AutoProcessor.from_pretrained(place, trust_remote_code=False)
+    model = AutoModelForVisualQuestionAnswering.from_pretrained(
+        place, use_safetensors=True, trust_remote_code=False
+    ).eval()
 
     def answer(picture: Any, question: str) -> bool:
         with torch.no_grad():

@@ -9,8 +9,9 @@ from typing import Any, Protocol
 import numpy as np
 from jaxtyping import Float
 
-from generality.errors import UserError, import_extra
+from generality.errors import UserError
 from generality.models.chat import Chat, ask
+from generality.models.diffusion_pipeline import load_pipeline
 from generality.selection.domain_proposer import DomainSpec, Keeps, lines
 from generality.selection.prompt_writer import PromptWriter, template_prompts
 
@@ -179,10 +180,7 @@ class TextToImage:
     ) -> None:
         self.name = f"diffusion:{pipeline}" if isinstance(pipeline, str) else "diffusion"
         if isinstance(pipeline, str):
-            diffusers = import_extra("diffusers", "diffusion")
-            pipeline = diffusers.DiffusionPipeline.from_pretrained(
-                pipeline, use_safetensors=True, trust_remote_code=False
-            ).to(device)
+            pipeline = load_pipeline(pipeline, device=device)
         self.pipeline, self.writer, self.prompts, self.size = pipeline, writer, prompts, size
         self.options = {"guidance_scale": guidance}
         if steps is not None:
