@@ -505,3 +505,11 @@ def test_adapters_are_added_to_the_base_that_is_named(models, adapters, tmp_path
     merge_models([adapters[0]], tmp_path / "same")
     one, other = Checkpoint(tmp_path / "found"), Checkpoint(tmp_path / "same")
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_merging_loads_nothing_that_it_does_not_use():
+    said = subprocess.run(
+        [sys.executable, "-c", "import sys, generality.weights.merge_models; print(*sys.modules)"],
+        capture_output=True, text=True, check=True, timeout=120,
+    )  # fmt: skip
+    assert not {"sklearn", "scipy", "pandas", "transformers"} & set(said.stdout.split())
