@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-import json
+import itertools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,10 +27,11 @@ from generality.models import (
     topk_columns,
 )
 from generality.models.atomic_folder import atomic_folder
+from generality.models.hub_card import merged_card
 from generality.models.identity import model_identity
 from generality.models.quiet import quiet
 from generality.objectives import TopkDistillation
-from generality.selection.training_files import BadRecord, examples_of, read_records
+from generality.selection.training_files import plain_pair, read_records
 from generality.weights.checkpoint_stream import open_checkpoint, refuse_existing
 
 if TYPE_CHECKING:
@@ -89,17 +90,8 @@ def read_pairs(data: str | Path, *, limit: int | None = None) -> tuple[list[str]
     Raises:
         UserError: a record that is no example, or fewer than ten.
     """
-    prompts: list[str] = []
-    responses: list[str] = []
-    for record in read_records(data):
-        if limit is not None and len(prompts) >= limit:
-            break
-        try:
-            (example, *_) = examples_of(record)
-        except BadRecord as error:
-            raise UserError(f"Record {record.number} of {data} is no example: {error}.") from error
-        prompts.append("\n".join(str(message["content"]) for message in example.before))
-        responses.append(example.response)
+    pairs = [plain_pair(record, data) for record in itertools.islice(read_records(data), limit)]
+    prompts, responses = [prompt for prompt, _ in pairs], [response for _, response in pairs]
     if len(prompts) < 10:
         raise UserError(f"{data} has {len(prompts)} examples; ten are the least: one is held out.")
     return prompts, responses
@@ -285,24 +277,12 @@ def targets_of(
 def _card(
     title: str, models: Sequence[str], how: Fusion, report: dict[str, Any], command: str
 ) -> str:
-    named = "\n".join(f"- {json.dumps(name.removeprefix('hf:'))}" for name in models)
     settings = ", ".join(f"{key} {value}" for key, value in asdict(how).items())
     lines = "\n".join(
         f"| {each['model']} | {each['gave']:.0%} | {each['loss']:.4f} |"
         for each in report["models"]
     )
-    made = f"\nMade by\n\n```sh\n{command}\n```\n" if command else ""
-    return f"""---
-library_name: transformers
-tags:
-- merge
-- generality
-base_model:
-{named}
----
-# {title}
-
-`{models[0]}`, tuned on {report["examples"]} responses towards the distributions of the models below
+    body = f"""`{models[0]}`, tuned on {report["examples"]} responses towards the distributions of the models below
 (each response's from the model that finds it least surprising).
 
 | model | responses it gave targets for | held-out loss, nats a character |
@@ -311,5 +291,5 @@ base_model:
 
 The result has {report["after"]:.4f} on the same {report["held_out"]} held-out responses.
 
-Settings: {settings}.
-{made}"""
+Settings: {settings}."""  # noqa: E501 - lines of the card
+    return merged_card(title, models, body, command=command)

@@ -16,13 +16,7 @@ from torch import Tensor
 from generality.errors import UserError
 from generality.gap import gap_recovered
 from generality.measures import response_logprob
-from generality.selection.training_files import (
-    BadRecord,
-    Columns,
-    examples_of,
-    prompt_of,
-    read_records,
-)
+from generality.selection.training_files import plain_pair, read_records
 from generality.weights import Recipe, merge, open_checkpoint, search_merge
 from generality.weights.checkpoint_stream import AdaptedCheckpoint, Checkpoint
 from generality.weights.merge_checks import check_mergeable, home
@@ -60,18 +54,13 @@ def read_exam(
     """
     tasks: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for record in read_records(data):
-        try:
-            (example, *_) = examples_of(record, Columns())
-            prompt = prompt_of(record, Columns())
-        except BadRecord as error:
-            raise UserError(f"Record {record.number} of {data} is no example: {error}.") from error
+        pair = plain_pair(record, data)
         named = str((record.content or {}).get(task, ""))
         if not named:
             raise UserError(
                 f"Record {record.number} of {data} has no column '{task}' that names its task."
             )
-        text = "\n".join(str(message["content"]) for message in prompt.before)
-        tasks[named].append((text, example.response))
+        tasks[named].append(pair)
     if unknown := set(held_out) - tasks.keys():
         raise UserError(f"{data} has no task '{min(unknown)}'; known: {', '.join(sorted(tasks))}.")
     if not set(tasks) - set(held_out):

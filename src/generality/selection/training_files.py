@@ -287,6 +287,22 @@ def examples_of(record: Record, columns: Columns | None = None) -> list[Example]
     ]  # fmt: skip
 
 
+def plain_pair(record: Record, data: str | Path) -> tuple[str, str]:
+    """A record's prompt, its messages line by line without roles, and its first response.
+
+    Raises:
+        UserError: the record is no example; `data` is what the message calls its file.
+
+    >>> plain_pair(Record(1, {"prompt": "2 + 2?", "responses": ["4", "5"]}), "sums.jsonl")
+    ('2 + 2?', '4')
+    """
+    try:
+        (example, *_) = examples_of(record)
+    except BadRecord as error:
+        raise UserError(f"Record {record.number} of {data} is no example: {error}.") from error
+    return "\n".join(str(message["content"]) for message in example.before), example.response
+
+
 def prompt_of(record: Record, columns: Columns | None = None) -> Example:
     """What a record asks, for data whose responses are still to be written.
 

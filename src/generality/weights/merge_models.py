@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from generality.errors import UserError
+from generality.models.hub_card import merged_card
 from generality.weights.checkpoint_stream import (
     NAMES,
     SHARD_BYTES,
@@ -133,29 +134,17 @@ def model_card(title: str, report: dict[str, Any], *, command: str = "") -> str:
     models, settings = report["models"], report["settings"]
     weights = settings.get("weights") or [""] * len(models)
     sources = [report["base"]] if report["base"] else models
-    named = "\n".join(f"- {json.dumps(source.removeprefix('hf:'))}" for source in sources)
     rows = "\n".join(f"| {name} | {weight} |" for name, weight in zip(models, weights, strict=True))
     how = ", ".join(f"{name} {value}" for name, value in settings.items() if name != "weights")
     about = f" on the base `{report['base']}`" if report["base"] else ""
-    made = f"\nMade by\n\n```sh\n{command}\n```\n" if command else ""
-    return f"""---
-library_name: transformers
-tags:
-- merge
-- generality
-base_model:
-{named}
----
-# {title}
-
-{len(models)} models merged by **{report["method"]}**{about}. No training took place.
+    body = f"""{len(models)} models merged by **{report["method"]}**{about}. No training took place.
 
 | model | weight |
 |---|---|
 {rows}
 
-Settings: {how}.
-{made}"""
+Settings: {how}."""
+    return merged_card(title, sources, body, command=command)
 
 
 def _settings(recipe: Recipe, count: int) -> dict[str, Any]:
