@@ -196,6 +196,23 @@ def language_domains(
     return LanguageDomains(texts, lab.step(tokenizer_pieces, sample, vocabulary), size, test)
 
 
+def model_domains(
+    lab: Lab,
+    domains: Sequence[str],
+    *,
+    size: str,
+    model: str | None = None,
+    folder: str | Path = "",
+    words: int,
+    test: int,
+    limit: int | None = None,
+) -> LanguageDomains:
+    """`named_domains` of a model by name with files, or else `language_domains` of a decoder."""
+    if model is None:
+        return language_domains(lab, size, words=words, test=test, limit=limit)
+    return named_domains(lab, model, Path(folder), domains, words=words, test=test)
+
+
 def tokenizer_pieces(texts: Sequence[str], vocabulary: int) -> str:
     """`bpe_tokenizer` of these texts, as its library writes it."""
     core: Any = bpe_tokenizer(texts, vocabulary).backend_tokenizer

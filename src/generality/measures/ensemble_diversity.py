@@ -7,7 +7,10 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float, Int
+
+from generality.measures.operator_diversity import jensen_shannon
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,9 @@ def ensemble_diversity(
     classes = said.argmax(-1)
     pairs = list(itertools.combinations(range(len(classes)), 2))
     disagreement = float(np.mean([(classes[i] != classes[j]).mean() for i, j in pairs]))
-    apart = float(np.mean([_jensen_shannon(said[[i, j]]) for i, j in pairs]))
+    members = torch.tensor(said, dtype=torch.float64)
+    divergences = [float(jensen_shannon(members[[i, j]]).mean()) for i, j in pairs]
+    apart = float(np.mean([max(0.0, each) for each in divergences]))
     ambiguity = float(((said - said.mean(0)) ** 2).sum(-1).mean())
     if truth is None:
         return EnsembleDiversity(disagreement, js_divergence=apart, ambiguity=ambiguity)
@@ -88,15 +93,6 @@ def ensemble_diversity(
         float((said.mean(0).argmax(-1) == np.asarray(truth)).mean() - (1 - wrong.mean())),
         ambiguity,
     )
-
-
-def _jensen_shannon(pair: Float[np.ndarray, "2 n classes"]) -> float:
-    """Mean over examples, in nats."""
-    from scipy.special import xlogy  # slow to import
-
-    mean = pair.mean(0)
-    each = xlogy(pair, pair).sum(-1).mean(0) - xlogy(mean, mean).sum(-1)
-    return max(0.0, float(each.mean()))
 
 
 def _yule(first: Bool[np.ndarray, " n"], second: Bool[np.ndarray, " n"]) -> float:

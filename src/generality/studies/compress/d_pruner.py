@@ -23,7 +23,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from generality.claims import Claim, Row, greater, less
@@ -155,16 +154,12 @@ def run(config: Config, lab: Lab) -> Iterator[Row]:
 
 def exams(config: Config, lab: Lab) -> LanguageDomains:
     """The decoder's domains, or those of a model by name in files."""
-    from generality.estimators.language_domains import language_domains, named_domains
+    from generality.estimators.language_domains import model_domains
 
-    if config.model is None:
-        return language_domains(
-            lab, config.size, words=config.words, test=config.test, limit=config.limit
-        )
-    domains = (*config.general, config.domain)
-    return named_domains(
-        lab, config.model, Path(config.data_path), domains, words=config.words, test=config.test
-    )
+    return model_domains(
+        lab, (*config.general, config.domain), size=config.size, model=config.model,
+        folder=config.data_path, words=config.words, test=config.test, limit=config.limit,
+    )  # fmt: skip
 
 
 def cell(config: Config, world: LanguageDomains, weights: Any, seed: int) -> list[dict[str, Any]]:
