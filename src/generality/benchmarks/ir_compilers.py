@@ -231,9 +231,9 @@ def run_limited(
     and thrice that of wall time, `memory` bytes of address space, and may not write a file of more
     than 256 MiB. When its time is up its whole process group is killed.
     """
-    limits = f"ulimit -t {max(1, round(seconds))} -v {memory >> 10} -f {2**28 >> 9}"
+    limits = {"t": max(1, round(seconds)), "v": memory >> 10, "f": 2**28 >> 9}
     # one limit a call: not every sh takes several
-    shell = "; ".join(f"ulimit {pair}" for pair in re.findall(r"-\w \d+", limits))
+    shell = "; ".join(f"ulimit -{name} {value}" for name, value in limits.items())
     clean: Mapping[str, str] = {
         "PATH": "/usr/bin:/bin", "HOME": str(folder), "TMPDIR": str(folder), "LANG": "C.UTF-8",
         "ZIG_GLOBAL_CACHE_DIR": str(folder), "ZIG_LOCAL_CACHE_DIR": str(folder),
