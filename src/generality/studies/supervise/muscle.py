@@ -55,7 +55,7 @@ class Config:
     size: str = "0.25M"  # of the decoders
     old_examples: int = 24_000  # the old base reads, about 27 tokens each
     new_examples: int = 48_000  # the new base reads
-    gaps: tuple[float, ...] = (0.3, 0.4, 1.0)  # shares of the new base's pretraining
+    gaps: tuple[float, ...] = (0.35, 0.37, 0.4)  # shares of the new base's pretraining
     old_operators: str = "+-*"  # skills of the old base, in equal shares
     new_operators: str = "+++---*"  # of the new one: one is rarer
     base_rate: float = 2e-3  # peak learning rate of pretraining
@@ -94,7 +94,7 @@ SCALES = {
                    test=5_000, steps=(1, 6), gaps=(0.3, 0.5, 1.0), texts=1_000),
 }  # fmt: skip
 
-CHAINS, FIRST = {"panel": "chains"}, {"panel": "chains", "gap": 0.3}
+CHAINS, FIRST = {"panel": "chains"}, {"panel": "chains", "gap": 0.35}
 CLAIMS = (
     Claim("A plain update breaks more than its accuracies require",
           greater("plain", "ceiling", margin=0.005, where=CHAINS)),
