@@ -257,6 +257,27 @@ def test_what_is_missing_is_named_not_raised(test, rows: pd.DataFrame) -> None:
     assert math.isnan(verdict.effect)
 
 
+def test_declared_factors_keep_a_measurement_from_being_paired_on() -> None:
+    rows = ROWS.assign(steps=[1, 2, 1, 1, 2, 2, 1, 2, 1, 2])
+    claim = [Claim("", greater("hard", "naive"))]
+    [guessed], [declared] = judge(claim, rows), judge(claim, rows, factors=["size"])
+    assert (guessed.seeds, guessed.note) == (2, "6 of 8 cells lack an arm and are left out")
+    assert declared == judge(claim, ROWS)[0]
+    assert declared.seeds == 5
+
+
+def test_declared_factors_are_paired_on() -> None:
+    easy = ROWS.assign(task="easy")
+    odd = ROWS[ROWS["method"] == "hard"].assign(task="odd", score=0.0)
+    [verdict] = judge(
+        [Claim("", greater("hard", "naive"))], pd.concat([easy, odd]), factors=["task"]
+    )
+    assert verdict.effect == pytest.approx(
+        judge([Claim("", greater("hard", "naive"))], ROWS)[0].effect
+    )
+    assert verdict.note == "5 of 10 cells lack an arm and are left out"
+
+
 def test_notes_name_the_missing_thing() -> None:
     assert greater("bootstrap", "naive")(ROWS).note == "missing: method 'bootstrap'"
     assert greater("naive", "hard", on="f1")(ROWS).note == "missing: column f1"

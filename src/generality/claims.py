@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from generality import pairing
-from generality.pairing import Missing, Row, Where
+from generality.pairing import Factors, Missing, Row, Where
 
 _RESAMPLES = 4999
 
@@ -62,17 +62,17 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Test:
-    """A function from rows to an `Outcome`, with a description; missing arms become a note."""
+    """A function from rows and their factors to an `Outcome`; missing arms become a note."""
 
     __test__ = False  # pytest: this is not one of yours
 
     description: str
-    run: Callable[[pd.DataFrame], Outcome] = field(repr=False)
+    run: Callable[[pd.DataFrame, Factors], Outcome] = field(repr=False)
 
-    def __call__(self, rows: pd.DataFrame) -> Outcome:
-        """What the rows say."""
+    def __call__(self, rows: pd.DataFrame, factors: Factors = None) -> Outcome:
+        """What the rows say, whose columns `factors` were set; None: as many as look like it."""
         try:
-            return self.run(rows)
+            return self.run(rows, factors)
         except Missing as missing:
             return Outcome(note=f"missing: {missing}")
 
@@ -120,9 +120,20 @@ class Verdict:
 
 
 def judge(
-    claims: Iterable[Claim], rows: pd.DataFrame | Iterable[Row], *, alpha: float = 0.05
+    claims: Iterable[Claim],
+    rows: pd.DataFrame | Iterable[Row],
+    *,
+    factors: Factors = None,
+    alpha: float = 0.05,
 ) -> list[Verdict]:
     """The verdict on each claim, Holm-corrected over all of them.
+
+    Args:
+        claims: of one study.
+        rows: see `generality.pairing.Row`.
+        factors: the columns that were set rather than measured, on which arms are paired. None:
+            those whose values come back from seed to seed.
+        alpha: level of the tests.
 
     >>> scores = [(0.70, 0.77), (0.72, 0.78), (0.71, 0.79), (0.70, 0.76), (0.73, 0.80)]
     >>> rows = [
@@ -136,7 +147,7 @@ def judge(
     """
     claims = tuple(claims)
     table = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))
-    outcomes = [claim.test(table) for claim in claims]
+    outcomes = [claim.test(table, factors) for claim in claims]
     adjusted = holm([outcome.p for outcome in outcomes])
     return [
         Verdict(
@@ -214,8 +225,10 @@ def paired(
     least = f" by {margin:g}" if margin else ""
     description = f"{on}: {left} {op} {right}" + least + pairing.filtered(where, by)
 
-    def run(rows: pd.DataFrame) -> Outcome:
-        gains, note = pairing.differences(rows, left, right, on, by, where)
+    def run(rows: pd.DataFrame, factors: Factors) -> Outcome:
+        gains, note = pairing.differences(
+            rows, left, right, on=on, by=by, where=where, declared=factors
+        )
         return _beyond(gains, sign, margin, on, note)
 
     return Test(description, run)
@@ -248,8 +261,10 @@ def equivalent(
     if margin <= 0:
         raise ValueError(f"equivalence needs a margin above 0, not {margin}")
 
-    def run(rows: pd.DataFrame) -> Outcome:
-        gains, note = pairing.differences(rows, left, right, on, by, where)
+    def run(rows: pd.DataFrame, factors: Factors) -> Outcome:
+        gains, note = pairing.differences(
+            rows, left, right, on=on, by=by, where=where, declared=factors
+        )
         return _within(gains, -margin, margin, on, note)
 
     return Test(f"{on}: {left} = {right} within ±{margin:g}" + pairing.filtered(where, by), run)
@@ -282,7 +297,7 @@ def monotone(
         raise ValueError(f"direction is 'increasing' or 'decreasing', not '{direction}'")
     sign = 1 if direction == "increasing" else -1
 
-    def run(rows: pd.DataFrame) -> Outcome:
+    def run(rows: pd.DataFrame, factors: Factors) -> Outcome:
         rows = pairing.select(rows, where, {factor, on})
         levels = (
             order if order is not None else sorted(_numbers(rows, factor)[factor].dropna().unique())
@@ -290,7 +305,7 @@ def monotone(
         if len(levels) < 2:
             raise Missing(f"two levels of {factor} to put in order")
         arms = [pairing.arm(rows, on, {factor: level}) for level in levels]
-        means, note = pairing.per_seed(rows, arms, {factor, on})
+        means, note = pairing.per_seed(rows, arms, {factor, on}, factors)
         ranks, steps = stats.rankdata(means, axis=1), np.arange(len(levels))
         trends = _correlation(ranks, steps)
         copies = np.tile(ranks, (_RESAMPLES, 1, 1))
@@ -335,7 +350,7 @@ def rank_correlates(
         raise ValueError(f"sign is 1 or -1 and minimum in [0, 1), not {sign} and {minimum}")
     columns = [unit] if isinstance(unit, str) else list(unit or [])
 
-    def run(rows: pd.DataFrame) -> Outcome:
+    def run(rows: pd.DataFrame, factors: Factors) -> Outcome:
         rows = pairing.select(rows, where, {x, y, *partial, *columns})
         table = _numbers(rows, x, y, *partial).dropna()
         if columns:
@@ -375,7 +390,7 @@ def exponent_within(x: str, y: str, *, low: float, high: float, where: Where | N
     if not low < high:
         raise ValueError(f"the exponent's bounds must rise, not {low} to {high}")
 
-    def run(rows: pd.DataFrame) -> Outcome:
+    def run(rows: pd.DataFrame, factors: Factors) -> Outcome:
         rows = pairing.select(rows, where, {x, y, "seed"})
         table = _numbers(rows, x, y)
         logs = table[(table > 0).all(axis=1)].apply(np.log)
@@ -413,10 +428,10 @@ def interacts(
     if sign not in (1, -1) or margin < 0:
         raise ValueError(f"sign is 1 or -1 and margin at least 0, not {sign} and {margin}")
 
-    def run(rows: pd.DataFrame) -> Outcome:
+    def run(rows: pd.DataFrame, factors: Factors) -> Outcome:
         rows = pairing.select(rows, where, {a[0], b[0], on})
         arms = [pairing.arm(rows, on, {a[0]: i, b[0]: j}) for j in b[1:] for i in a[1:]]
-        means, note = pairing.per_seed(rows, arms, {a[0], b[0], on})
+        means, note = pairing.per_seed(rows, arms, {a[0], b[0], on}, factors)
         first, second = (
             pairing.minus(means[:, 0], means[:, 1]),
             pairing.minus(means[:, 2], means[:, 3]),

@@ -7,7 +7,7 @@ arms that have it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,9 +20,13 @@ Row = dict
 (float or None), and one entry per factor (`weak`, `epochs`, …) or further measurement
 (`agreement`, …). Values are str, int, float, bool or None.
 
-A further column counts as a factor when no seed shows a value that the fullest seed lacks, as
-settings do and measurements do not. A measurement that takes a handful of values (`best_epoch`)
-looks like a factor; keep it out of the rows a claim is judged on."""
+Which columns are factors is declared (`FACTORS` of a study). Of rows without such a declaration, a
+further column counts as one when no seed shows a value that the fullest seed lacks, as settings do
+and measurements do not; a measurement of a handful of values (`best_epoch`) is then mistaken for a
+setting, so declare them."""
+
+Factors = Collection[str] | None
+"""The columns that were set, or None where nobody declared them; `method` always is one."""
 
 Where = Mapping[str, Any]
 """Which rows to look at: column → a value, a list of values, or a function of the column."""
@@ -80,17 +84,19 @@ def arm(rows: pd.DataFrame, value: str | float, only: Mapping[str, Any]) -> pd.D
 
 
 def per_seed(
-    rows: pd.DataFrame, arms: Sequence[pd.DataFrame], taken: set[str]
+    rows: pd.DataFrame, arms: Sequence[pd.DataFrame], taken: set[str], declared: Factors
 ) -> tuple[Float[NDArray, "seeds arms"], str]:
     """Each arm's mean for each seed, over the combinations of factors that have all arms.
 
-    Columns in `taken` are what is compared, not factors. The string is a note on what had to be
-    left out.
+    Columns in `taken` are what is compared, not factors; `declared` ones are the factors. The
+    string is a note on what had to be left out.
     """
     if "seed" not in rows or rows["seed"].isna().all():
         raise Missing("column seed")
     others = rows.columns.difference([*_NEVER_FACTORS, *taken])
-    factors = [column for column in others if _is_factor(column, rows, arms)]
+    factors = [
+        column for column in others if _is_set(column, rows, declared) and _is_shared(column, arms)
+    ]
     long = pd.concat([found.assign(_arm=i) for i, found in enumerate(arms)], ignore_index=True)
     cell = long.groupby(["seed", *factors], dropna=False, sort=False, observed=True).ngroup()
     table = long.groupby(["seed", cell, "_arm"])["_value"].mean().unstack()
@@ -102,15 +108,27 @@ def per_seed(
     return complete.groupby(level="seed").mean().to_numpy(dtype=float), note
 
 
-def _is_factor(column: str, rows: pd.DataFrame, arms: Sequence[pd.DataFrame]) -> bool:
-    """Whether this column is a setting (see `Row`) of which the arms share a value."""
+def _is_set(column: str, rows: pd.DataFrame, declared: Factors) -> bool:
+    """Whether this column is a setting: declared as one, or one by the look of it (see `Row`)."""
+    if declared is not None:
+        return column == "method" or column in declared
     fullest = rows[rows["seed"] == rows["seed"].mode()[0]]
-    recurs = set(rows[column].dropna()) <= set(fullest[column].dropna())
-    return recurs and bool(set.intersection(*(set(found[column].dropna()) for found in arms)))
+    return set(rows[column].dropna()) <= set(fullest[column].dropna())
+
+
+def _is_shared(column: str, arms: Sequence[pd.DataFrame]) -> bool:
+    return bool(set.intersection(*(set(found[column].dropna()) for found in arms)))
 
 
 def differences(
-    rows: pd.DataFrame, left: Any, right: Any, on: str, by: str, where: Where | None
+    rows: pd.DataFrame,
+    left: Any,
+    right: Any,
+    *,
+    on: str,
+    by: str,
+    where: Where | None,
+    declared: Factors,
 ) -> tuple[Float[NDArray, " seeds"], str]:
     """left − right for every seed, and a note; the sides are what `claims.paired` takes."""
 
@@ -123,7 +141,7 @@ def differences(
         arm(rows, on if own(side) else side, own(side) or own(other) or {})
         for side, other in ((left, right), (right, left))
     ]
-    means, note = per_seed(rows, arms, {on, by})
+    means, note = per_seed(rows, arms, {on, by}, declared)
     return minus(means[:, 0], means[:, 1]), note
 
 

@@ -20,6 +20,9 @@ def claims(
     write: Annotated[
         Path | None, typer.Option(help="Also write <study>.json into this folder, with provenance.")
     ] = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="Judge the rows anew, by the claims as they are now.")
+    ] = False,
     out: options.Runs = Path("runs"),
     json: options.Json = False,
 ) -> None:
@@ -30,7 +33,7 @@ def claims(
 
     if scale not in SCALES:
         raise unknown("scale", scale, SCALES)
-    records = [_latest(name, scale, out) for name in studies or _names()]
+    records = [_latest(name, scale, out, again) for name in studies or _names()]
     found = [record for record in records if record is not None]
     if write:
         write.mkdir(parents=True, exist_ok=True)
@@ -54,8 +57,9 @@ def _names() -> list[str]:
     return [study.name for study in find_studies()]
 
 
-def _latest(name: str, scale: str, root: Path) -> dict[str, Any] | None:
+def _latest(name: str, scale: str, root: Path, again: bool) -> dict[str, Any] | None:
     """The latest finished run's verdicts and where they come from."""
+    from generality.claims import judge
     from generality.lab import find_runs, read_run
     from generality.studies.study import find_study
 
@@ -63,10 +67,14 @@ def _latest(name: str, scale: str, root: Path) -> dict[str, Any] | None:
     for directory in find_runs(root, study.name):
         record = read_run(directory)
         if record.claims and record.config.get("scale") == scale:
+            verdicts = record.claims
+            if again:
+                judged = judge(study.claims, record.rows, factors=study.factors)
+                verdicts = [verdict.to_dict() for verdict in judged]
             return {
                 **record.config,
                 "rows": len(record.rows),
-                "claims": record.claims,
+                "claims": verdicts,
                 "environment": record.environment,
             }
     return None

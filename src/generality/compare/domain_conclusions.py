@@ -25,14 +25,14 @@ def significance(rows: pd.DataFrame, names: Sequence[str]) -> list[Verdict]:
     if rows["score"].isna().all():
         return []
     pairs = rows.groupby(["target", "seed"], sort=False).ngroup()
-    judged = rows.assign(seed=pairs)[["method", "seed", "score", "floor", "ceiling"]]
+    judged = rows.assign(seed=pairs)
     claims = [
         Claim(f"{name} beats plain training on the domains left out", greater(name, FLOOR))
         for name in names
         if name != FLOOR
     ]
     said = "pairs of seed and domain"
-    verdicts = judge(claims, judged)
+    verdicts = judge(claims, judged, factors=())
     return [replace(each, note="; ".join(filter(None, (said, each.note)))) for each in verdicts]
 
 

@@ -48,7 +48,7 @@ from datasets import Dataset
 from jaxtyping import Float, Int
 
 from generality.benchmarks import leaks, stratified
-from generality.claims import Claim, Row, Test, equivalent, greater, judge, less
+from generality.claims import Claim, Row, equivalent, greater, judge, less
 from generality.compare import conclusions
 from generality.compare.bootstrap import Bootstrap
 from generality.compare.label_sources import listed
@@ -348,7 +348,7 @@ def _measured(
     saved = winner(rows)
     assert saved is not None
     claims = _update_claims(names) if table.old is not None else _claims(names)
-    return saved, said, [verdict.to_dict() for verdict in judge(claims, _chosen(rows))]
+    return saved, said, [verdict.to_dict() for verdict in judge(claims, _chosen(rows), factors=())]
 
 
 def _unmeasured(
@@ -387,13 +387,7 @@ def _update_claims(names: Sequence[str]) -> list[Claim]:
     if "naive" in names and len(names) > 1:
         test = equivalent(_CHOSEN, "naive", margin=_AS_ACCURATE)
         claims.append(Claim(f"{chosen} is as accurate as naive training", test))
-    return [Claim(claim.statement, _alone(claim.test)) for claim in claims]
-
-
-def _alone(test: Test) -> Test:
-    """The test on its own column only, so that no other measurement is taken for a setting."""
-    on = "score" if test.description.startswith("score") else "negative_flips"
-    return Test(test.description, lambda rows: test(rows[["method", "seed", on]]))
+    return claims
 
 
 def _chosen(rows: pd.DataFrame) -> pd.DataFrame:

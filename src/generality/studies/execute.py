@@ -36,6 +36,7 @@ def run_study(
         "paper": dataclasses.asdict(study.paper),
         "scale": scale,
         "config": dataclasses.asdict(config),
+        "factors": study.factors,
     }
     directory = run_directory(root, asked)
     with _tracked(sink, study.name, asked) as track, open_run(directory, asked) as writer:
@@ -46,9 +47,8 @@ def run_study(
             if on_row:
                 on_row(complete)
     rows = read_run(directory).rows
-    write_json(
-        directory / "claims.json", [verdict.to_dict() for verdict in judge(study.claims, rows)]
-    )
+    verdicts = judge(study.claims, rows, factors=study.factors)
+    write_json(directory / "claims.json", [verdict.to_dict() for verdict in verdicts])
     write_json(directory / "environment.json", lab.environment())
     return read_run(directory)
 

@@ -91,6 +91,11 @@ class Study:
         return typing.cast("Sequence[Claim]", self.module.CLAIMS)
 
     @property
+    def factors(self) -> tuple[str, ...] | None:
+        """Columns of a row that are set, not measured; None: the study declares none."""
+        return getattr(self.module, "FACTORS", None)
+
+    @property
     def run(self) -> Callable[..., Iterator[Row]]:
         """The study itself: run(config, lab) yields rows."""
         return typing.cast("Callable[..., Iterator[Row]]", self.module.run)

@@ -30,7 +30,7 @@ from generality.estimators.hard_tasks import ChainTasks, FileTasks, HardTasks
 from generality.estimators.writer import Writer
 from generality.lab import Lab, TrainConfig
 from generality.measures import outcome_error_rate, step_error_rate
-from generality.pairing import select
+from generality.pairing import Factors, select
 from generality.selection import HardChains, Supervised, supervision_sets
 from generality.studies.study import Paper
 
@@ -97,7 +97,7 @@ POOL = {  # hard tasks alone, read once
 }
 
 
-def _steps_predict_better(rows: pd.DataFrame) -> Outcome:
+def _steps_predict_better(rows: pd.DataFrame, factors: Factors) -> Outcome:
     """Over the arms of each seed: the score's rank correlation with either rate, sign turned."""
     found = [
         Row(method=rate, seed=seed, score=-stats.spearmanr(arms[rate], arms["score"]).statistic)
