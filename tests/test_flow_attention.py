@@ -6,15 +6,19 @@ from torch import Tensor, nn
 
 from generality.measures import attention_entropy, attention_rank, length_scaling, memory_of
 from generality.modules import FlowAttention, flow_attend, flow_weights, register_flow_attention
-from generality.modules.flow_attention import _Flow
 
 Q = torch.tensor([[0.0, 1], [1, 0], [-1, 2]])[None, None]
 K = torch.tensor([[1.0, 0], [0, -1], [2, 1]])[None, None]
 V = torch.tensor([[1.0, 0], [0, 1], [2, -1]])[None, None]
 
 
-def flow(causal: bool = False, clamp: float | None = None, q: Tensor = Q, k: Tensor = K) -> _Flow:
-    return _Flow(q, k, causal, "sigmoid", clamp, True, True, None, None)
+def parts(q: Tensor, k: Tensor, **options) -> tuple[Tensor, Tensor, Tensor]:
+    """Shares of the flow into each sink, competition and allocation, read off the weights."""
+    alone = {"competition": False, "allocation": False}
+    rows = flow_weights(q, k, **alone)
+    competition = flow_weights(q, k, **alone | {"competition": True}, **options) / rows
+    allocation = flow_weights(q, k, **alone | {"allocation": True}, **options) / rows
+    return rows, competition[..., 0, :], allocation[..., 0]
 
 
 def close(found: Tensor, wanted: list, atol: float = 1e-5) -> None:
@@ -22,12 +26,11 @@ def close(found: Tensor, wanted: list, atol: float = 1e-5) -> None:
 
 
 def test_flows_are_those_of_the_released_module():
-    found = flow(clamp=1)
-    close(found.incoming, [2.15252, 2.29390, 1.88917])
-    close(found.conserved_sinks, [1.01875, 1.09613, 0.88513])
-    close(found.conserved_sources, [1.01879, 0.62203, 1.35918])
-    close(found.competition, [1.11722, 0.76557, 1.11722])
-    close(found.allocation, [0.73473, 0.74953, 0.70788])
+    _rows, competition, allocation = parts(Q, K, clamp=1)
+    close(competition, [1.11722, 0.76557, 1.11722])
+    close(allocation, [0.73473, 0.74953, 0.70788])
+    close(allocation.logit(), [1.01875, 1.09613, 0.88513])
+    close(parts(Q, K)[1].log().diff(), [0.62203 - 1.01879, 1.35918 - 0.62203])
     wanted = [[1.02229, -0.25504], [1.02336, -0.24342], [1.00412, -0.26220]]
     close(flow_attend(Q, K, V, clamp=1), wanted)
 
@@ -45,12 +48,53 @@ def random(*shape: int, seed: int = 0, scale: float = 1.0) -> Tensor:
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 9), st.sampled_from([0.1, 1.0, 8.0]))
 def test_flow_is_conserved(sinks, sources, seed, scale):
     q, k = random(1, 2, sinks, 3, seed=seed, scale=scale), random(1, 2, sources, 3, seed=seed + 1)
-    found = flow(q=q, k=k)
-    sums = found.conserved_sources.sum(-1), found.conserved_sinks.sum(-1), found.competition.sum(-1)
-    for total, wanted in zip(sums, (sinks, sources, sources), strict=True):
-        torch.testing.assert_close(total, torch.full_like(total, wanted))
-    rows = (found.q / found.incoming[..., None]) @ found.k.transpose(-1, -2)
+    rows, competition, allocation = parts(q, k)
     torch.testing.assert_close(rows.sum(-1), torch.ones(1, 2, sinks).double())
+    conserved = allocation.logit().sum(-1) * sources / sinks  # of sinks, in units of sources
+    for total in (competition.sum(-1), conserved):
+        torch.testing.assert_close(total, torch.full_like(total, sources))
+
+
+def unblocked(q: Tensor, k: Tensor, v: Tensor, clamp: float | None, kernel=torch.sigmoid) -> Tensor:
+    """The paper's equations as they stand."""
+    q, k = kernel(q) + 1e-6, kernel(k) + 1e-6
+    sinks, sources = q.shape[2], k.shape[2]
+    incoming = (q * k.sum(2, keepdim=True)).sum(-1, keepdim=True)
+    outgoing = (k * q.sum(2, keepdim=True)).sum(-1, keepdim=True)
+    sink = (q * (k / outgoing).sum(2, keepdim=True)).sum(-1, keepdim=True)
+    source = (k * (q / incoming).sum(2, keepdim=True)).sum(-1, keepdim=True)
+    source = source if clamp is None else source.clamp(-clamp, clamp)
+    value = v * source.softmax(2) * sources
+    return (sink * sinks / sources).sigmoid() * (q / incoming @ (k.transpose(-1, -2) @ value))
+
+
+@pytest.mark.parametrize(("sinks", "sources"), [(300, 300), (5, 400), (400, 129)])
+@pytest.mark.parametrize("clamp", [None, 5.0])
+def test_blocks_change_neither_outputs_nor_gradients(sinks, sources, clamp, monkeypatch):
+    monkeypatch.setattr("generality.modules.flow_attention._BLOCK", 1)  # 128 tokens each
+    lengths = (sinks, sources, sources)
+    inputs = [random(2, 2, n, 4, seed=n).requires_grad_() for n in lengths]
+    found, wanted = flow_attend(*inputs, clamp=clamp), unblocked(*inputs, clamp)
+    torch.testing.assert_close(found, wanted)
+    outward = random(*found.shape, seed=9)
+    grads = (torch.autograd.grad((out * outward).sum(), inputs) for out in (found, wanted))
+    for mine, theirs in zip(*grads, strict=True):
+        torch.testing.assert_close(mine, theirs)
+    with torch.no_grad():
+        torch.testing.assert_close(flow_attend(*inputs, clamp=clamp), found)
+        narrow = [x.float() for x in inputs]
+        torch.testing.assert_close(
+            flow_attend(*narrow, clamp=clamp), found.float(), atol=1e-5, rtol=1e-4
+        )
+
+
+def test_a_softmax_over_blocks_does_not_overflow(monkeypatch):
+    monkeypatch.setattr("generality.modules.flow_attention._BLOCK", 1)
+    k = random(1, 1, 300, 4).relu() ** 8  # a few sources get nearly all the flow
+    q, v = random(1, 1, 3000, 4, seed=1), random(1, 1, 300, 4, seed=2)
+    found = flow_attend(q, k, v, kernel=torch.abs)
+    torch.testing.assert_close(found, unblocked(q, k, v, None, torch.abs))
+    assert flow_attend(q.float(), k.float(), v.float(), kernel=torch.abs).isfinite().all()
 
 
 def test_order_of_sources_does_not_matter_and_weights_are_the_output():
@@ -81,10 +125,15 @@ def naive_causal(q: Tensor, k: Tensor, v: Tensor, clamp: float | None) -> Tensor
 @pytest.mark.parametrize("tokens", [1, 127, 128, 300])
 @pytest.mark.parametrize("clamp", [None, 5.0])
 def test_chunks_and_blocks_change_nothing(tokens, clamp, monkeypatch):
-    monkeypatch.setattr("generality.modules.flow_attention._BLOCK", 256)
-    q, k, v = (random(1, 2, tokens, 4, seed=seed) for seed in range(3))
-    found = flow_attend(q, k, v, causal=True, clamp=clamp)
-    torch.testing.assert_close(found, naive_causal(q, k, v, clamp))
+    monkeypatch.setattr("generality.modules.flow_attention._BLOCK", 256 * 8)  # 256 tokens each
+    inputs = [random(1, 2, tokens, 4, seed=seed).requires_grad_() for seed in range(3)]
+    found, wanted = flow_attend(*inputs, causal=True, clamp=clamp), naive_causal(*inputs, clamp)
+    torch.testing.assert_close(found, wanted)
+    grads = (torch.autograd.grad((out**2).sum(), inputs) for out in (found, wanted))
+    for mine, theirs in zip(*grads, strict=True):
+        torch.testing.assert_close(mine, theirs)
+    with torch.no_grad():
+        torch.testing.assert_close(flow_attend(*inputs, causal=True, clamp=clamp), found)
 
 
 def test_the_future_does_not_reach_the_past():
@@ -96,7 +145,18 @@ def test_the_future_does_not_reach_the_past():
 
 
 @pytest.mark.parametrize("causal", [False, True])
-def test_gradients_are_right(causal):
+def test_a_loss_over_padding_too_has_finite_gradients(causal):
+    x, real = random(2, 1, 6, 3).float().requires_grad_(), torch.ones(2, 6, dtype=torch.bool)
+    real[0, 3:], real[1] = False, False
+    flow_attend(x, x, x, causal=causal, sink_mask=real, source_mask=real).sum().backward()
+    assert x.grad.isfinite().all()
+    assert x.grad[:, 0][~real].abs().max() == 0
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_gradients_are_right(causal, monkeypatch):
+    monkeypatch.setattr("generality.modules.flow_attention._CHUNK", 2)  # blocks of one chunk
+    monkeypatch.setattr("generality.modules.flow_attention._BLOCK", 1)
     inputs = [random(1, 1, 5, 3, seed=seed).requires_grad_() for seed in range(3)]
     assert torch.autograd.gradcheck(lambda *x: flow_attend(*x, causal=causal), inputs)
 

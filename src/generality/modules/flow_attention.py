@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -11,7 +13,7 @@ from torch import Tensor, nn
 
 _EPS = 1e-6
 _CHUNK = 128  # tokens whose products are made by one matrix
-_BLOCK = 2048  # tokens that are worked on together, so that they stay in the cache
+_BLOCK = 2**18  # numbers in the queries that are worked on together: 1 MiB stays in the cache
 
 Kernel = Callable[[Tensor], Tensor]
 KERNELS: dict[str, Kernel] = {
@@ -45,7 +47,8 @@ def flow_attend(
 
     With `causal` every sum runs over the tokens so far, those over sinks too (the paper's
     approximation), and the product over sources is made in chunks of 128: no state per token
-    is kept. Sums are in float32 at least, under autocast too.
+    is kept. Sums are in float32 at least, under autocast too. Tokens are worked on in blocks that
+    fit the cache, between which only sums are carried.
 
     Args:
         q: queries; k: keys; v: values.
@@ -71,25 +74,12 @@ def flow_attend(
     >>> bool((whole[:, :, :4] - start).abs().max() < 1e-6)
     True
     """
-    with torch.autocast(q.device.type, enabled=False):
-        options = causal, kernel, clamp, competition, allocation
-        if not causal:
-            flow = _Flow(q, k, *options, sink_mask, source_mask)
-            received, given = flow.sides(v)
-            product = received @ (flow.k.transpose(-1, -2) @ given)
-            return (product * flow.allocation[..., None]).to(v)
+    if causal:
         _check_causal(q, k)
-        past: dict[str, Tensor] = {}
-        outputs = []
-        for start in range(0, q.shape[-2], _BLOCK):
-            block = slice(start, start + _BLOCK)
-            sinks = None if sink_mask is None else sink_mask[:, block]
-            sources = None if source_mask is None else source_mask[:, block]
-            flow = _Flow(q[..., block, :], k[..., block, :], *options, sinks, sources, past)
-            received, given = flow.sides(v[..., block, :])
-            product = _chunked_causal(received, flow.k, given, past)
-            outputs.append((product * flow.allocation[..., None]).to(v))
-        return torch.cat(outputs, -2)
+    attend = _causal if causal else _both_ways
+    with torch.autocast(q.device.type, enabled=False):
+        masks, phi = (sink_mask, source_mask), _feature_map(kernel)
+        return _joined(attend(q, k, v, masks, phi, clamp, competition, allocation), q, v)
 
 
 def flow_weights(
@@ -112,12 +102,12 @@ def flow_weights(
     >>> bool(torch.allclose(flow_weights(q, k) @ v, flow_attend(q, k, v), atol=1e-6))
     True
     """
-    if causal:
-        _check_causal(q, k)
-    flow = _Flow(q, k, causal, kernel, clamp, competition, allocation, sink_mask, source_mask)
-    weights = (flow.q / flow.incoming[..., None]) @ flow.k.transpose(-1, -2)
-    weights = weights * flow.competition[..., None, :] * flow.allocation[..., None]
-    return weights.tril() if causal else weights
+    every = torch.eye(k.shape[-2], dtype=_wide(q).dtype, device=k.device)
+    return flow_attend(
+        q, k, every.expand(*k.shape[:-1], -1), causal=causal, kernel=kernel, clamp=clamp,
+        competition=competition, allocation=allocation, sink_mask=sink_mask,
+        source_mask=source_mask,
+    )  # fmt: skip
 
 
 class FlowAttention(nn.MultiheadAttention):
@@ -261,79 +251,159 @@ def register_flow_attention(name: str = "flow", **options: Any) -> str:
     return name
 
 
-class _Flow:
-    """Kernelised queries and keys, incoming and conserved flows, and what those weigh."""
+Masks = tuple[Tensor | None, Tensor | None]
 
-    def __init__(
-        self, q: Tensor, k: Tensor, causal: bool, kernel: str | Kernel, clamp: float | None,
-        competition: bool, allocation: bool, sink_mask: Tensor | None, source_mask: Tensor | None,
-        past: dict[str, Tensor] | None = None,
-    ) -> None:  # fmt: skip
-        past = {} if past is None else past  # causal sums over earlier blocks, kept up to date
-        phi, least = _feature_map(kernel), torch.finfo(_wide(q).dtype).tiny
-        self.q, sinks = _masked(phi(_wide(q)) + _EPS, sink_mask)
-        self.k, sources = _masked(phi(_wide(k)) + _EPS, source_mask)
 
-        def total(name: str, x: Tensor) -> Tensor:
-            if not causal:
-                return x.sum(-2, keepdim=True)
-            return _carried(past, name, x.cumsum(-2), torch.add, -2)
+def _both_ways(
+    q: Tensor, k: Tensor, v: Tensor, masks: Masks, phi: Kernel, clamp: float | None,
+    competition: bool, allocation: bool,
+) -> Iterator[Tensor]:  # fmt: skip
+    """Blocks of the output, after passes over the blocks of queries and keys for their sums."""
+    size = _block_size(q)
+    sinks, sources = _features(q, phi, masks[0], size), _features(k, phi, masks[1], size)
+    true_sinks, true_sources = (
+        torch.full((1,), float(x.shape[-2])).to(_wide(x)) if mask is None
+        else mask.sum(1)[:, None, None, None].to(_wide(x)).clamp(min=1)
+        for x, mask in zip((q, k), masks, strict=True)
+    )  # fmt: skip
+    k_sum = _sum(y.sum(-2, keepdim=True) for y, _ in sources)
+    q_sum = _sum(x.sum(-2, keepdim=True) for x, _ in sinks)
+    emitted = absorbed = None
+    if allocation:
+        emitted = _sum(_inverse(y @ q_sum.mT).mT @ y for y, _ in sources)
+    if competition:
+        absorbed = _sum(_inverse(x @ k_sum.mT).mT @ x for x, _ in sinks)
+    summary = every = None
+    for (y, true), value in zip(sources, v.split(size, -2), strict=True):
+        value = value.to(y)
+        if absorbed is None:
+            product = y.mT @ value
+            summary = product if summary is None else summary + product
+            continue
+        flow = _competing(y @ absorbed.mT, clamp, true)
+        here = flow.logsumexp(-2, keepdim=True)
+        product = y.mT @ (value * (flow - here).exp())
+        if summary is None:
+            summary, every = product, here
+            continue
+        both = torch.logaddexp(every, here)  # the softmax over the sources so far
+        summary = summary * (every - both).exp() + product * (here - both).exp()
+        every = both
+    if competition:
+        summary = summary * true_sources
+    for x, _ in sinks:
+        share = _inverse(x @ k_sum.mT)
+        if emitted is not None:
+            share = share * (x @ emitted.mT * (true_sinks / true_sources)).sigmoid()
+        yield x @ summary * share
 
-        # Causal sums grow with the number of sources so far, so they become means.
-        count = total("sources", sources)[..., 0].clamp(min=1)
-        mean = count if causal else torch.ones_like(count)
-        ratio = 1.0 if causal else total("sinks", sinks)[..., 0].clamp(min=1) / count
-        self.incoming = (self.q * total("k", self.k)).sum(-1).clamp(min=least)
-        outgoing = (self.k * total("q", self.q)).sum(-1).clamp(min=least)
-        self.allocation, self.competition = torch.ones_like(self.incoming), sources[..., 0]
-        if allocation:
-            emitted = total("emitted", self.k * mean[..., None] / outgoing[..., None])
-            self.conserved_sinks = (self.q * emitted).sum(-1) / mean
-            self.allocation = (self.conserved_sinks * ratio).sigmoid()
+
+def _causal(
+    q: Tensor, k: Tensor, v: Tensor, masks: Masks, phi: Kernel, clamp: float | None,
+    competition: bool, allocation: bool,
+) -> Iterator[Tensor]:  # fmt: skip
+    """Blocks of the output, in one pass.
+
+    Within a chunk every sum over the tokens so far is a triangle of one small matrix of flows; what
+    came before the chunk is one vector or one state.
+    """
+    size = _block_size(q)
+    sinks, sources = _features(q, phi, masks[0], size), _features(k, phi, masks[1], size)
+    past: dict[str, Tensor] = {}
+    for (x, _), (y, true), value in zip(sinks, sources, v.split(size, -2), strict=True):
+        tokens = x.shape[-2]
+        true = y.new_ones(1, 1, tokens, 1) if true is None else true
+        x, y, value, true = (_chunks(each) for each in (x, y, value.to(y), true))
+        flows = x @ y.mT
+        sofar, later = flows.tril(), flows.mT.tril()  # rows of sinks; of sources
+        # Sums grow with the number of sources so far, so they become means.
+        count = _carried(past, "sources", true.flatten(-3, -2).cumsum(-2), torch.add)
+        count = count.unflatten(-2, true.shape[-3:-1]).clamp(min=1)
+        incoming = sofar.sum(-1, keepdim=True)
+        incoming = incoming + x @ _before(past, "k", y.sum(-2, keepdim=True)).mT
+        share = _inverse(incoming)
         if competition:
-            absorbed = total("absorbed", self.q * mean[..., None] / self.incoming[..., None])
-            self.conserved_sources = flow = (self.k * absorbed).sum(-1) / mean
-            flow = flow if clamp is None else flow.clamp(-clamp, clamp)
-            flow = flow.masked_fill(sources[..., 0] == 0, -1e9)
-            if causal:
-                every = _carried(past, "every", flow.logcumsumexp(-1), torch.logaddexp, -1)
-            else:
-                every = flow.logsumexp(-1, keepdim=True)
-            self.competition = (flow - every).exp() * count
+            given = count * share
+            flow = later @ given + y @ _before(past, "absorbed", given.mT @ x).mT
+            flow = _competing(flow / count, clamp, true).flatten(-3, -2)
+            every = _carried(past, "every", flow.logcumsumexp(-2), torch.logaddexp)
+            value = value * ((flow - every).exp().unflatten(-2, value.shape[-3:-1]) * count)
+        if allocation:
+            outgoing = later.sum(-1, keepdim=True)
+            outgoing = outgoing + y @ _before(past, "q", x.sum(-2, keepdim=True)).mT
+            taken = count * _inverse(outgoing)
+            flow = sofar @ taken + x @ _before(past, "emitted", taken.mT @ y).mT
+            share = share * (flow / count).sigmoid()
+        product = sofar @ value + x @ _before(past, "product", y.mT @ value)
+        yield (product * share).flatten(-3, -2)[..., :tokens, :]
 
-    def sides(self, v: Tensor) -> tuple[Tensor, Tensor]:
-        """What multiplies the sources' sum for each sink, and what each source gives."""
-        given = v.to(self.k) * self.competition[..., None]
-        return self.q / self.incoming[..., None], given
+
+def _block_size(q: Tensor) -> int:
+    """Tokens of a block: some chunks."""
+    token = max(q.numel() // max(q.shape[-2], 1), 1)
+    return max(_BLOCK // token // _CHUNK, 1) * _CHUNK
+
+
+def _features(
+    x: Tensor, phi: Kernel, mask: Tensor | None, size: int
+) -> list[tuple[Tensor, Tensor | None]]:
+    """φ of each block, 0 where masked, and its mask as numbers, (batch, 1, tokens, 1)."""
+    trues: Iterable[Tensor | None] = itertools.repeat(None)
+    if mask is not None:
+        trues = mask[:, None, :, None].to(_wide(x)).split(size, -2)
+    features = [phi(_wide(block)) + _EPS for block in x.split(size, -2)]
+    pairs = zip(features, trues, strict=False)
+    return [(each if true is None else each * true, true) for each, true in pairs]
+
+
+def _joined(blocks: Iterator[Tensor], q: Tensor, v: Tensor) -> Tensor:
+    if torch.is_grad_enabled():
+        return torch.cat([block.to(v) for block in blocks], -2)
+    whole, start = v.new_empty(*q.shape[:-1], v.shape[-1]), 0
+    for block in blocks:
+        whole[..., start : start + block.shape[-2], :] = block
+        start += block.shape[-2]
+    return whole
+
+
+def _sum(parts: Iterable[Tensor]) -> Tensor:
+    return functools.reduce(torch.add, parts)
+
+
+def _inverse(x: Tensor) -> Tensor:
+    """1 / x, and 1 where x is 0 because all is masked: what it multiplies is 0 too."""
+    return 1 / x.masked_fill(x == 0, 1)
+
+
+def _competing(flow: Tensor, clamp: float | None, true: Tensor | None) -> Tensor:
+    flow = flow if clamp is None else flow.clamp(-clamp, clamp)
+    return flow if true is None else flow.masked_fill(true == 0, -1e9)
+
+
+def _chunks(x: Tensor) -> Tensor:
+    """(…, tokens, features) as (…, chunks, chunk, features); the last is filled up with zeros."""
+    chunk = min(_CHUNK, x.shape[-2])
+    return nn.functional.pad(x, (0, 0, 0, -x.shape[-2] % chunk)).unflatten(-2, (-1, chunk))
+
+
+def _before(past: dict[str, Tensor], name: str, sums: Tensor) -> Tensor:
+    """Sums of all chunks before each chunk, from those of the chunks of a block."""
+    upto = sums.cumsum(-3)
+    earlier = upto - sums
+    if name in past:
+        earlier, upto = earlier + past[name], upto[..., -1:, :, :] + past[name]
+    past[name] = upto[..., -1:, :, :]
+    return earlier
 
 
 def _carried(
-    past: dict[str, Tensor], name: str, sums: Tensor, add: Callable[..., Tensor], dim: int
+    past: dict[str, Tensor], name: str, sums: Tensor, add: Callable[..., Tensor]
 ) -> Tensor:
     """Running sums of a block with those of the blocks before it, which they then replace."""
     if name in past:
         sums = add(sums, past[name])
-    past[name] = sums.narrow(dim, -1, 1)
+    past[name] = sums.narrow(-2, -1, 1)
     return sums
-
-
-def _chunked_causal(q: Tensor, k: Tensor, v: Tensor, past: dict[str, Tensor]) -> Tensor:
-    """Σ_{j ≤ i} (q_i·k_j) v_j: within chunks by a small matrix, before them by one state each."""
-    tokens = q.shape[-2]
-    chunk = min(_CHUNK, tokens)
-    q, k, v = (
-        nn.functional.pad(x, (0, 0, 0, -tokens % chunk)).unflatten(-2, (-1, chunk))
-        for x in (q, k, v)
-    )
-    states = k.transpose(-1, -2) @ v
-    sums = states.cumsum(-3)
-    earlier = sums - states
-    if "product" in past:
-        earlier = earlier + past["product"]
-        sums = sums[..., -1:, :, :] + past["product"]
-    past["product"] = sums[..., -1:, :, :]
-    product = (q @ k.transpose(-1, -2)).tril() @ v + q @ earlier
-    return product.flatten(-3, -2)[..., :tokens, :]
 
 
 def _check_causal(q: Tensor, k: Tensor) -> None:
@@ -354,14 +424,6 @@ def _feature_map(kernel: str | Kernel) -> Kernel:
 
 def _wide(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
-
-
-def _masked(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """x with zeros where masked, and the mask as numbers, (batch or 1, 1, tokens, 1)."""
-    if mask is None:
-        return x, x.new_ones(1, 1, x.shape[-2], 1)
-    true = mask[:, None, :, None].to(x)
-    return x * true, true
 
 
 def _real(padding: Tensor | None) -> Tensor | None:
