@@ -14,6 +14,7 @@ on its place in a file or on options. Images and feature vectors that fit into m
 
 from generality.benchmarks.augmentation_bank import AugmentationBank, table_bank, text_bank
 from generality.benchmarks.benchmark import BENCHMARKS, Benchmark, Shift, load_benchmark
+from generality.benchmarks.captioned_images import captioned_images
 from generality.benchmarks.cluster_tasks import (
     ClusterTasks,
     Episode,
@@ -25,8 +26,10 @@ from generality.benchmarks.colored_digits import colored_digits, inverse_colored
 from generality.benchmarks.corruptions import CORRUPTIONS, corrupt_inputs
 from generality.benchmarks.crop_and_flip import crop_and_flip
 from generality.benchmarks.dedup_split import LeakageGap, dedup_split, leakage_gap
+from generality.benchmarks.digit_dominoes import digit_dominoes
 from generality.benchmarks.digits import digit_domains, digits, over_photographs
 from generality.benchmarks.domain_checks import DomainFinding, DomainReport, check_domains
+from generality.benchmarks.few_shot_task import FewShotTask, domain_task
 from generality.benchmarks.hospital_notes import hospital_notes
 from generality.benchmarks.hub_classes import hub_classes
 from generality.benchmarks.image_bank import image_bank
@@ -44,6 +47,7 @@ from generality.benchmarks.llvm_ir import (
     structural_hash,
 )
 from generality.benchmarks.multi_domain import MultiDomain
+from generality.benchmarks.news_and_conditions import news_and_conditions
 from generality.benchmarks.paired_blocks import PairedBlocks, paired_blocks
 from generality.benchmarks.planted_word import plant_word
 from generality.benchmarks.rotated_digits import rotated_digits
@@ -66,7 +70,7 @@ from generality.benchmarks.spurious_mixture import SpuriousMixture, spur_above, 
 from generality.benchmarks.table import encode_labels, read_probabilities, read_rows, read_table
 from generality.benchmarks.transfer_task import TransferTask, load_transfer_task
 from generality.benchmarks.two_digits import two_digits
-from generality.benchmarks.waterbirds_cc import waterbirds_cc
+from generality.benchmarks.waterbirds_cc import waterbirds_cc, waterbirds_parts
 
 __all__ = [
     "BENCHMARKS",
@@ -77,6 +81,7 @@ __all__ = [
     "DomainFinding",
     "DomainReport",
     "Episode",
+    "FewShotTask",
     "IRModule",
     "IRRecord",
     "LeakageGap",
@@ -92,6 +97,7 @@ __all__ = [
     "SpuriousMixture",
     "TransferTask",
     "balance",
+    "captioned_images",
     "check_domains",
     "cluster_names",
     "cluster_tasks",
@@ -102,7 +108,9 @@ __all__ = [
     "crop_and_flip",
     "dedup_split",
     "digit_domains",
+    "digit_dominoes",
     "digits",
+    "domain_task",
     "encode_labels",
     "folder_or_digits",
     "halves",
@@ -125,6 +133,7 @@ __all__ = [
     "load_transfer_task",
     "lookup",
     "module_hash",
+    "news_and_conditions",
     "normalised",
     "normalize_ir",
     "over_photographs",
@@ -149,4 +158,5 @@ __all__ = [
     "text_bank",
     "two_digits",
     "waterbirds_cc",
+    "waterbirds_parts",
 ]

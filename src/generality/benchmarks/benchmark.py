@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict, concatenate_datasets
 
 from generality.errors import unknown
 
@@ -65,6 +65,11 @@ class Benchmark:
     source: str
     licence: str
     notes: str = ""
+
+    def all_rows(self) -> Dataset:
+        """The rows of all splits, those of "train" first, for a study that splits them anew."""
+        rest = [name for name in self.splits if name != "train"]
+        return concatenate_datasets([self.splits[name] for name in ("train", *rest)])
 
 
 def load_benchmark(name: str, /, **options: Any) -> Benchmark:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 from datasets import ClassLabel, Dataset, Features, Image, Value
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 
 from generality.benchmarks.table import read_rows
 from generality.errors import UserError, import_extra, unknown
@@ -199,8 +199,12 @@ def list_images(source: str | Path) -> Dataset:
     return Dataset.from_dict({"path": found})
 
 
-def load_images(paths: Iterable[str | Path], size: int) -> Float[np.ndarray, "n 3 size size"]:
+def load_images(
+    paths: Iterable[str | Path], size: int, *, as_bytes: bool = False
+) -> Float[np.ndarray, "n 3 size size"] | UInt8[np.ndarray, "n 3 size size"]:
     """Pixels of image files: RGB, resized to size × size (bilinear), float32 in [0, 1].
+
+    `as_bytes`: 0 to 255 instead, in a quarter of the memory.
 
     Raises:
         UserError: an image that cannot be read, by its name; Pillow is missing.
@@ -214,14 +218,15 @@ def load_images(paths: Iterable[str | Path], size: int) -> Float[np.ndarray, "n 
     """
     picture = import_extra("PIL.Image", "vision")
     found = list(paths)
-    pixels = np.empty((len(found), 3, size, size), dtype=np.float32)
+    pixels = np.empty((len(found), 3, size, size), dtype=np.uint8 if as_bytes else np.float32)
     for place, path in enumerate(found):
         try:
             with picture.open(path) as opened:
                 scaled = _scaled(opened, size)
         except (OSError, SyntaxError, ValueError) as error:
             raise UserError(f"The image {path} cannot be read: {error}.") from error
-        pixels[place] = np.asarray(scaled, dtype=np.float32).transpose(2, 0, 1) / 255
+        shown = np.asarray(scaled).transpose(2, 0, 1)
+        pixels[place] = shown if as_bytes else shown.astype(np.float32) / 255
     return pixels
 
 

@@ -120,6 +120,16 @@ class SpuriousMixture:
         """Training examples in which they are independent: what a ceiling is trained on."""
         return self._draw("training", n, 1 / self.classes, seed)
 
+    def parts(
+        self, labelled: int, unlabelled: int, test: int, *, seed: int = 0
+    ) -> list[tuple[NDArray, NDArray]]:
+        """(inputs, labels) to train on, without labels, to test on, and with cues apart."""
+        samples = (
+            self.training(labelled, seed=seed), self.unlabelled(unlabelled, seed=seed),
+            self.test(test, seed=seed), self.decoupled(labelled, seed=seed),
+        )  # fmt: skip
+        return [(sample.inputs, sample.labels) for sample in samples]
+
     def _draw(self, part: str, n: int, agreement: float, seed: int) -> CueSample:
         rng = np.random.default_rng((seed, _PARTS[part]))
         labels = rng.permutation(np.arange(n) % self.classes)

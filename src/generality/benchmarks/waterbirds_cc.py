@@ -7,7 +7,9 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Int, UInt8
 
+from generality.benchmarks.image_folders import load_images
 from generality.errors import UserError
 
 _SPLITS = {"training": 0, "unlabelled": 1, "test": 2}  # the second is the validation set
@@ -69,3 +71,26 @@ def waterbirds_cc(
             "spurious": rows["place"].to_numpy(),
         }
     )
+
+
+def waterbirds_parts(
+    folder: str | Path, *, ratio: float, seed: int = 0, size: int = 224
+) -> list[tuple[UInt8[np.ndarray, "n 3 size size"], Int[np.ndarray, " n"]]]:
+    """(inputs, labels) to train on, without labels, to test on, and with cues apart.
+
+    As `SpuriousMixture.parts`; images in bytes. The cues are apart in half of the unlabelled data.
+
+    >>> training, others, test, apart = waterbirds_parts("waterbirds_v1.0", ratio=0.0)
+    Traceback (most recent call last):
+    generality.errors.UserError: There is no waterbirds_v1.0/metadata.csv: name the folder of ...
+    """
+    tables = (
+        waterbirds_cc(folder, "training"),
+        waterbirds_cc(folder, "unlabelled", ratio=ratio, seed=seed),
+        waterbirds_cc(folder, "test"),
+        waterbirds_cc(folder, "unlabelled", ratio=0.5, seed=seed),
+    )
+    return [
+        (load_images(each["path"], size, as_bytes=True), each["label"].to_numpy())
+        for each in tables
+    ]

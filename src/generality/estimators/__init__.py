@@ -13,7 +13,8 @@ from generality.estimators.architecture_search import (
     search_architecture,
     search_ranking_gap,
 )
-from generality.estimators.disambiguate import Disambiguation, disambiguate
+from generality.estimators.disambiguate import Disambiguation, disambiguate, picked_accuracy
+from generality.estimators.diverse_beliefs import diverse_beliefs, labelling_agreement
 from generality.estimators.drm import (
     DiscriminatorSelector,
     DomainHeads,
@@ -46,6 +47,13 @@ from generality.estimators.invariant_projections import invariant_projections
 from generality.estimators.linear_head import as_head
 from generality.estimators.meta_train import MetaHistory, MetaTask, adapt, meta_train
 from generality.estimators.probe_ladder import ProbeLadder
+from generality.estimators.prompt_learner import (
+    MetaPlan,
+    PromptSpace,
+    learn_prompt,
+    name_scores,
+    tune_prompt,
+)
 from generality.estimators.pseudo_label import PseudoLabel
 from generality.estimators.rich_features import (
     DiscoveryRound,
@@ -109,10 +117,12 @@ __all__ = [
     "Hypotheses",
     "Local",
     "MetaHistory",
+    "MetaPlan",
     "MetaTask",
     "NearestAugment",
     "OnlineScore",
     "ProbeLadder",
+    "PromptSpace",
     "PrototypeSelector",
     "PseudoLabel",
     "PseudoLabelRefit",
@@ -139,6 +149,7 @@ __all__ = [
     "disambiguate",
     "discover",
     "distill_multi_head",
+    "diverse_beliefs",
     "evaluate_online",
     "evolution_search",
     "fedavg",
@@ -150,10 +161,14 @@ __all__ = [
     "fit_remedy",
     "hand_over",
     "invariant_projections",
+    "labelling_agreement",
+    "learn_prompt",
     "mean_head",
     "merge_experts",
     "meta_train",
+    "name_scores",
     "one_shot_accuracy",
+    "picked_accuracy",
     "predict_then_interpolate",
     "score_threshold",
     "search_architecture",
@@ -164,6 +179,7 @@ __all__ = [
     "train_skill_experts",
     "train_steps",
     "train_supernet",
+    "tune_prompt",
     "ways_to_tune",
     "with_adapter",
 ]

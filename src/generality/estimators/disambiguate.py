@@ -10,6 +10,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
 
+from generality.measures import accuracy
+
 Strategy = Literal["active", "random", "oracle"]
 
 
@@ -92,3 +94,31 @@ def disagreement(
         return np.zeros(probabilities.shape[1])
     distance: NDArray = np.abs(probabilities[i] - probabilities[j]).sum(-1).mean(0)
     return distance
+
+
+def picked_accuracy(
+    pick: Strategy | Literal["ensemble"],
+    asked: Float[NDArray, "hypotheses n classes"],
+    asked_labels: Int[NDArray, " n"],
+    test: Float[NDArray, "hypotheses m classes"],
+    labels: Int[NDArray, " m"],
+    *,
+    budget: int = 16,
+    seed: int = 0,
+) -> float:
+    """Test accuracy, in [0, 1], of the hypothesis that a strategy picks, or of all averaged.
+
+    "oracle" picks the best on the test data themselves, "ensemble" averages the hypotheses; the
+    others `disambiguate` by `budget` labels of the examples `asked`.
+
+    >>> said = np.array([[[0.9, 0.1], [0.8, 0.2]], [[0.6, 0.4], [0.1, 0.9]]])
+    >>> truth = np.array([0, 1])
+    >>> [picked_accuracy(pick, said, truth, said, truth) for pick in ("oracle", "active")]
+    [1.0, 1.0]
+    """
+    if pick == "ensemble":
+        return accuracy(test.mean(0), labels)
+    if pick == "oracle":
+        return max(accuracy(each, labels) for each in test)
+    answer = disambiguate(asked, asked_labels, strategy=pick, budget=budget, seed=seed)
+    return accuracy(test[answer.chosen], labels)

@@ -22,6 +22,7 @@ from generality.measures.calibration_report import (
     temperature_scaled,
 )
 from generality.measures.capability_ledger import CapabilityLedger, Selected, select_checkpoint
+from generality.measures.chosen_elsewhere import chosen_elsewhere
 from generality.measures.corpus_audit import (
     CorpusAudit,
     audit_corpus,
@@ -203,6 +204,7 @@ __all__ = [
     "calibration_report",
     "category_report",
     "choice_logprobs",
+    "chosen_elsewhere",
     "conflict_tax",
     "containment",
     "deception_score",

@@ -92,3 +92,17 @@ class TwoTowers(nn.Module):
         starts = range(0, len(texts), batch_size)
         parts = [self.texts(texts[s : s + batch_size]).float().cpu().numpy() for s in starts]
         return np.concatenate(parts)
+
+
+def encode_either(
+    name: str, identity: str, device: str, items: Float[np.ndarray, "n 3 side side"] | list[str]
+) -> Float[np.ndarray, "n dim"]:
+    """Images or texts in the space of a named model, as a function of plain values to be kept.
+
+    `identity` (`model_identity`) names the weights where the result is kept under its arguments.
+
+    >>> encode_either(name, model_identity(name), "cpu", ["a dog"]).shape  # doctest: +SKIP
+    (1, 512)
+    """
+    towers = TwoTowers(name, device=device)
+    return towers.encode_texts(items) if isinstance(items, list) else towers.encode_images(items)

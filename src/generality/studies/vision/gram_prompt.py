@@ -26,32 +26,27 @@ task and the pairs are what is learnt from, by both views, as in the paper; its 
 from __future__ import annotations
 
 import functools
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 
 from generality.benchmarks import (
-    Episode,
-    cluster_tasks,
+    FewShotTask,
+    captioned_images,
+    domain_task,
     image_domains,
-    load_benchmark,
-    load_images,
-    read_rows,
-    stratified,
+    news_and_conditions,
 )
 from generality.claims import Claim, Row, greater, interacts, less
-from generality.errors import UserError, unknown
-from generality.estimators import MetaTask, adapt, meta_train
+from generality.errors import UserError
+from generality.estimators import MetaPlan, PromptSpace, learn_prompt, name_scores, tune_prompt
 from generality.lab import Lab
 from generality.measures import accuracy, base_to_new
 from generality.models.identity import model_identity
+from generality.models.two_towers import encode_either
 from generality.models.vision_backbone import image_side
-from generality.modules import GradientRegulator, SoftPrompt
 from generality.studies.study import Paper
 
 PAPER = Paper(
@@ -59,7 +54,6 @@ PAPER = Paper(
     arxiv="2303.06571", year=2023,
 )  # fmt: skip
 
-SECTIONS = ("business", "entertainment", "politics", "sports", "tech")  # labels of bbc, in order
 METHODS = ("random", "words", "meta", "meta+regulator", "regulator")
 
 
@@ -69,9 +63,7 @@ class Config:
 
     seeds: int = 5
     encoder: str = "minilm-l6"  # or any BERT-like encoder, or CLIP: hf:org/name, a folder
-    images: str | None = (
-        None  # folder of images by domain and class, of which each domain is a task
-    )
+    images: str | None = None  # folder by domain and class, of which each domain is a task
     layout: str | None = None  # of the folder, where it is a public set's
     captions: str | None = None  # table of unlabelled images (column image) and texts (text)
     methods: tuple[str, ...] = METHODS
@@ -145,66 +137,66 @@ CLAIMS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Task:
-    """Documents as features, their classes, and which classes are tuned on."""
-
-    items: np.ndarray
-    labels: np.ndarray
-    names: tuple[str, ...]
-    base: tuple[int, ...]  # columns that are tuned on; all of them where none is new
-
-
 def run(config: Config, lab: Lab) -> Iterator[Row]:
-    """Meta-training for every seed, then both tasks."""
+    """Meta-training for every seed, then every task."""
     lab.fetch(config.encoder)
-    if config.images is None:
-        tasks, unlabelled = load_tasks(config, lab)
-        features, second = lab.embed(config.encoder, unlabelled), None
-    else:
-        tasks, unlabelled, features, second = load_pairs(config, lab)
+    tasks, texts, features, second = load(config, lab)
     banned = [name for task in tasks.values() for name in task.names]
+    space = PromptSpace(
+        config.encoder, config.tokens, config.scale, config.rate, config.rank, lab.device
+    )
+    plan = MetaPlan(
+        config.levels, config.queries, config.outer_steps, config.tasks_per_step, config.outer_rate
+    )
     for seed in lab.seeds(config.seeds):
         learnt = {
             method: lab.step(
-                learn, config, method, features, unlabelled, banned, seed, lab.device, second
+                learn_prompt, space, None if method in ("random", "words") else plan, features,
+                texts, init=config.start_words if method == "words" else "random",
+                move_start=method != "regulator", regulate="regulator" in method,
+                leave_out=banned, second=second, seed=seed,
             )
             for method in config.methods
-        }
+        }  # fmt: skip
         for name, task in tasks.items():
             for shots in config.shots if name != "conditions" else config.shots[-1:]:
-                yield from task_rows(config, lab, name, task, shots, learnt, seed)
+                for row in task_rows(config, lab, space, task, shots, learnt, seed):
+                    yield Row(seed=seed, task=name, shots=shots, **row)
 
 
 def task_rows(
-    config: Config, lab: Lab, name: str, task: Task, shots: int, learnt: dict[str, Any], seed: int
-) -> Iterator[Row]:
+    config: Config, lab: Lab, space: PromptSpace, task: FewShotTask, shots: int,
+    learnt: dict[str, Any], seed: int,
+) -> Iterator[Row]:  # fmt: skip
     """Every method after each number of steps, beside the names alone."""
-    splits = [split(task, shots, seed, episode) for episode in range(config.episodes)]
-    many, held = split(task, 64, seed, 0)
-    top = lab.step(
-        tune, config, learnt["random"], task, many[None], (config.ceiling_steps,), lab.device
-    )
+
+    def tune(method: str, support: np.ndarray, steps: tuple[int, ...]) -> np.ndarray:
+        return lab.step(
+            tune_prompt, space, learnt[method], task.items, task.labels, task.names, task.base,
+            support, steps,
+        )  # fmt: skip
+
+    many, held = task.draw(64, seed)
+    top = tune("random", many[None], (config.ceiling_steps,))
     ceiling = measured(task, top[:, 0], [held])["score"]
-    plain = lab.step(zero_shot, config, task, lab.device)
-    support = np.stack([rows for rows, _ in splits])
-    scores = {
-        method: lab.step(tune, config, found, task, support, config.steps, lab.device)
-        for method, found in learnt.items()
-    }
+    draws = [task.draw(shots, seed, episode) for episode in range(config.episodes)]
+    support, tests = np.stack([rows for rows, _ in draws]), [rows for _, rows in draws]
+    scores = {method: tune(method, support, config.steps) for method in learnt}
+    plain = lab.step(name_scores, space, task.items, task.names)
     scores["zero-shot"] = np.broadcast_to(plain, scores["random"].shape)
-    tests = [rows for _, rows in splits]
     for place, steps in enumerate(config.steps):
         floor = measured(task, scores["random"][place], tests)["score"]
         for method, found in scores.items():
             yield Row(
-                method=method, seed=seed, task=name, shots=shots, steps=steps, floor=floor,
-                ceiling=ceiling, **measured(task, found[place], tests),
+                method=method, steps=steps, floor=floor, ceiling=ceiling,
+                **measured(task, found[place], tests),
                 least_cosine=learnt[method]["cosine"] if "regulator" in method else None,
             )  # fmt: skip
 
 
-def measured(task: Task, scores: np.ndarray, tests: list[np.ndarray]) -> dict[str, float | None]:
+def measured(
+    task: FewShotTask, scores: np.ndarray, tests: list[np.ndarray]
+) -> dict[str, float | None]:
     """Means over episodes: accuracy, or with new classes both accuracies and their mean."""
     pairs = [(found[rows], task.labels[rows]) for found, rows in zip(scores, tests, strict=True)]
     if len(task.base) == len(task.names):
@@ -214,223 +206,23 @@ def measured(task: Task, scores: np.ndarray, tests: list[np.ndarray]) -> dict[st
     return {to: float(np.mean([getattr(f, of) for f in found])) for to, of in fields.items()}
 
 
-def split(task: Task, shots: int, seed: int, episode: int) -> tuple[np.ndarray, np.ndarray]:
-    """Support rows of the classes tuned on, as many of each, and test rows of all classes.
-
-    A class is halved at random (at most 64 to learn from), the same way for every `shots`.
-    """
-    rng = np.random.default_rng([seed, episode])
-    support, test = [], []
-    for label in range(len(task.names)):
-        rows = rng.permutation(np.flatnonzero(task.labels == label))
-        pool = min(64, len(rows) // 2)
-        support += list(rows[: min(shots, pool)]) if label in task.base else []
-        test += list(rows[pool:])
-    return np.array(support), np.array(test)
-
-
-def load_tasks(config: Config, lab: Lab) -> tuple[dict[str, Task], list[str]]:
-    """The two labelled tasks, and the unlabelled texts, which hold nothing of their classes."""
-
-    def cut(texts: list[str], most: int) -> list[str]:
-        return [" ".join(text.split()[: config.words]) for text in texts[:most]]
-
-    news, reviews = columns("bbc"), columns("drug_reviews")
-    found = Counter(condition for condition in reviews["condition"] if condition)
-    conditions = sorted(found, key=lambda condition: (-found[condition], condition))[:10]
-    # the data cuts a final r: "Bipolar Disorde"
-    names = [c.replace("Disorde", "Disorder").replace(", Type 2", "") for c in conditions]
-    sources = {
-        "news": (news["text"], news["label"], range(5), SECTIONS, range(5)),
-        "conditions": (reviews["text"], reviews["condition"], conditions, names, range(0, 10, 2)),
-    }
-    tasks = {}
-    for task, (texts, labels, values, called, base) in sources.items():
-        kept: list[str] = []
-        classes: list[int] = []
-        for column, value in enumerate(values):
-            own = [text for text, label in zip(texts, labels, strict=True) if label == value]
-            kept += cut(own, config.per_class)
-            classes += [column] * min(len(own), config.per_class)
-        items = np.array(lab.embed(config.encoder, kept))
-        tasks[task] = Task(items, np.array(classes), tuple(called), tuple(base))
-    pairs = zip(reviews["text"], reviews["condition"], strict=True)
-    unlabelled = cut([text for text, of in pairs if of and of not in conditions], config.unlabelled)
-    for domain in ("tweets", "nyt"):
-        unlabelled += cut(columns("sentiment", domain=domain)["text"], config.unlabelled)
-    return tasks, unlabelled
-
-
-def load_pairs(
+def load(
     config: Config, lab: Lab
-) -> tuple[dict[str, Task], list[str], np.ndarray, np.ndarray]:
-    """A task of every domain of the folder; texts of the unlabelled pairs, and both features."""
-    side = image_side(config.encoder)
-    see = functools.partial(lab.step, seen, config.encoder, model_identity(config.encoder))
-    data = image_domains(str(config.images), layout=config.layout, size=side)
-    classes = tuple(name.replace("_", " ") for name in data.label_names)
+) -> tuple[dict[str, FewShotTask], list[str], np.ndarray, np.ndarray | None]:
+    """Embedded tasks; the unlabelled texts, their features, and those of the images beside them."""
+    if config.images is None:
+        tasks, texts = news_and_conditions(
+            words=config.words, per_class=config.per_class, unlabelled=config.unlabelled
+        )
+        embed = functools.partial(lab.embed, config.encoder)
+        tasks = {name: replace(t, items=np.array(embed(t.items))) for name, t in tasks.items()}
+        return tasks, texts, embed(texts), None
+    name, side = config.encoder, image_side(config.encoder)
+    see = functools.partial(lab.step, encode_either, name, model_identity(name), lab.device)
+    data = image_domains(config.images, layout=config.layout, size=side)
     tasks = {}
     for domain in data.domain_names:
-        rows = data.rows(domain)
-        most = min(len(rows), config.per_class * len(classes))
-        rows = rows[stratified(data.labels[rows], most, 0)]
-        items = see(lab.device, np.asarray(data.inputs)[rows])
-        base = tuple(range(0, len(classes), 2))
-        tasks[domain] = Task(items, data.labels[rows], classes, base)
-    pairs = read_rows(str(config.captions))
-    for column in ("image", "text"):
-        if column not in pairs.column_names:
-            raise unknown("column", column, pairs.column_names)
-    texts = [str(text) for text in pairs["text"][: config.unlabelled]]
-    folder = Path(str(config.captions)).expanduser().parent
-    pixels = load_images([folder / path for path in pairs["image"][: len(texts)]], side)
-    return tasks, texts, see(lab.device, pixels), see(lab.device, texts)
-
-
-def seen(model: str, identity: str, device: str, items: Any) -> np.ndarray:
-    """Images or texts in the space of a model that takes both."""
-    from generality.models import TwoTowers
-
-    towers = TwoTowers(model, device=device)
-    return towers.encode_texts(items) if isinstance(items, list) else towers.encode_images(items)
-
-
-def columns(name: str, **options: Any) -> dict[str, list[Any]]:
-    """All rows of a benchmark, whichever split they are in."""
-    splits = load_benchmark(name, **options).splits
-    both = splits["train"].to_dict(), splits["test"].to_dict()
-    return {column: both[0][column] + both[1][column] for column in both[0]}
-
-
-@functools.lru_cache(maxsize=2)
-def encoder(name: str, device: str) -> tuple[Any, Any]:
-    """Model and tokenizer."""
-    from generality.models import load_model, load_tokenizer
-
-    return load_model(name, device=device), load_tokenizer(name)
-
-
-def prompted(config: Config, device: str, *, init: str = "random") -> SoftPrompt:
-    """The encoder behind a prompt."""
-    model, tokenizer = encoder(config.encoder, device)
-    return SoftPrompt(model, config.tokens, init=init, tokenizer=tokenizer)
-
-
-def token_ids(config: Config, device: str, names: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids and mask of class names, padded on the right."""
-    tokenizer = encoder(config.encoder, device)[1]
-    found = tokenizer(names, padding=True, padding_side="right", return_tensors="pt").to(device)
-    return found["input_ids"], found["attention_mask"]
-
-
-def learn(
-    config: Config, method: str, features: np.ndarray, texts: list[str], banned: list[str],
-    seed: int, device: str, second: np.ndarray | None = None,
-) -> dict[str, Any]:  # fmt: skip
-    """A method's start and regulator. Random starts are the same for all methods of a seed."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        init = config.start_words if method == "words" else "random"
-        prompt = prompted(config, device, init=init)
-        dim = prompt.tokens.shape[1]
-        regulator = None
-        if "regulator" in method:
-            regulator = GradientRegulator(dim, config.rank, gate_dim=features.shape[1]).to(device)
-    found: dict[str, Any] = {"cosine": None, "loss": None, "regulator": None}
-    if method in ("random", "words"):
-        return found | {"tokens": prompt.tokens.detach().cpu().numpy()}
-    clusters = cluster_tasks(
-        features, second, levels=config.levels, queries=config.queries, texts=texts,
-        leave_out=banned, seed=seed,
-    )  # fmt: skip
-    vectors = torch.tensor(np.array(features), device=device)
-
-    def sample(step: int) -> MetaTask:
-        rng = np.random.default_rng([seed, step])
-        return pseudo_task([clusters.sample(rng) for _ in range(config.tasks_per_step)])
-
-    def pseudo_task(episodes: list[Episode]) -> MetaTask:
-        count, ways = len(episodes), len(episodes[0].names)
-        ids, mask = token_ids(config, device, [n for each in episodes for n in each.names])
-        ids, mask = ids.unflatten(0, (count, ways)), mask.unflatten(0, (count, ways))
-        parts = [
-            vectors[torch.tensor(np.stack([getattr(each, part).ravel() for each in episodes]))]
-            for part in ("support", "query")
-        ]
-
-        def loss(items: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-            labels = torch.arange(ways, device=device).repeat_interleave(items.shape[1] // ways)
-            logits = prompt.logits(items, ids, mask, tokens, scale=config.scale)
-            return losses(logits, labels.expand(count, -1))
-
-        support, query = (functools.partial(loss, items) for items in parts)
-        return MetaTask(support, query, count, parts[0].mean(1))
-
-    prompt.tokens.requires_grad_(method != "regulator")
-    history = meta_train(
-        prompt.tokens, regulator, sample, inner_lr=config.rate, outer_steps=config.outer_steps,
-        outer_lr=config.outer_rate,
-    )  # fmt: skip
-    weights = None
-    if regulator is not None:
-        weights = {name: each.cpu().numpy() for name, each in regulator.state_dict().items()}
-    return {
-        "tokens": prompt.tokens.detach().cpu().numpy(), "regulator": weights,
-        "cosine": min(history.cosines), "loss": history.losses,
-    }  # fmt: skip
-
-
-def losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy of each task."""
-    chosen = logits.log_softmax(-1).gather(-1, labels[..., None])
-    return -chosen.mean((1, 2))
-
-
-def tune(
-    config: Config, learnt: dict[str, Any], task: Task, support: np.ndarray,
-    steps: tuple[int, ...], device: str,
-) -> np.ndarray:  # fmt: skip
-    """Scores of every document for every class after each of `steps`, episodes adapted at once."""
-    prompt = prompted(config, device)
-    items = torch.tensor(task.items, device=device)
-    regulator = None
-    if learnt["regulator"] is not None:
-        dim = prompt.tokens.shape[1]
-        regulator = GradientRegulator(dim, config.rank, gate_dim=items.shape[1]).to(device)
-        weights = {name: torch.tensor(each) for name, each in learnt["regulator"].items()}
-        regulator.load_state_dict(weights)
-    count = len(support)
-    ids, mask = token_ids(config, device, list(task.names))
-    base = torch.tensor(task.base, device=device)
-    seen = items[torch.tensor(support, device=device)]
-    place = {column: where for where, column in enumerate(task.base)}
-    labels = torch.tensor([[place[task.labels[row]] for row in rows] for rows in support])
-    own, own_mask = (each[base].expand(count, -1, -1) for each in (ids, mask))
-
-    def loss(tokens: torch.Tensor) -> torch.Tensor:
-        logits = prompt.logits(seen, own, own_mask, tokens, scale=config.scale)
-        return losses(logits, labels.to(device))
-
-    start = torch.tensor(learnt["tokens"], device=device).expand(count, -1, -1)
-    every, every_mask = (each.expand(count, -1, -1) for each in (ids, mask))
-    found = []
-    with torch.no_grad():
-        path = adapt(
-            loss, start, regulator, steps=max(steps), learning_rate=config.rate,
-            context=seen.mean(1),
-        )  # fmt: skip
-        for step, (tokens, _) in enumerate(path, 1):
-            if step in steps:
-                found.append(prompt.logits(items.expand(count, -1, -1), every, every_mask, tokens))
-    return torch.stack(found).cpu().numpy()
-
-
-def zero_shot(config: Config, task: Task, device: str) -> np.ndarray:
-    """Cosine of every document with the names alone, as the encoder embeds any text."""
-    prompt = prompted(config, device)
-    with torch.no_grad():
-        none = prompt.tokens[:0]
-        return prompt.logits(
-            torch.tensor(task.items, device=device),
-            *token_ids(config, device, list(task.names)), none,
-        ).cpu().numpy()  # fmt: skip
+        task = domain_task(data, domain, per_class=config.per_class)
+        tasks[domain] = replace(task, items=see(task.items))
+    pixels, texts = captioned_images(str(config.captions), size=side, most=config.unlabelled)
+    return tasks, texts, see(pixels), see(texts)

@@ -1,0 +1,23 @@
+"""Dominoes of two digits: a handwritten one, the shortcut, above a printed one, the label."""
+
+from __future__ import annotations
+
+from generality.benchmarks.spurious_mixture import SpuriousMixture, spur_above
+from generality.benchmarks.two_digits import two_digits
+
+
+def digit_dominoes(ratio: float = 1.0, *, count: int | None = None) -> SpuriousMixture:
+    """A handwritten 0 or 1 over a printed 4 or 9, 28×14 pixels; the label is the printed one's.
+
+    Args:
+        ratio: share of the unlabelled data in which both show the same class, in [0, 1].
+        count: printed digits of all ten kinds to choose from, of which a fifth is a 4 or a 9; None
+            for all.
+
+    Source: MNIST-CIFAR of Shah et al. 2020 (arXiv 2006.07710), with an easier harder block.
+
+    >>> digit_dominoes(count=100).training(4).inputs.shape  # doctest: +SKIP
+    (4, 1, 28, 14)
+    """
+    printed = two_digits("fonts", 4, 9, count=count)
+    return SpuriousMixture(printed, two_digits("mnist", 0, 1), ratio, spur_above)
