@@ -19,28 +19,19 @@ unlabelled examples are cut from their own half of the sources, not from a valid
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from generality.benchmarks import (
-    SpuriousMixture,
-    spur_above,
-    spurious_2d,
-    two_digits,
-    waterbirds_cc,
-)
+from generality.benchmarks import digit_dominoes, spurious_2d, waterbirds_parts
 from generality.claims import Claim, Row, equivalent, greater, less, monotone
-from generality.errors import UserError, import_extra, unknown
-from generality.estimators import disambiguate, fit_dbat, fit_divdis
+from generality.errors import UserError, unknown
+from generality.estimators import diverse_beliefs, labelling_agreement, picked_accuracy
 from generality.lab import Lab
-from generality.lab.threads import available_cores, threads
-from generality.measures import accuracy, agreement_score
+from generality.measures import accuracy, chosen_elsewhere
 from generality.objectives import DBATLoss, DivDisLoss
 from generality.studies.study import Paper
 
@@ -191,13 +182,10 @@ def run(config: Config, lab: Lab) -> Iterator[Row]:
     """Rows of every data set, network, method, mixture, K, pick and seed; then agreement scores."""
     for data in config.data:
         networks = ("mlp",) if data == "2d" else config.networks
-        rows = [
-            row
-            for network in networks
-            for row in network_rows(config, lab, data, network)
-        ]  # fmt: skip
+        rows = [row for network in networks for row in network_rows(config, lab, data, network)]
         yield from rows
-        yield from chosen_networks(rows)
+        best = [row for row in rows if row["pick"] == "oracle" and row["method"] != "seeds"]
+        yield from chosen_elsewhere(best, within=("method", "hypotheses"))
     if config.agreement_seeds and "dominoes" in config.data:
         yield from agreement_rows(config, lab)
 
@@ -208,6 +196,12 @@ def network_rows(config: Config, lab: Lab, data: str, network: str) -> Iterator[
     counts = sorted(config.image_hypotheses if image else config.hypotheses, reverse=True)
     ratios = config.image_ratios if image else config.ratios
     cells = list(itertools.product(ratios, lab.seeds(config.seeds)))
+    losses = {
+        "dbat": DBATLoss(config.alpha), "dbat-strong": DBATLoss(config.strong_alpha),
+        "seeds": DBATLoss(0.0),
+        "divdis": DivDisLoss(config.image_repulsion, config.image_repulsion)
+        if image else DivDisLoss(config.repulsion, 0.0),
+    }  # fmt: skip
     # Batch statistics cannot be kept per replica: hub models train one at a time.
     for group in [[cell] for cell in cells] if data == "waterbirds" else [cells]:
         drawn = [draw(config, data, ratio, seed) for ratio, seed in group]
@@ -215,16 +209,15 @@ def network_rows(config: Config, lab: Lab, data: str, network: str) -> Iterator[
             tuple(np.stack(arrays) for arrays in zip(*part, strict=True))
             for part in zip(*drawn, strict=True)
         )
-        seeds = [seed for _, seed in group]
 
         def fit(
             method: str, count: int, labelled: Any = training, asked: Any = asked,
-            test: Any = test, seeds: Any = seeds,
+            test: Any = test, seeds: Any = tuple(seed for _, seed in group),
         ) -> Any:  # fmt: skip
             """Beliefs of every replica's hypotheses about the unlabelled and the test data."""
             return lab.step(
-                train, method, network, count, *labelled, asked[0], test[0], seeds,
-                training_options(config, image),
+                diverse_beliefs, losses[method], network, count, *labelled, asked[0], test[0],
+                seeds=seeds, **training_options(config, image),
             )  # fmt: skip
 
         floors, ceilings = fit("seeds", counts[0])[1], fit("seeds", 1, decoupled)[1]
@@ -235,10 +228,13 @@ def network_rows(config: Config, lab: Lab, data: str, network: str) -> Iterator[
                 on_asked, on_test = (part[i, :count] for part in said)
                 truth = test[1][i]
                 for pick in PICKS:
+                    score = picked_accuracy(
+                        pick, on_asked, asked[1][i], on_test, truth, budget=config.budget,
+                        seed=seed,
+                    )  # fmt: skip
                     yield Row(
                         method=method, seed=seed, data=data, network=network, ratio=ratio,
-                        hypotheses=count, pick=pick,
-                        score=picked(pick, on_asked, on_test, asked[1][i], truth, config, seed),
+                        hypotheses=count, pick=pick, score=score,
                         floor=accuracy(floors[i, 0], truth),
                         ceiling=accuracy(ceilings[i, 0], truth),
                     )  # fmt: skip
@@ -247,38 +243,13 @@ def network_rows(config: Config, lab: Lab, data: str, network: str) -> Iterator[
 def draw(config: Config, data: str, ratio: float, seed: int) -> list[tuple[Any, Any]]:
     """(inputs, labels) to train on, unlabelled, to test on, and with cues apart for the ceiling."""
     if data == "waterbirds":
-        folder = str(config.data_path)
-        parts = (
-            waterbirds_cc(folder, "training"),
-            waterbirds_cc(folder, "unlabelled", ratio=ratio, seed=seed),
-            waterbirds_cc(folder, "test"),
-            waterbirds_cc(folder, "unlabelled", ratio=0.5, seed=seed),
-        )
-        return [(read_images(part["path"]), part["label"].to_numpy()) for part in parts]
-    mixture = spurious_2d(ratio) if data == "2d" else dominoes(ratio)
-    samples = (
-        mixture.training(config.labelled, seed=seed),
-        mixture.unlabelled(config.unlabelled, seed=seed),
-        mixture.test(config.test, seed=seed), mixture.decoupled(config.labelled, seed=seed),
-    )  # fmt: skip
-    return [(sample.inputs, sample.labels) for sample in samples]
-
-
-def dominoes(ratio: float) -> SpuriousMixture:
-    """A handwritten 0 or 1 (spurious) over a printed 4 or 9 (the label), 28×14 pixels."""
-    return SpuriousMixture(two_digits("fonts", 4, 9), two_digits("mnist", 0, 1), ratio, spur_above)
-
-
-def read_images(paths: Any, size: int = 224) -> np.ndarray:
-    """Pictures as uint8 (n, 3, size, size)."""
-    image = import_extra("PIL.Image", "vision")
-    pictures = [image.open(path).convert("RGB").resize((size, size)) for path in paths]
-    channels_last = np.stack([np.asarray(picture) for picture in pictures])
-    return np.ascontiguousarray(channels_last.transpose(0, 3, 1, 2))
+        return waterbirds_parts(str(config.data_path), ratio=ratio, seed=seed)
+    mixture = spurious_2d(ratio) if data == "2d" else digit_dominoes(ratio)
+    return mixture.parts(config.labelled, config.unlabelled, config.test, seed=seed)
 
 
 def training_options(config: Config, image: bool) -> dict[str, Any]:
-    """How everything is trained, and the weights of the losses."""
+    """How everything is trained."""
     return {
         "steps": config.image_steps if image else config.steps,
         "learning_rate": config.image_learning_rate if image else config.learning_rate,
@@ -286,95 +257,7 @@ def training_options(config: Config, image: bool) -> dict[str, Any]:
         "momentum": 0.9 if config.optimizer == "sgd" else 0.0,
         "weight_decay": config.weight_decay,
         "batch_size": {"labelled": config.batch, "unlabelled": config.unlabelled_batch},
-        "alphas": {"dbat": config.alpha, "dbat-strong": config.strong_alpha, "seeds": 0.0},
-        "repulsion": config.image_repulsion if image else config.repulsion,
-        "regularisation": config.image_repulsion if image else 0.0,
     }
-
-
-def train(
-    method: str, network: str, count: int, inputs: Any, labels: Any, unlabelled: Any, test: Any,
-    seeds: list[int], options: dict[str, Any],
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """Class probabilities (replicas, hypotheses, n, 2) on the unlabelled and the test data."""
-    options = dict(options)
-    alphas = options.pop("alphas")
-    divdis = DivDisLoss(options.pop("repulsion"), options.pop("regularisation"))
-    shape = inputs.shape[2:]
-    with threads(1 if shape[-1] < 100 else available_cores()):
-        if method == "divdis":
-            found = fit_divdis(
-                functools.partial(build, network, shape, count), inputs, labels, unlabelled,
-                loss=divdis, seeds=seeds, **options,
-            )  # fmt: skip
-        else:
-            found = fit_dbat(
-                functools.partial(build, network, shape, 0), inputs, labels, unlabelled,
-                loss=DBATLoss(alphas[method]), hypotheses=count, seeds=seeds, **options,
-            )  # fmt: skip
-        return found.predict_proba(unlabelled, own=True), found.predict_proba(test, own=True)
-
-
-def build(network: str, shape: tuple[int, ...], heads: int, seed: int) -> Any:
-    """A network for inputs of this shape; with 0 heads it has one and returns (batch, classes)."""
-    from torch import nn
-
-    from generality.models import Featurized, MultiHead, TinyConvNet, mlp
-    from generality.models.vision_backbone import VisionBackbone
-
-    body: nn.Module
-    if network == "linear":
-        body, width = nn.Flatten(), int(np.prod(shape))
-    elif network == "mlp":
-        hidden = 40 if len(shape) == 1 else 64
-        body, width = nn.Sequential(mlp(int(np.prod(shape)), hidden, hidden), nn.ReLU()), hidden
-    elif network == "conv":
-        body, width = TinyConvNet(shape[0], width=4, norm="group"), 16
-    else:
-        body = VisionBackbone(network)
-        width = body.width
-    if heads:
-        return MultiHead(body, [nn.Linear(width, 2) for _ in range(heads)])
-    return Featurized(body, nn.Linear(width, 2))
-
-
-def picked(
-    pick: str, on_asked: Any, on_test: Any, asked_truth: Any, truth: Any, config: Config, seed: int
-) -> float:
-    """Test accuracy of the hypothesis picked, or of all averaged."""
-    if pick == "ensemble":
-        return accuracy(on_test.mean(0), truth)
-    if pick == "oracle":
-        return max(accuracy(each, truth) for each in on_test)
-    answer = disambiguate(on_asked, asked_truth, strategy=pick, budget=config.budget, seed=seed)  # type: ignore[arg-type]
-    return accuracy(on_test[answer.chosen], truth)
-
-
-def chosen_networks(rows: list[Row]) -> Iterator[Row]:
-    """The best and second-best network by the other seeds' mean, and the best at other mixtures."""
-    table = pd.DataFrame([row for row in rows if row["pick"] == "oracle"])
-    if table["network"].nunique() < 2 or table["seed"].nunique() < 2:
-        return
-    for (method, count), arm in table[table["method"] != "seeds"].groupby(["method", "hypotheses"]):
-        for ratio, seed in itertools.product(arm["ratio"].unique(), arm["seed"].unique()):
-            others = arm[arm["seed"] != seed]
-            here = ranked(others[others["ratio"] == ratio])
-            named = {"best elsewhere": here[0], "second elsewhere": here[1]}
-            if arm["ratio"].nunique() > 1:
-                named["best at another ratio"] = ranked(others[others["ratio"] != ratio])[0]
-            for name, network in named.items():
-                [row] = (
-                    row for row in rows
-                    if (row["pick"], row["method"]) == ("oracle", method)
-                    and (row["hypotheses"], row["ratio"]) == (count, ratio)
-                    and (row["seed"], row["network"]) == (seed, network)
-                )  # fmt: skip
-                yield Row({**row, "network": name})
-
-
-def ranked(rows: pd.DataFrame) -> list[str]:
-    """Networks from the best mean score down."""
-    return list(rows.groupby("network")["score"].mean().sort_values(ascending=False).index)
 
 
 def agreement_rows(config: Config, lab: Lab) -> Iterator[Row]:
@@ -384,27 +267,10 @@ def agreement_rows(config: Config, lab: Lab) -> Iterator[Row]:
         random_labels = np.random.default_rng(seed).permutation(labels)
         for method, labelling in (("true", labels), ("random", random_labels)):
             score = lab.step(
-                labelling_agreement, network, inputs, labelling, test, config.agreement_seeds,
-                training_options(config, image=True),
+                labelling_agreement, network, inputs, labelling, test,
+                seeds=config.agreement_seeds, **training_options(config, image=True),
             )  # fmt: skip
             yield Row(
                 method=f"{method} labelling", seed=seed, data="agreement", network=network,
                 score=score, floor=None, ceiling=None,
             )  # fmt: skip
-
-
-def labelling_agreement(
-    network: str, inputs: Any, labels: Any, test: Any, seeds: int, options: dict[str, Any]
-) -> float:
-    """Agreement score of a labelling; all trainings together."""
-
-    def copies(array: Any) -> Any:
-        return np.broadcast_to(array, (seeds, *array.shape))
-
-    _, said = train(
-        "seeds", network, 1, copies(inputs), copies(labels), copies(inputs), copies(test),
-        list(range(seeds)), options,
-    )  # fmt: skip
-    return agreement_score(
-        lambda _x, _y, _new, seed: said[seed, 0], inputs, labels, test, seeds=seeds
-    )
