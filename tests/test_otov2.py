@@ -117,6 +117,80 @@ def test_a_language_model_gives_its_gated_layers():
     torch.testing.assert_close(full(ids).logits, small(ids).logits, atol=1e-6, rtol=1e-5)
 
 
+class Attention(nn.Module):
+    """Attention of plain torch: any number of heads, or as many as it was told."""
+
+    def __init__(self, stated: int = -1) -> None:
+        super().__init__()
+        self.stated = stated
+        self.q, self.k, self.v, self.o = (nn.Linear(12, 12) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (
+            layer(x).view(*x.shape[:2], self.stated, 3).transpose(1, 2)
+            for layer in (self.q, self.k, self.v)
+        )
+        mixed = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return self.o(mixed.transpose(1, 2).flatten(2))
+
+
+def test_heads_of_attention_are_cut_with_their_queries():
+    torch.manual_seed(0)
+    model, x = Attention(), torch.randn(2, 5, 12)
+    assert channel_groups(model, (x[:1],)) == []
+    (heads,) = channel_groups(model, (x[:1],), heads=True)
+    assert (heads.channels, heads.name) == (4, "v.weight")
+    assert set(heads.made) == {"v.weight", "v.bias"}
+    assert set(heads.follows) == {"q.weight", "q.bias", "k.weight", "k.bias"}
+    assert heads.read["o.weight"][2].tolist() == [6, 7, 8]
+    masks = [torch.tensor([False, True, False, True])]
+    full = emptied(model, [heads], masks)
+    assert verify_equivalence(full, remove_channels(full, [heads], masks), (x,)) <= 1e-6
+    assert channel_groups(Attention(4), (x[:1],), heads=True) == []  # its code states four
+    multihead = nn.MultiheadAttention(12, 4, batch_first=True)
+    assert channel_groups(multihead, (x, x, x), {"need_weights": False}, heads=True) == []
+
+
+def test_what_splits_and_does_not_attend_stays_whole():
+    class Tiles(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up, self.down = nn.Linear(3, 8), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.down(torch.relu(self.up(x).view(len(x), -1, 4)).flatten(1))
+
+    assert channel_groups(Tiles(), (torch.zeros(2, 3),), heads=True) == []
+
+
+@pytest.mark.parametrize("kind", ["llama", "mistral", "qwen2"])
+def test_a_key_value_head_goes_with_its_queries(kind):
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(
+        kind, vocab_size=20, hidden_size=24, intermediate_size=16, num_hidden_layers=2,
+        num_attention_heads=6, num_key_value_heads=3, tie_word_embeddings=True,
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_config(config).eval()
+    ids = torch.arange(7)[None]
+    inputs = {"input_ids": ids, "use_cache": False}
+    groups = channel_groups(model, (), inputs, heads=True)
+    heads = [g for g in groups if "self_attn" in g.name]
+    assert [g.channels for g in heads] == [3, 3]
+    assert all("v_proj" in name for g in heads for name in g.made)
+    assert heads[0].follows["model.layers.0.self_attn.q_proj.weight"][1].tolist() == [*range(8, 16)]
+    masks = [torch.tensor([False, True, False])] * 2
+    full = emptied(model, heads, masks)
+    small = remove_channels(full, heads, masks)
+    torch.testing.assert_close(full(ids).logits, small(ids).logits, atol=1e-5, rtol=0)
+    assert small.model.layers[1].self_attn.q_proj.out_features == 16
+    written = [
+        m.generate(ids, max_new_tokens=4, do_sample=False, pad_token_id=0) for m in (full, small)
+    ]
+    assert torch.equal(*written)
+
+
 def test_a_group_keeps_a_channel_and_masks_fit(branches):
     groups = channel_groups(branches, (torch.randn(1, 3, 4, 4),))
     with pytest.raises(ValueError, match="would keep no channel"):
@@ -201,6 +275,22 @@ def test_it_reaches_the_target_and_zero_channels_stay(base):
     net(x).sum().backward()
     optimizer.step()
     assert all(bool((a <= b).all()) for a, b in zip(zero, optimizer.zero_channels(), strict=True))
+
+
+def test_every_group_may_have_its_own_share_and_strength():
+    torch.manual_seed(0)
+    first = (nn.Linear(6, 20), nn.ReLU(), nn.Linear(20, 12), nn.ReLU())
+    net = nn.Sequential(*first, nn.Linear(12, 1))
+    shares = [0.25, 0.5]
+    optimizer = trained(
+        net, 210, base="adamw", even=True, target_group_sparsity=shares, lam=[2.0, 1.0]
+    )
+    empty = [float(zero.float().mean()) for zero in optimizer.zero_channels()]
+    assert all(share <= found <= share + 0.1 for share, found in zip(shares, empty, strict=True))
+    with pytest.raises(ValueError, match="needs even=True"):
+        trained(net, 0, target_group_sparsity=shares)
+    with pytest.raises(ValueError, match="3 values for 2 groups"):
+        trained(net, 0, target_group_sparsity=[0.5] * 3, even=True)
 
 
 def test_layers_keep_a_multiple_and_never_nothing():

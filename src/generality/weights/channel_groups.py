@@ -52,7 +52,8 @@ class ChannelGroup:
         channels: how many there are.
         made: parameter name → (channels, k) rows (dimension 0) that must be zero for the channel
             to be zero: filters, biases, scales and shifts of norms.
-        follows: buffer name → (channels, k) entries that go with the channel (running statistics).
+        follows: name → (channels, k) rows that go with the channel whatever they hold: running
+            statistics, the queries and keys of a head.
         read: parameter name → (channels, k) entries of dimension 1 that read the channel.
     """
 
@@ -69,6 +70,7 @@ def channel_groups(
     example_kwargs: Mapping[str, Any] | None = None,
     *,
     keep: Sequence[str] = (),
+    heads: bool = False,
 ) -> list[ChannelGroup]:
     """The groups of channels that can be removed from `model` without changing what it computes.
 
@@ -84,6 +86,15 @@ def channel_groups(
         example_inputs: positional inputs, a batch of 1 or 2, as small as the model takes.
         example_kwargs: named inputs.
         keep: parameters whose channels stay, by name or by prefix (`"stem"`).
+        heads: find heads of attention too. A channel is then a head of values with every head of
+            queries that reads it: the rows of values make it (zero values are a zero head), those
+            of queries and keys follow, the columns of the layer after attention read it. This
+            takes `scaled_dot_product_attention`, and code that infers the number of heads from the
+            width of its layers (`view(…, -1, head_dim)`), as Llama and its kin in transformers do;
+            others stay whole. So do `nn.MultiheadAttention`, which states one width for embedding
+            and heads, and heads whose queries or keys are normalised. A configuration of
+            transformers states one number of heads for all layers: to save such a model, remove as
+            many from each.
 
     Source: Chen et al. 2023 (OTOv2, arXiv 2303.06862), algorithm 2. Theirs works on a graph of
     layers; labels per entry give the same groups and follow flattening and concatenation exactly.
@@ -99,7 +110,8 @@ def channel_groups(
     >>> group.read["4.weight"][1].tolist()  # channel 1 takes four columns after flattening
     [4, 5, 6, 7]
     """
-    return list(_Trace(model, example_inputs, dict(example_kwargs or {})).groups(tuple(keep)))
+    trace = _Trace(model, example_inputs, dict(example_kwargs or {}), heads)
+    return list(trace.groups(tuple(keep)))
 
 
 def channel_norms(group: ChannelGroup, parameters: Mapping[str, Tensor]) -> Tensor:
@@ -178,8 +190,11 @@ class _Trace:
     stored in the model and has no channels of its own (weights, running statistics).
     """
 
-    def __init__(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def __init__(
+        self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], heads: bool
+    ) -> None:
         self.parent = [FIXED]
+        self.heads, self.split, self.attended = heads, [torch.tensor([FIXED])], [torch.tensor([0])]
         self.labels: dict[Role, dict[str, Tensor]] = {"made": {}, "follows": {}, "read": {}}
         program = _exported(model, args, kwargs)
         signature = program.graph_signature
@@ -216,9 +231,15 @@ class _Trace:
 
     def _moved(self, node: torch.fx.Node) -> Any:
         args = torch.fx.map_arg(node.args, lambda n: self.values[n])
-        moved = node.target(*args, **node.kwargs)  # type: ignore[operator]
+        aten = torch.ops.aten
+        target: Any = node.target if node.target is not aten.view.default else aten.reshape.default
+        moved = target(*args, **node.kwargs)  # labels lie in memory otherwise than activations
         for labels in [moved] if isinstance(moved, Tensor) else moved:
-            if len(self.axes(labels)) > 1:  # split into heads or tiles
+            axes = self.axes(labels)
+            if len(axes) == 2 and self.heads and _inferred(node, axes[0]):
+                self.tie(labels, labels.narrow(axes[1], 0, 1).expand_as(labels))
+                self.split.append(labels.flatten())
+            elif len(axes) > 1:  # tiles, or heads that stay
                 self.fix(labels)
         return moved
 
@@ -271,7 +292,9 @@ class _Trace:
 
     def rows(self, name: str) -> Tensor:
         """The labels of a stored tensor's rows, new where it is met for the first time."""
-        made = self.labels["made"]
+        made, follows = self.labels["made"], self.labels["follows"]
+        if name in follows:
+            return follows[name]
         if name not in made:
             count = next(size for known, size in self.stored.values() if known == name)
             made[name] = torch.arange(len(self.parent), len(self.parent) + count)
@@ -293,6 +316,8 @@ class _Trace:
     # groups
 
     def groups(self, keep: tuple[str, ...]) -> Iterator[ChannelGroup]:
+        heads, split = self.roots(torch.cat(self.attended)), self.roots(torch.cat(self.split))
+        self.fix(split[~torch.isin(split, heads)])  # split, but into no heads of attention
         for name, labels in self.labels["made"].items():
             if name.startswith(keep):
                 self.fix(labels)
@@ -383,6 +408,29 @@ def _product(trace: _Trace, node: torch.fx.Node) -> Any:
     return labels[0].expand(shape)
 
 
+def _attention(trace: _Trace, node: torch.fx.Node) -> Any:
+    """A head whose values are zero gives zeros, whatever its queries and keys are."""
+    inputs = [trace.values[n] for n in node.args[:3]]
+    if any(each is None or each.dim() < 4 for each in inputs):
+        return trace.unknown(node)
+    trace.fix([trace.values[n] for n in node.all_input_nodes if n not in node.args[:3]])  # a mask
+    shape = node.meta["val"].shape
+    query, key, value = (
+        labels.repeat_interleave(shape[-3] // len(labels))
+        for labels in (trace.along(each, -3) for each in inputs)
+    )
+    made, follows = trace.labels["made"], trace.labels["follows"]
+    for name, rows in list(made.items()):
+        roots = trace.roots(rows)
+        reads = torch.isin(roots, torch.cat([query, key])) & (roots != FIXED)
+        if reads.any() and not torch.isin(roots, value).any():
+            follows[name] = made.pop(name)
+    trace.tie(query, value)
+    trace.tie(key, value)
+    trace.attended.append(value)
+    return value.view(-1, 1, 1).expand(shape)
+
+
 def _mean(trace: _Trace, node: torch.fx.Node) -> Any:
     labels, *rest = trace.given(node)
     dims: Any = rest[0] if rest else None
@@ -406,6 +454,7 @@ _RULES: dict[str, Callable[[_Trace, torch.fx.Node], Any]] = {
     **dict.fromkeys(("add", "add_", "sub"), _sum),
     **dict.fromkeys(("mul", "mul_"), _product),
     "mean": _mean,
+    "scaled_dot_product_attention": _attention,
     **dict.fromkeys(POOLS, _pool),
 }
 
@@ -415,6 +464,12 @@ def _is_layer(trace: _Trace, node: torch.fx.Node) -> bool:
     activation, weight = node.args[:2]
     stored = isinstance(weight, torch.fx.Node) and weight.name in trace.stored
     return stored and trace.values[activation] is not None
+
+
+def _inferred(node: torch.fx.Node, axis: int) -> bool:
+    """Whether the size of this axis follows from the others, so that fewer heads fit."""
+    sizes = node.args[1] if _operation(node) in ("view", "reshape") else ()
+    return isinstance(sizes, list | tuple) and len(sizes) > axis and sizes[axis] == -1
 
 
 def _operation(node: torch.fx.Node) -> str:

@@ -31,16 +31,17 @@ class DHSPG(torch.optim.Optimizer):
         groups: from `channel_groups`; channels outside them are never emptied.
         lr: the base optimiser's; a scheduler may change it.
         base: what gives the step g, weight decay included: SGD with momentum, Adam, AdamW.
-        target_group_sparsity: the share of all channels in `groups` to empty, in [0, 1).
+        target_group_sparsity: the share of all channels in `groups` to empty, in [0, 1); with
+            `even` also one share for each group.
         start_step: how many plain steps come first.
-        lam: λ; by default 1e-3 for SGD, 1e-2 for Adam and AdamW.
+        lam: λ, one for all or one for each group; by default 1e-3 for SGD, 1e-2 for Adam and AdamW.
         amplify: times the λ that just balances an outward pull; by default 2 (SGD) or 20.
         coefficient: λ never exceeds this times `lam`; by default 10 (SGD) or 1000.
         eps: 0 zeroes a channel when a step turns it round, 0.95 when it shrinks by 5 %.
         tolerance: how much larger the penalised share is than the target.
         group_divisible: every layer keeps a multiple of this many channels, and at least one.
-        even: penalise the same share of every group, as for a model that states one width for all
-            its layers; otherwise the scores decide over all groups together.
+        even: every group has its share to empty and is done by itself, as for a model that states
+            one width for all its layers; otherwise the scores decide over all groups together.
 
     Source: Chen et al. 2023 (OTOv2, arXiv 2303.06862), algorithm 3, with the defaults of the
     released code. The released code keeps the momentum of a zeroed channel; here it is cleared
@@ -69,13 +70,13 @@ class DHSPG(torch.optim.Optimizer):
         groups: Sequence[ChannelGroup],
         *,
         lr: float,
-        target_group_sparsity: float,
+        target_group_sparsity: float | Sequence[float],
         start_step: int,
         base: Base = "sgd",
         momentum: float = 0.9,
         betas: tuple[float, float] = (0.9, 0.999),
         weight_decay: float = 0.0,
-        lam: float | None = None,
+        lam: float | Sequence[float] | None = None,
         amplify: float | None = None,
         coefficient: float | None = None,
         eps: float = 0.95,
@@ -90,8 +91,11 @@ class DHSPG(torch.optim.Optimizer):
                 f"'{missing[0]}' of a group is not among the parameters" if missing else "no groups"
             )
             raise ValueError(f"{what}: give the model's named parameters and its channel groups")
-        if not 0 <= target_group_sparsity < 1:
+        self.targets = _each(target_group_sparsity, len(groups))
+        if not all(0 <= target < 1 for target in self.targets):
             raise ValueError(f"the target is a share in [0, 1), not {target_group_sparsity}")
+        if not even and len(set(self.targets)) > 1:
+            raise ValueError("a target for each group needs even=True")
         sgd = base == "sgd"
         super().__init__(
             self.named.values(),
@@ -108,7 +112,6 @@ class DHSPG(torch.optim.Optimizer):
             },
         )
         self.groups = list(groups)
-        self.target = target_group_sparsity
         self.start_step = start_step
         self.tolerance = tolerance
         self.group_divisible = group_divisible
@@ -139,18 +142,20 @@ class DHSPG(torch.optim.Optimizer):
             self.penalised = self._partition(before, moves)
         self.steps += 1
         options = self.param_groups[0]
+        lams = _each(options["lam"], len(self.groups))
         for name, parameter in self.named.items():
             parameter.sub_(options["lr"] * directions[name])
         if plain:
             return loss
         empty = [(x == 0).all(1) for x in before]
-        shrinking = _share(empty) < self.target
-        for group, x, g, zero, penalised in zip(
-            self.groups, before, moves, empty, self.penalised, strict=True
+        reached = _share(empty)
+        for group, x, g, zero, penalised, target, lam in zip(
+            self.groups, before, moves, empty, self.penalised, self.targets, lams, strict=True
         ):
+            shrinking = (_share([zero]) if self.even else reached) < target
             active = penalised & ~zero if shrinking else torch.zeros_like(zero)
             if active.any():
-                trial = half_space_step(x[active], g[active], **_half_space(options))
+                trial = half_space_step(x[active], g[active], lam=lam, **_half_space(options))
                 self._write(group, active, trial)
                 zero[active] = (trial == 0).all(1)
             self._forget(group, zero)
@@ -190,10 +195,10 @@ class DHSPG(torch.optim.Optimizer):
         self, weights: Sequence[Tensor], moves: Sequence[Tensor]
     ) -> list[Bool[Tensor, " channels"]]:
         scores = channel_scores(weights, moves)
-        together = [[s] for s in scores] if self.even else [scores]
-        bars = [self._bar(torch.cat(some)) for some in together]
-        if not self.even:
-            bars *= len(scores)
+        if self.even:
+            bars = [self._bar(s, target) for s, target in zip(scores, self.targets, strict=True)]
+        else:
+            bars = [self._bar(torch.cat(scores), self.targets[0])] * len(scores)
         chosen = []
         for score, bar in zip(scores, bars, strict=True):
             kept = max(int((score < bar).sum()), 1)
@@ -203,9 +208,9 @@ class DHSPG(torch.optim.Optimizer):
             chosen.append(mask)
         return chosen
 
-    def _bar(self, scores: Float[Tensor, " channels"]) -> float:
+    def _bar(self, scores: Float[Tensor, " channels"], target: float) -> float:
         """The score from which channels are penalised."""
-        wanted = min(round((self.target + self.tolerance) * len(scores)), len(scores))
+        wanted = min(round((target + self.tolerance) * len(scores)), len(scores))
         return float(scores.topk(wanted).values[-1]) if wanted else math.inf
 
     def _write(self, group: ChannelGroup, active: Tensor, channels: Tensor) -> None:
@@ -278,4 +283,12 @@ def _share(masks: Sequence[Bool[Tensor, " channels"]]) -> float:
 
 
 def _half_space(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: options[k] for k in ("lr", "lam", "amplify", "coefficient", "eps")}
+    return {k: options[k] for k in ("lr", "amplify", "coefficient", "eps")}
+
+
+def _each(value: float | Sequence[float], count: int) -> list[float]:
+    """One for each group; raises ValueError where there are not as many."""
+    found = list(value) if isinstance(value, Sequence) else [value] * count
+    if len(found) != count:
+        raise ValueError(f"{len(found)} values for {count} groups of channels")
+    return found
