@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
@@ -177,10 +178,33 @@ def test_a_tokenizer_without_a_pad_token_pads_with_end_of_text(tmp_path: Path):
 
 def test_a_model_without_a_tokenizer_is_said_plainly(tmp_path: Path):
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(UserError, match="no tokenizer"):
+    with pytest.raises(UserError, match="has no tokenizer: save the one it was trained with"):
         load_tokenizer(str(tmp_path))
     with pytest.raises(UserError, match="no tokenizer"):
         load_tokenizer("bag-of-words")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("nan", "'model.norm.weight' of the model .* has numbers that are not finite"),
+        ("lack", "is not whole: its files lack 'model.norm.weight'"),
+        ("cut", "cannot be loaded: .* Fetch or save it again"),
+    ],
+)
+def test_damaged_weights_are_refused_by_name(tmp_path: Path, damage: str, message: str):
+    llama().save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    weights = load_file(file)
+    if damage == "nan":
+        weights["model.norm.weight"][3] = torch.nan
+    elif damage == "lack":
+        del weights["model.norm.weight"]
+    save_file(weights, file, metadata={"format": "pt"})
+    if damage == "cut":
+        file.write_bytes(file.read_bytes()[:900])
+    with pytest.raises(UserError, match=message):
+        load_model(str(tmp_path), device="cpu")
 
 
 # hidden states

@@ -234,6 +234,13 @@ def test_too_long_and_empty_responses_are_nan_and_never_cut() -> None:
     assert response_logprob(model, TOKENIZER, [], []).shape == (0,)
 
 
+def test_a_model_that_says_nothing_finite_gives_no_score() -> None:
+    model = tiny_decoder("0.05M", vocabulary=len(TOKENIZER))
+    next(model.parameters()).data.fill_(torch.nan)
+    for reduce in ("sum", "mean"):
+        assert response_logprob(model, TOKENIZER, ["a ?"], ["=> 3"], reduce=reduce).isnan().all()
+
+
 def test_training_mode_and_dropout_are_put_back() -> None:
     MODEL.train()
     try:

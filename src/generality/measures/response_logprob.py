@@ -107,7 +107,8 @@ def response_logprob(
                 progress(done, len(pairs))
     if reduce == "none":
         return values
-    total = values.nansum(1)
+    beyond = torch.arange(width) >= lengths[:, None]
+    total = values.masked_fill(beyond, 0.0).sum(1)  # NaN where the model says NaN
     total[[i for i, pair in enumerate(pairs) if len(pair.tokens) > limit]] = torch.nan
     return total if reduce == "sum" else total / lengths
 

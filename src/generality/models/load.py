@@ -112,12 +112,33 @@ def load_model(name: str, *, device: str = "auto", dtype: torch.dtype = torch.fl
     try:
         with quiet():
             # left unset, transformers asks at the terminal whether to run a repository's code
-            model = auto.from_pretrained(
-                folder, dtype=dtype, use_safetensors=True, trust_remote_code=False
-            )
+            model, found = auto.from_pretrained(
+                folder, dtype=dtype, use_safetensors=True, trust_remote_code=False,
+                output_loading_info=True,
+            )  # fmt: skip
     except (ValueError, KeyError, OSError, SafetensorError) as error:
-        raise UserError(f"The model '{name}' cannot be loaded: {error}") from error
+        reason = str(error).strip().split("\n")[0].rstrip(".")
+        raise UserError(
+            f"The model '{name}' cannot be loaded: {reason}. Fetch or save it again."
+        ) from error
+    if causal and found["missing_keys"]:  # transformers would draw them at random
+        raise UserError(
+            f"The model '{name}' is not whole: its files lack '{min(found['missing_keys'])}'. "
+            "Fetch or save it again."
+        )
+    _check_finite(model, name)
     return model.to(where).eval()
+
+
+def _check_finite(model: nn.Module, name: str) -> None:
+    """Refuse weights that hold NaN or infinity: all that the model says would be nothing."""
+    for tensor, weight in model.named_parameters():
+        # a sum needs no second copy of the weights; it may also overflow, hence the second look
+        if not weight.sum(dtype=torch.float32).isfinite() and not weight.isfinite().all():
+            raise UserError(
+                f"'{tensor}' of the model '{name}' has numbers that are not finite: its training "
+                "or its file went wrong; take an earlier or another copy."
+            )
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
@@ -134,7 +155,13 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (ValueError, KeyError, OSError) as error:
-        raise UserError(f"The model '{name}' has no tokenizer that loads: {error}") from error
+        if not any(any(folder.glob(name)) for name in ("*token*", "vocab*", "*.model")):
+            raise UserError(
+                f"The folder of the model '{name}' has no tokenizer: save the one it was trained "
+                "with there (tokenizer.save_pretrained)."
+            ) from error
+        reason = str(error).strip().split("\n")[0].rstrip(": ")
+        raise UserError(f"The model '{name}' has no tokenizer that loads: {reason}") from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     return tokenizer
