@@ -206,11 +206,23 @@ def test_several_responses_in_one_record_and_other_shapes(generality, model) -> 
         ("-o out.jsonl --method random --candidates x.jsonl", "go with --method prismatic"),
         ("-o out.jsonl --method random --teacher a@http://x/v1", "go with --method prismatic"),
         ("--report-only --method prismatic --model MODEL --teacher a@http://x/v1", "needs -o OUT"),
+        ("-o data.jsonl --method random", "would take the place of the data"),
+        ("-o out.jsonl --method random --scores out.jsonl", "would take the place of --out"),
+        ("-o out.jsonl --method random --rejected data.jsonl", "take the place of the data"),
+        ("-o out.jsonl --method random --report nowhere/page.html", "does not exist; make it"),
+        ("-o home.jsonl --method random", "is a folder; name a file"),
+        ("-o out.jsonl --method random --keep nan", "a whole number, or a share below 1"),
+        ("-o out.jsonl --method random --keep 1.5", "a whole number, or a share below 1"),
+        ("-o out.jsonl --method g-vendi --model MODEL --clusters 0", "--clusters is a whole"),
+        ("-o out.jsonl --method prismatic --model MODEL --sparse 2", "--sparse is a share"),
+        ("-o out.jsonl --method random --max-length 1", "7 over-long, 1 unparseable. Allow"),
+        ("-o out.jsonl --method random --prompt no", "Its columns: prompt, completion, source"),
         ("-o out.jsonl --model MODEL --template chat", "has no chat template"),
         ("-o out.jsonl --model MODEL --template none", "a text with {prompt} in it"),
     ],
 )
 def test_mistakes_are_one_sentence(generality, data, model, options, message) -> None:
+    Path("home.jsonl").mkdir()
     answer = generality("select", data, *options.replace("MODEL", model).split())
     assert (answer.code, answer.out) == (2, "")
     assert message in answer.err

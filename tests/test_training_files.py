@@ -101,6 +101,9 @@ def test_several_responses_keep_what_goes_with_them() -> None:
         ({"prompt": "p", "completion": "\n"}, "empty response"),
         ({"prompt": "p", "responses": []}, "empty response"),
         ({"prompt": 7, "completion": "c"}, "not text"),
+        ({"prompt": "p", "completion": float("nan")}, "missing field"),  # a table's empty cell
+        ({"prompt": "p", "completion": "half \ud800"}, "not text"),
+        ({"messages": [{**ASKED, "content": "half \ud800"}, SAID]}, "not text"),
         ({"prompt": "p", "completion": {"a": 1}}, "not text"),
         ({"messages": "hello"}, "malformed messages"),
         ({"messages": []}, "malformed messages"),

@@ -157,7 +157,12 @@ def distill(
     from generality.selection.distillation import Recipe
     from generality.selection.distillation import distill as make
     from generality.selection.teacher import make_teacher
-    from generality.selection.training_files import Example, prompt_of, read_records
+    from generality.selection.training_files import (
+        Example,
+        check_outputs,
+        prompt_of,
+        read_records,
+    )
 
     settings: dict[str, Any] = {
         "plain": plain_template, "workers": workers, "batch": batch_size, "timeout": timeout,
@@ -168,6 +173,12 @@ def distill(
         raise UserError("Name who answers by --teacher MODEL@http://host/v1 or a local model.")
     if wrong_steps not in ("drop", "keep"):
         raise UserError("--wrong-steps is drop or keep.")
+    page = report or report_path(out, prompts, "distill")
+    check_outputs(
+        {"the prompts": prompts, "--exam": exam},
+        {"--out": out, "--failed": failed, "--rejected": rejected, "--pairs": pairs,
+         "--report": page},
+    )  # fmt: skip
     lab = options.make_lab(device)
     screen = make_screen(
         prompts, on_bad=on_bad, duplicates=duplicates, other_languages=other_languages,
@@ -190,7 +201,6 @@ def distill(
         screen=screen, split=split, limit=limit, shape=write_as, failed=failed, rejected=rejected,
         pairs=pairs,
     )  # fmt: skip
-    page = report or report_path(out, prompts, "distill")
     write_data_report(page, made.report, command=shlex.join(["generality", *sys.argv[1:]]))
     if json:
         told = {**made.report, "written": made.written, "out": out, "page": page,

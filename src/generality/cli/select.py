@@ -173,11 +173,17 @@ def select(
     """
     from generality.report.data_report import json_safe, show_data_report, write_data_report
     from generality.selection.example_choice import METHODS, Choice, select_examples
+    from generality.selection.training_files import check_outputs
 
     if (out is None) != report_only:
         raise UserError("Name the file to write by -o OUT, or ask for --report-only.")
     if method != "prismatic" and (candidates is not None or teacher is not None):
         raise UserError("--candidates and --teacher go with --method prismatic.")
+    page = report or report_path(out, data, "select")
+    check_outputs(
+        {"the data": data, "--candidates": candidates},
+        {"--out": out, "--scores": scores, "--rejected": rejected, "--report": page},
+    )
     lab = options.make_lab(device)
     screen = make_screen(
         data, on_bad=on_bad, duplicates=duplicates, other_languages=other_languages, prompt=prompt,
@@ -221,7 +227,6 @@ def select(
             data, out, choice, lab=lab, screen=screen, split=split, candidates=added,
             shape=write_as, rejected=rejected, scores=scores,
         )  # fmt: skip
-    page = report or report_path(out, data, "select")
     command = shlex.join(["generality", *sys.argv[1:]])
     write_data_report(page, chosen.report, command=command)
     if json:

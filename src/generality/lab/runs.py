@@ -12,6 +12,7 @@ the same folder: a killed run is continued there, a finished one is confirmed.
 
 from __future__ import annotations
 
+import errno
 import glob
 import json
 import logging
@@ -210,9 +211,11 @@ def write_atomically(path: Path, write: Any) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        what = "free space" if full else "name a place that can be written to"
         raise UserError(
             f"{path} could not be written ({error.strerror}). What was there is untouched and "
-            "finished steps are kept: free space and run the same command again."
+            f"finished steps are kept: {what} and run the same command again."
         ) from error
     finally:
         temporary.unlink(missing_ok=True)

@@ -13,7 +13,7 @@ from generality.lazy import lazy_names
 
 if TYPE_CHECKING:
     from generality.selection.answer_rules import select_answer
-    from generality.selection.budget import budget_shares, matched_budget
+    from generality.selection.budget import budget_shares, matched_budget, real_and_made
     from generality.selection.demonstration_optimizer import (
         Candidate,
         DemonstrationOptimizer,
@@ -60,7 +60,17 @@ if TYPE_CHECKING:
         UnitTests,
         WorldCheck,
     )
+    from generality.selection.made_images import (
+        MadeImages,
+        depict_domains,
+        enough_for,
+        first_domains,
+        make_images,
+        render_digits,
+    )
+    from generality.selection.made_reviews import template_reviews, written_reviews
     from generality.selection.mix_objectives import mix_objectives
+    from generality.selection.mixup_pairs import mixup_examples
     from generality.selection.ngram_index import NGramIndex, ngram_overlap
     from generality.selection.online_self_sampler import OnlineSelfSampler
     from generality.selection.pairs_by_score import preference_pairs
@@ -225,6 +235,16 @@ _WHERE = {
     "final_answer": "solution_steps",
     "make_teacher": "teacher",
     "matched_budget": "budget",
+    "depict_domains": "made_images",
+    "enough_for": "made_images",
+    "first_domains": "made_images",
+    "make_images": "made_images",
+    "render_digits": "made_images",
+    "template_reviews": "made_reviews",
+    "written_reviews": "made_reviews",
+    "mixup_examples": "mixup_pairs",
+    "real_and_made": "budget",
+    "MadeImages": "made_images",
     "minority_f1": "demonstration_optimizer",
     "mix_objectives": "mix_objectives",
     "ngram_overlap": "ngram_index",
@@ -287,6 +307,7 @@ __all__ = [
     "Judge",
     "LocalTeacher",
     "LongestResponse",
+    "MadeImages",
     "Majority",
     "MajorityAgreement",
     "Mistake",
@@ -342,15 +363,20 @@ __all__ = [
     "checked_steps",
     "demonstration_value",
     "demonstration_values",
+    "depict_domains",
     "digit_specs",
     "distill",
+    "enough_for",
     "examples_of",
     "filter_weak_labels",
     "final_answer",
+    "first_domains",
+    "make_images",
     "make_teacher",
     "matched_budget",
     "minority_f1",
     "mix_objectives",
+    "mixup_examples",
     "ngram_overlap",
     "not_near_copy",
     "offers_choices",
@@ -360,8 +386,10 @@ __all__ = [
     "preference_pairs",
     "proper_part",
     "read_records",
+    "real_and_made",
     "region_subsets",
     "rejection_filter",
+    "render_digits",
     "rouge_l",
     "select_answer",
     "select_examples",
@@ -374,10 +402,12 @@ __all__ = [
     "task_balanced_rows",
     "task_balanced_sample",
     "template_prompts",
+    "template_reviews",
     "value_strings",
     "values_only",
     "write_records",
     "write_self_supervised",
+    "written_reviews",
 ]
 
 __getattr__, __dir__ = lazy_names(__name__, _WHERE)

@@ -39,3 +39,18 @@ def matched_budget(
         rows = rng.permutation(np.flatnonzero(domains == name))
         found.append(np.resize(rows, share))
     return np.concatenate(found)
+
+
+def real_and_made(real: int, made: int, total: int) -> Int[np.ndarray, " total"]:
+    """Rows that make up `total` examples of `real` ones followed by `made` ones.
+
+    Every real example is in, as far as there is room, and the made ones fill what is left; either
+    is repeated where it is short. Without made ones the real ones fill it all.
+
+    >>> real_and_made(2, 3, 6), real_and_made(2, 0, 3)
+    (array([0, 1, 2, 3, 4, 2]), array([0, 1, 0]))
+    """
+    if not made:
+        return np.resize(np.arange(real), total)
+    first = np.resize(np.arange(real), min(real, total))
+    return np.concatenate([first, np.resize(np.arange(real, real + made), total - len(first))])

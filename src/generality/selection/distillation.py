@@ -447,7 +447,9 @@ def distill(
         UserError: for data that cannot be read or written, no prompt, an endpoint that takes no
             request or fails all the time, a failure where such are refused.
     """
-    check_output(Path(out))
+    for file in (out, pairs):
+        if file is not None:
+            check_output(Path(file))
     if shape not in SHAPES:
         raise unknown("format", shape, SHAPES)
     if recipe.name == "tailored" and student is None:
@@ -474,11 +476,7 @@ def distill(
                 made.add(outcome.example)
                 yield {**SHAPES[shape](outcome.example), **outcome.extra}
         if not seen:
-            raise UserError(
-                f"{source} has no good prompt: "
-                + (", ".join(f"{n} {kind}" for kind, n in main.dropped.items()) or "it is empty")
-                + ". Say which column holds them by --prompt."
-            )
+            raise main.nothing_good(source, "prompt", "Say which holds them by --prompt.")
 
     def refuse_or_log(outcome: Failed) -> None:
         if main.on_bad == "refuse" and outcome.problem != "held out":

@@ -112,8 +112,11 @@ class Choice:
             raise UserError(f"The method {self.method} looks through a model: name it by --model.")
         if self.method == "strongest" and not self.source:
             raise UserError("The method strongest needs --source, the name of the best source.")
-        if self.keep is not None and self.keep <= 0:
-            raise UserError("--keep is a number of examples, or a share below 1.")
+        for option, value in (("--keep", self.keep), ("--clusters", self.clusters)):
+            if value is not None and not (0 < value < 1 or (value >= 1 and value % 1 == 0)):
+                raise UserError(f"{option} is a whole number, or a share below 1, not {value}.")
+        if not 0 < self.sparse <= 1:
+            raise UserError(f"--sparse is a share above 0 and at most 1, not {self.sparse}.")
         if self.template not in ("auto", "chat") and "{prompt}" not in self.template:
             raise UserError("--template is auto, chat, or a text with {prompt} in it.")
 
@@ -185,10 +188,9 @@ def select_examples(
         UserError: for data that cannot be read or written, no good example, a bad record where
             such are refused, or a method that does not fit the data.
     """
-    if out is not None:
-        check_output(Path(out))
-    if scores is not None:
-        check_output(Path(scores))
+    for file in (out, scores):
+        if file is not None:
+            check_output(Path(file))
     if shape != "same" and shape not in SHAPES:
         raise unknown("format", shape, ["same", *SHAPES])
     if candidates is not None and choice.method != "prismatic":
@@ -207,10 +209,8 @@ def select_examples(
             if features is not None:
                 features.add(rows)
         if not before.count:
-            raise UserError(
-                f"{source} has no good example: "
-                + (", ".join(f"{n} {kind}" for kind, n in main.dropped.items()) or "it is empty")
-                + ". Say which columns hold prompt and response by --prompt and --response."
+            raise main.nothing_good(
+                source, "example", "Say which hold prompt and response by --prompt and --response."
             )
         if candidates is not None:
             assert features is not None

@@ -79,6 +79,7 @@ class Screen:
     flagged: dict[str, int] = field(default_factory=dict, init=False)
     places: dict[str, list[int]] = field(default_factory=dict, init=False)
     rejected: IO[str] | None = field(default=None, init=False, repr=False)
+    lacking: list[str] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
         for name, value, allowed in (
@@ -146,6 +147,8 @@ class Screen:
                 "out with --on-bad skip."
             )
         self._count(self.dropped, kind, record.number)
+        if kind == "missing field" and not self.lacking:
+            self.lacking = list(record.content or ())
         if self.rejected is not None:
             left: dict[str, Any] = {"number": record.number, "reason": kind, "detail": detail}
             left["record" if record.content is not None else "text"] = (
@@ -161,6 +164,27 @@ class Screen:
         if len(places) < _SHOWN:
             places.append(number)
 
+    def nothing_good(self, source: str | Path, what: str, columns: str) -> UserError:
+        """The error for data without one good record: why, and what to do about the usual case.
+
+        >>> screen = Screen()
+        >>> screen.reject(Record(1, {"text": "a"}), "missing field")
+        >>> print(screen.nothing_good("a.csv", "prompt", "Name one by --prompt."))
+        a.csv has no good prompt: 1 missing field. Its columns: text. Name one by --prompt.
+        """
+        counts = ", ".join(f"{n} {kind}" for kind, n in self.dropped.items()) or "it is empty"
+        usual = max(self.dropped, key=lambda kind: self.dropped[kind], default="")
+        hints = {
+            "missing field": f"Its columns: {', '.join(self.lacking)}. {columns}",
+            "unparseable": "Save it in UTF-8 with one JSON object on each line.",
+            "not an object": "Save it with one JSON object on each line.",
+            "over-long": "Allow longer ones with --max-length, or take another model.",
+            "no reference": "Say which column holds right answers by --reference.",
+            "": "",
+        }
+        hint = hints.get(usual, "See each of them with --rejected FILE.")
+        return UserError(f"{source} has no good {what}: {counts}. {hint}".rstrip())
+
     @contextmanager
     def rejecting(self, path: Path | None) -> Iterator[None]:
         """Inside the block, bad records go to this JSONL file, which appears at its good end."""
@@ -174,6 +198,8 @@ class Screen:
             temporary.replace(path)
         except FileNotFoundError as error:
             raise UserError(f"{path} cannot be written: its folder does not exist.") from error
+        except IsADirectoryError as error:
+            raise UserError(f"{path} is a folder; name a file.") from error
         finally:
             self.rejected = None
             temporary.unlink(missing_ok=True)

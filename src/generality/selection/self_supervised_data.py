@@ -18,7 +18,6 @@ from datasets import (
     enable_progress_bars,
 )
 
-from generality.errors import UserError
 from generality.lab import Lab
 from generality.selection.data_portrait import DataPortrait, portrait_table, source_table
 from generality.selection.example_choice import Selected
@@ -129,11 +128,13 @@ def write_self_supervised(
                     with_response(example, target) if shape == "same" else SHAPES[shape](changed)
                 )
                 yield {**record, "target_source": whose}
+        if not sources:
+            raise main.nothing_good(
+                source, "example", "Say which hold prompt and response by --prompt and --response."
+            )
 
     with main.rejecting(rejected):
         count = sum(1 for _ in records()) if out is None else write_records(out, records())
-    if not count:
-        raise UserError(f"{source} has no good example with a prompt and a response.")
     reasons = {_MEANING[whose]: number for whose, number in sources.most_common()}
     made = [
         {"title": "Where the responses come from", "columns": ["Response", "Examples"],

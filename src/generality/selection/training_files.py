@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -303,6 +304,21 @@ def plain_pair(record: Record, data: str | Path) -> tuple[str, str]:
     return "\n".join(str(message["content"]) for message in example.before), example.response
 
 
+def read_preferences(source: str | Path) -> list[tuple[str, str, str]]:
+    """Prompt, preferred response and other one of each record of a file, as `trl` names them.
+
+    Raises:
+        UserError: a record without `prompt`, `chosen` and `rejected`.
+    """
+    found = []
+    for record in read_records(source):
+        fields = record.content or {}
+        if not {"prompt", "chosen", "rejected"} <= {*fields}:
+            raise UserError(f"{source}, record {record.number}: needs prompt, chosen and rejected.")
+        found.append((fields["prompt"], fields["chosen"], fields["rejected"]))
+    return found
+
+
 def prompt_of(record: Record, columns: Columns | None = None) -> Example:
     """What a record asks, for data whose responses are still to be written.
 
@@ -351,7 +367,8 @@ def _parts(record: Record, columns: Columns) -> tuple[tuple[Message, ...], str, 
 
 def _named(content: Mapping[str, Any], name: str | None, usual: Sequence[str]) -> str | None:
     """The first of the names that the record has a value for."""
-    return next((n for n in ((name,) if name else usual) if content.get(n) is not None), None)
+    found = ((n, content.get(n)) for n in ((name,) if name else usual))
+    return next((n for n, value in found if value is not None and value == value), None)
 
 
 def _chat(value: Any) -> list[Message]:
@@ -400,7 +417,18 @@ def _before(prompt: Any) -> tuple[Message, ...]:
     return _not_blank(({"role": "user", "content": prompt},))
 
 
+def _writable(text: str) -> str:
+    """The text, if a file in UTF-8 can hold it: JSON can spell half a character (\\ud800)."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise BadRecord("not text", "it holds half of a surrogate pair") from error
+    return text
+
+
 def _not_blank(before: tuple[Message, ...]) -> tuple[Message, ...]:
+    for said in before:
+        _writable(said["content"])
     if not any(said["content"].strip() for said in before if said["role"] != "system"):
         raise BadRecord("empty prompt")
     return before
@@ -418,7 +446,7 @@ def _response(value: Any) -> str:
         raise BadRecord("not text", f"the response is of type {type(value).__name__}")
     if not text.strip():
         raise BadRecord("empty response")
-    return text
+    return _writable(text)
 
 
 def with_response(example: Example, response: str) -> dict[str, Any]:
@@ -476,12 +504,44 @@ SHAPES: dict[str, Callable[[Example], dict[str, Any]]] = {
 # ------------------------------------------------------------------------------ writing
 
 
-def check_output(path: Path) -> None:
+def check_output(path: Path, suffixes: Sequence[str] = SUFFIXES) -> None:
     """Refuse early what could not be written in the end. Raises UserError."""
-    if not path.name.lower().endswith(SUFFIXES):
-        raise UserError(f"{path}: the name must end in {', '.join(SUFFIXES)}.")
-    if not path.absolute().parent.is_dir():
-        raise UserError(f"{path}: the folder {path.absolute().parent} does not exist; make it.")
+    folder = path.expanduser().absolute().parent
+    if suffixes and not path.name.lower().endswith(tuple(suffixes)):
+        raise UserError(f"{path}: the name must end in {', '.join(suffixes)}.")
+    if path.expanduser().is_dir():
+        raise UserError(f"{path} is a folder; name a file.")
+    if not folder.is_dir():
+        raise UserError(f"{path}: the folder {folder} does not exist; make it.")
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"{path}: you may not write to the folder {folder}; name another place.")
+
+
+def check_outputs(inputs: Mapping[str, Any], outputs: Mapping[str, Path | None]) -> None:
+    """Refuse early what could not be written, or would take the place of another file.
+
+    Args:
+        inputs: what is read, by what the message calls it; None where there is none.
+        outputs: files of any name to write, by their options; None where none is asked for.
+
+    Raises:
+        UserError: a folder is not there, or two of the files are one.
+
+    >>> check_outputs({"the data": "a.jsonl"}, {"--out": Path("a.jsonl")})
+    Traceback (most recent call last):
+    generality.errors.UserError: --out a.jsonl would take the place of the data: name another file.
+    """
+    taken = {Path(path).expanduser().resolve(): name for name, path in inputs.items() if path}
+    for option, path in outputs.items():
+        if path is None:
+            continue
+        check_output(path, ())
+        place = path.expanduser().resolve()
+        if place in taken:
+            raise UserError(
+                f"{option} {path} would take the place of {taken[place]}: name another file."
+            )
+        taken[place] = option
 
 
 def write_records(
