@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pytest
-import tiny_models
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import tiny_models
 from generality.benchmarks.worked_sums import WorkedSum, worked_sums
 from generality.errors import UserError
 from generality.estimators.sum_school import SumSchool, explanation_rows
@@ -29,8 +29,9 @@ def test_work_is_right_and_slips_are_wrong(drawn, seed: int) -> None:
         f" {sign} {number}" for sign, number in zip(signs, numbers[1:], strict=False)
     )
     problem = WorkedSum(text)
-    assert problem.values[-1] == eval(text)  # noqa: S307 - numbers and signs of our own
-    assert problem.check(problem.worked) and problem.check(problem.short)
+    assert problem.values[-1] == eval(text)
+    assert problem.check(problem.worked)
+    assert problem.check(problem.short)
     assert problem.check(problem.terse)
     assert not problem.check(problem.slipped(seed))
     assert not problem.check("")
@@ -80,13 +81,15 @@ def school(tmp_path: Path) -> SumSchool:
 def test_a_model_learns_its_lessons_by_adapters_that_are_kept(school: SumSchool) -> None:
     lessons = [("a film is", "very good")] * 8
     tuned = school.taught(lessons, seed=0, epochs=20, learning_rate=0.02)
-    assert tuned.weights is not None and all("lora_" in name for name in tuned.weights)
+    assert tuned.weights is not None
+    assert all("lora_" in name for name in tuned.weights)
     asked = ["a film is"], ["very good"]
     before, after = (each.logprobs(school.lab, *asked)[0] for each in (school.start, tuned))
     assert after > before + 1
     assert tuned.write(school.lab, asked[0], max_tokens=2) == [["very good"]]
     again = school.taught(lessons, seed=0, epochs=20, learning_rate=0.02)
-    assert again.training is not None and tuned.training is not None
+    assert again.training is not None
+    assert tuned.training is not None
     assert again.training.losses == tuned.training.losses
 
 

@@ -22,10 +22,12 @@ from generality.modules import adapters_alone
 Lesson = tuple[str, str]
 """A prompt and the response that is learned."""
 
+TUNING = TrainConfig(epochs=1, batch_size=4, learning_rate=1e-3, warmup=0.1)
+
 
 @dataclass(frozen=True)
 class SumSchool:
-    """Sums of reasoning-gym without minus, and a named model that is tuned on some by LoRA: each arm its lessons.
+    """Sums of reasoning-gym (no minus) and a named model that LoRA tunes on each arm's lessons.
 
     What a method chooses or changes is the lessons, so that any method of supervision can be shown
     here: `compare` tunes one model for each arm, from the same start, in the same order of places,
@@ -58,7 +60,7 @@ class SumSchool:
     digits: int = 1
     rank: int = 8
     last: int = 10
-    tuning: TrainConfig = TrainConfig(epochs=1, batch_size=4, learning_rate=1e-3, warmup=0.1)
+    tuning: TrainConfig = TUNING
     max_tokens: int = 40
 
     def sums(self, lessons: int, test: int, *, seed: int) -> tuple[list[WorkedSum], ...]:
