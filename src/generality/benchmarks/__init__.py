@@ -23,6 +23,7 @@ from generality.benchmarks.cluster_tasks import (
 )
 from generality.benchmarks.code_words import code_words
 from generality.benchmarks.colored_digits import colored_digits, inverse_colored_digits
+from generality.benchmarks.colored_panel import ColoredPanel
 from generality.benchmarks.corruptions import CORRUPTIONS, corrupt_inputs
 from generality.benchmarks.crop_and_flip import crop_and_flip
 from generality.benchmarks.dedup_split import LeakageGap, dedup_split, leakage_gap
@@ -78,6 +79,7 @@ __all__ = [
     "AugmentationBank",
     "Benchmark",
     "ClusterTasks",
+    "ColoredPanel",
     "DomainFinding",
     "DomainReport",
     "Episode",

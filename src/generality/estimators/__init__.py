@@ -68,6 +68,12 @@ from generality.estimators.rich_features import (
     predict_then_interpolate,
     split_by_correctness,
 )
+from generality.estimators.rich_start import (
+    RichPlan,
+    construct_starts,
+    train_from,
+    train_plain,
+)
 from generality.estimators.shortcut_remedies import fit_remedy
 from generality.estimators.shot import SHOT
 from generality.estimators.shrinking_sampler import ShrinkingSampler, combo_diversity
@@ -78,7 +84,7 @@ from generality.estimators.skill_experts import (
     with_adapter,
 )
 from generality.estimators.soft_label_ensemble import SoftLabelEnsemble, combine_soft_labels
-from generality.estimators.soft_probe import SoftProbe
+from generality.estimators.soft_probe import SoftProbe, probe_beliefs
 from generality.estimators.t3a import T3A
 from generality.estimators.tent import Tent
 from generality.estimators.test_time import (
@@ -88,6 +94,7 @@ from generality.estimators.test_time import (
     evaluate_online,
 )
 from generality.estimators.train_steps import train_steps
+from generality.estimators.view_training import ViewTraining, craft_views, one_copy, view_network
 from generality.estimators.ways_to_tune import ways_to_tune
 from generality.estimators.weak_to_strong import WeakToStrong, bootstrap_chain
 from generality.estimators.writer import Writer
@@ -126,6 +133,7 @@ __all__ = [
     "PrototypeSelector",
     "PseudoLabel",
     "PseudoLabelRefit",
+    "RichPlan",
     "Round",
     "SearchPlan",
     "ShrinkingSampler",
@@ -135,6 +143,7 @@ __all__ = [
     "Tent",
     "TestTimeAdapter",
     "UnusableFeatures",
+    "ViewTraining",
     "WeakToStrong",
     "Writer",
     "adapt",
@@ -145,7 +154,9 @@ __all__ = [
     "bootstrap_chain",
     "combine_soft_labels",
     "combo_diversity",
+    "construct_starts",
     "correctness_groups",
+    "craft_views",
     "disambiguate",
     "discover",
     "distill_multi_head",
@@ -167,19 +178,24 @@ __all__ = [
     "merge_experts",
     "meta_train",
     "name_scores",
+    "one_copy",
     "one_shot_accuracy",
     "picked_accuracy",
     "predict_then_interpolate",
+    "probe_beliefs",
     "score_threshold",
     "search_architecture",
     "search_ensemble",
     "search_ranking_gap",
     "split_by_correctness",
+    "train_from",
     "train_guidance",
+    "train_plain",
     "train_skill_experts",
     "train_steps",
     "train_supernet",
     "tune_prompt",
+    "view_network",
     "ways_to_tune",
     "with_adapter",
 ]

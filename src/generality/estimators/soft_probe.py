@@ -172,3 +172,23 @@ def moments(
     mean, scale = features.mean(0, dtype=np.float64), features.std(0, dtype=np.float64)
     scale[scale <= 1e-6 * np.abs(mean)] = 1.0
     return mean, scale
+
+
+def probe_beliefs(
+    X: Float[NDArray, "n features"],
+    y: Shaped[NDArray, " n"],
+    Z: Float[NDArray, "m features"],
+    *,
+    classes: int = 2,
+    seed: int = 0,
+) -> Float[NDArray, "m classes"]:
+    """Class probabilities of Z by a `SoftProbe` trained on X and its class numbers y.
+
+    A function of arrays, to be kept: `lab.step(probe_beliefs, X, y, Z)`.
+
+    >>> X = np.array([[-1.0], [-2.0], [1.0], [2.0]] * 8)
+    >>> probe_beliefs(X, (X[:, 0] > 0).astype(int), X[:4]).argmax(1)
+    array([0, 0, 1, 1])
+    """
+    found: NDArray = SoftProbe(random_state=seed).fit(X, np.eye(classes)[y]).predict_proba(Z)
+    return found

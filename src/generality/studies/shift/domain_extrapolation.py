@@ -24,29 +24,30 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from torch import nn
 
 from generality.benchmarks import MultiDomain, folder_or_digits, sentiment_domains
 from generality.claims import Claim, Row, greater, interacts, monotone
 from generality.errors import UserError
-from generality.estimators import SoftProbe
+from generality.estimators import probe_beliefs
 from generality.lab import Lab, TrainConfig
 from generality.measures import accuracy, domain_overlap
-from generality.models import Featurized, LocalChat, TinyConvNet
+from generality.models import LocalChat
+from generality.models.named_networks import image_network
 from generality.selection import (
-    DigitRenderer,
-    DomainProposer,
     DomainSpec,
-    ProceduralSynthesiser,
-    PromptWriter,
-    TemplateSynthesiser,
-    TextSynthesiser,
-    TextToImage,
-    budget_shares,
+    MadeImages,
+    depict_domains,
     digit_specs,
+    enough_for,
+    first_domains,
     matched_budget,
-    synthesise_domains,
+    mixup_examples,
+    real_and_made,
+    render_digits,
+    template_reviews,
+    written_reviews,
 )
+from generality.selection.made_reviews import REVIEWED
 from generality.studies.study import Paper
 
 PAPER = Paper(
@@ -134,18 +135,6 @@ CLAIMS = (
           greater("language-model", "template", where={"task": "text"}), expected_at="full"),
 )  # fmt: skip
 
-NAMES = ("hotels", "restaurants", "concerts", "train journeys", "phones", "museums")
-TEMPLATES = {
-    "negative": ("these {domain} are {bad}", "a {bad} day, thanks to the {domain}",
-                 "I would not recommend such {bad} {domain}", "{domain}: {bad} and overpriced"),
-    "positive": ("these {domain} are {good}", "a {good} day, thanks to the {domain}",
-                 "I would recommend such {good} {domain}", "{domain}: {good} and worth it"),
-}  # fmt: skip
-WORDS = {
-    "bad": ("awful", "boring", "dirty", "disappointing", "dreadful", "poor", "useless"),
-    "good": ("brilliant", "charming", "delightful", "excellent", "lovely", "superb", "wonderful"),
-}
-
 
 def run(config: Config, lab: Lab) -> Iterator[Row]:
     """Rows of images, then of texts."""
@@ -169,7 +158,7 @@ def image_rows(lab: Lab, item: tuple[Config, int]) -> list[Row]:
 
     def scores(images: np.ndarray, soft: np.ndarray, targets: Sequence[str]) -> dict[str, float]:
         said = lab.fit(
-            functools.partial(network, backbone=config.backbone, width=config.width,
+            functools.partial(image_network, backbone=config.backbone, width=config.width,
                               classes=len(data.label_names)),
             images, soft, seed=seed,
             config=TrainConfig(epochs=config.epochs, batch_size=config.batch_size, dropout=True,
@@ -184,8 +173,15 @@ def image_rows(lab: Lab, item: tuple[Config, int]) -> list[Row]:
         kept = np.resize(kept, total)
         return np.asarray(data.inputs)[kept], eye[data.labels[kept]]
 
+    def share(made: MadeImages, domains: int, total: int) -> tuple[np.ndarray, np.ndarray]:
+        kept = first_domains(made, domains, total)
+        return made["images"][kept], eye[made["labels"][kept]]
+
+    def joined(first: tuple[Any, Any], second: tuple[Any, Any]) -> tuple[np.ndarray, np.ndarray]:
+        return np.concatenate([first[0], second[0]]), np.concatenate([first[1], second[1]])
+
     made = lab.step(synthesise, config, seed)
-    plain = lab.step(render, config.size, [DomainSpec("plain")], [config.total], seed)
+    plain = lab.step(render_digits, config.size, [DomainSpec("plain")], [config.total], seed=seed)
     if config.pipeline:
         plain = {**made, "domains": np.zeros_like(made["domains"])}  # the proposer's first domain
     sources = [tuple(each.split("+")) for each in config.sources]
@@ -201,13 +197,13 @@ def image_rows(lab: Lab, item: tuple[Config, int]) -> list[Row]:
         some = real(names, config.real)
         arms = {("erm", 0): real(names, config.total)}
         if alone:
-            arms["mixup", 0] = mixed(*real(names, config.total), config.mixup, rng)
-            arms["template", 0] = joined(some, share(plain, 1, config.total - config.real, eye))
+            arms["mixup", 0] = mixup_examples(*real(names, config.total), rng, alpha=config.mixup)
+            arms["template", 0] = joined(some, share(plain, 1, config.total - config.real))
         for count in config.domains if alone else config.domains[-1:]:
-            extra = share(made, count, config.total - config.real, eye)
+            extra = share(made, count, config.total - config.real)
             arms["extrapolated", count] = joined(some, extra)
             if alone:
-                arms["synthetic", count] = share(made, count, config.total, eye)
+                arms["synthetic", count] = share(made, count, config.total)
         said = {arm: scores(*examples, targets) for arm, examples in arms.items()}
         most = config.domains[-1]
         found += [
@@ -222,81 +218,18 @@ def image_rows(lab: Lab, item: tuple[Config, int]) -> list[Row]:
     return found
 
 
-def synthesise(config: Config, seed: int) -> dict[str, np.ndarray]:
-    """Images, class numbers and domain numbers; the first domains have enough to stand alone."""
-    most = max(config.domains)
-    wanted = [max(budget_shares(config.total, d)[0] for d in config.domains if d > k)
-              for k in range(most)]  # fmt: skip
+def synthesise(config: Config, seed: int) -> MadeImages:
+    """Images of the made-up domains; the first domains have enough to stand alone."""
+    wanted = enough_for(config.total, config.domains)
     if config.pipeline is None:
-        return render(config.size, digit_specs(most, seed=seed), wanted, seed)
+        return render_digits(config.size, digit_specs(len(wanted), seed=seed), wanted, seed=seed)
     if config.chat is None:
         raise UserError("A text-to-image model needs a language model: --set chat=…")
-    chat, labels = LocalChat(config.chat), load(config).label_names
-    proposer = DomainProposer(chat, mode="dataset", max_tokens=config.max_tokens)
-    specs = proposer.propose(labels, n=most, seed=seed, known=load(config).domain_names)
-    maker = TextToImage(config.pipeline, writer=PromptWriter(chat), size=config.size)
-    return made_by(maker, specs, wanted, labels, seed)
-
-
-def render(size: int, specs: list[DomainSpec], wanted: list[int], seed: int) -> dict[str, Any]:
-    """Digits of these domains, as many of each as wanted."""
-    labels = tuple("0123456789")
-    return made_by(ProceduralSynthesiser(DigitRenderer(size)), specs, wanted, labels, seed)
-
-
-def made_by(
-    maker: Any, specs: list[DomainSpec], wanted: list[int], labels: Sequence[str], seed: int
-) -> dict[str, np.ndarray]:
-    """Images of each domain in turn, classes in equal shares."""
-    parts = []
-    for k, (spec, count) in enumerate(zip(specs, wanted, strict=False)):
-        per = -(-count // len(labels))
-        parts.append(
-            synthesise_domains(maker, [spec], labels, per_class=per, seed=1000 * seed + k).data
-        )
-    return {
-        "images": np.concatenate([np.asarray(part.inputs) for part in parts]),
-        "labels": np.concatenate([part.labels for part in parts]),
-        "domains": np.repeat(np.arange(len(parts)), [len(part) for part in parts]),
-    }
-
-
-def share(
-    made: dict[str, np.ndarray], domains: int, total: int, eye: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Of the first domains, equal shares that make up the total."""
-    rows = np.flatnonzero(made["domains"] < domains)
-    kept = rows[matched_budget(made["domains"][rows], total)]
-    return made["images"][kept], eye[made["labels"][kept]]
-
-
-def joined(*parts: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Examples of several origins, one after another."""
-    return np.concatenate([x for x, _ in parts]), np.concatenate([y for _, y in parts])
-
-
-def mixed(
-    images: np.ndarray, soft: np.ndarray, alpha: float, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Every example mixed with another: interpolation, which makes no new domain."""
-    other, weight = rng.permutation(len(images)), rng.beta(alpha, alpha, len(images))
-    weight = weight.astype(np.float32)
-    by_image = weight.reshape(-1, *[1] * (images.ndim - 1))
-    return (
-        by_image * images + (1 - by_image) * images[other],
-        weight[:, None] * soft + (1 - weight[:, None]) * soft[other],
-    )
-
-
-def network(seed: int, *, backbone: str, width: int, classes: int) -> nn.Module:
-    """A classifier of images."""
-    if backbone == "tiny":
-        body: Any = TinyConvNet(3, width=width)
-    else:
-        from generality.models.pooled_resnet import PooledResNet
-
-        body = PooledResNet(backbone)
-    return Featurized(body, nn.Linear(body.features, classes))
+    data = load(config)
+    return depict_domains(
+        LocalChat(config.chat), config.pipeline, data.label_names, data.domain_names, wanted,
+        size=config.size, max_tokens=config.max_tokens, seed=seed,
+    )  # fmt: skip
 
 
 def load(config: Config) -> MultiDomain:
@@ -310,81 +243,46 @@ def load(config: Config) -> MultiDomain:
 def text_rows(lab: Lab, config: Config, seed: int) -> Iterator[Row]:
     """Arms over texts: trained on film reviews and more, tested on products, news and tweets."""
     data = sentiment_domains(balanced=True)
-    labels, rng = data.label_names, np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     order = {name: rng.permutation(data.rows(name)) for name in data.domain_names}
-    targets = data.domain_names[1:]
-    need = max(config.text_real, config.text_total)
-
-    def texts(rows: Any) -> tuple[list[str], np.ndarray]:
-        return [str(data.inputs[row]) for row in rows], data.labels[rows]
-
-    source = texts(order[data.domain_names[0]][: config.text_real])
-    specs = [DomainSpec(name) for name in rng.permutation(NAMES)[: config.text_domains]]
+    source, *targets = data.domain_names
+    specs = [DomainSpec(name) for name in rng.permutation(REVIEWED)[: config.text_domains]]
     per_class = (config.text_total - config.text_real) // (2 * len(specs)) + 1
-    written = synthesise_domains(
-        TemplateSynthesiser(TEMPLATES, WORDS), specs, labels, per_class=per_class, seed=seed
-    ).data
-    extra = {"template": (specs, (list(written.inputs), written.labels))}
+    none: tuple[list[str], np.ndarray] = ([], np.empty(0, int))
+    arms = {"erm": ([], none)}
+    arms["template"] = specs, template_reviews(specs, per_class=per_class, seed=seed)
     if config.chat is not None:
         lab.fetch(config.chat)
-        extra["language-model"] = written_texts(lab, config, labels, seed, specs)
-    arms = {"erm": source, **{name: (source[0] + more[0], np.concatenate([source[1], more[1]]))
-                              for name, (_, more) in extra.items()}}  # fmt: skip
-
-    def scores(examples: tuple[list[str], np.ndarray], real: int, tested: Sequence[str]) -> Any:
-        origin = np.arange(len(examples[0])) >= real
-        rows = [np.flatnonzero(origin == k) for k in (False, True)]
-        wanted = (min(real, config.text_total), config.text_total - real)
-        kept = np.concatenate(
-            [np.resize(rows[0], config.text_total)] if not len(rows[1])
-            else [np.resize(each, n) for each, n in zip(rows, wanted, strict=True)]
+        arms["language-model"] = written_reviews(
+            LocalChat(config.chat, device=lab.device), specs, domains=config.text_domains,
+            per_class=config.text_per_class, max_tokens=config.max_tokens, lab=lab, seed=seed,
         )  # fmt: skip
-        X = lab.embed("minilm-l6", examples[0], max_length=64)[kept]
+
+    def scores(rows: np.ndarray, more: tuple[list[str], np.ndarray], tested: Sequence[str]) -> Any:
+        texts = [*(str(data.inputs[row]) for row in rows), *more[0]]
+        kept = real_and_made(len(rows), len(more[0]), config.text_total)
+        X = lab.embed("minilm-l6", texts, max_length=64)[kept]
+        y = np.concatenate([data.labels[rows], more[1]])[kept]
         found = {}
         for name in tested:
-            some, truth = texts(order[name][: config.text_test])
-            Z = lab.embed("minilm-l6", some, max_length=64)
-            found[name] = accuracy(lab.step(probed, X, examples[1][kept], Z, seed), truth)
+            test = order[name][: config.text_test]
+            Z = lab.embed("minilm-l6", [str(data.inputs[row]) for row in test], max_length=64)
+            said = lab.step(probe_beliefs, X, y, Z, seed=seed)
+            found[name] = accuracy(said, data.labels[test])
         return found
 
-    said = {name: scores(examples, len(source[0]), targets) for name, examples in arms.items()}
+    real = order[source][: config.text_real]
+    said = {method: scores(real, more, targets) for method, (_, more) in arms.items()}
+    need = max(config.text_real, config.text_total)
     for name in targets:
-        own = texts(order[name][config.text_test : config.text_test + need])
-        ceiling = scores(own, len(own[0]), [name])[name]
-        for method in arms:
-            used, more = extra.get(method, ([], ([], None)))
+        own = order[name][config.text_test : config.text_test + need]
+        ceiling = scores(own, none, [name])[name]
+        for method, (used, more) in arms.items():
             near = domain_overlap(
                 [each.name for each in used], targets, lambda names: lab.embed("minilm-l6", names)
             )["similarity"]
             yield Row(
-                method=method, seed=seed, task="text", source=data.domain_names[0], target=name,
+                method=method, seed=seed, task="text", source=source, target=name,
                 score=said[method][name], floor=said["erm"][name], ceiling=ceiling,
                 written=len(more[0]), overlap=float(near.max()) if len(near) else None,
             )  # fmt: skip
-
-
-def written_texts(
-    lab: Lab, config: Config, labels: Sequence[str], seed: int, spare: list[DomainSpec]
-) -> tuple[list[DomainSpec], tuple[list[str], np.ndarray]]:
-    """A language model's domains, and its sentences in them; `spare` where it names none."""
-    chat = LocalChat(str(config.chat), device=lab.device)
-    proposer = DomainProposer(chat, kind="customer review", mode="dataset", reasoning=False,
-                              max_tokens=config.max_tokens, retries=0, lab=lab)  # fmt: skip
-    try:
-        specs = proposer.propose(labels, n=config.text_domains, seed=seed, known=("film",))
-    except UserError:
-        specs = spare
-    writer = TextSynthesiser(chat, max_tokens=config.max_tokens, rounds=1, lab=lab)
-    try:
-        made = synthesise_domains(
-            writer, specs, labels, per_class=config.text_per_class, seed=seed
-        ).data
-    except ValueError:  # not a sentence: the arm is plain training
-        return specs, ([], np.empty(0, int))
-    return specs, (list(made.inputs), made.labels)
-
-
-def probed(X: np.ndarray, y: np.ndarray, Z: np.ndarray, seed: int) -> np.ndarray:
-    """Class probabilities of Z by a linear probe trained on X."""
-    found: np.ndarray = SoftProbe(random_state=seed).fit(X, np.eye(2)[y]).predict_proba(Z)
-    return found
