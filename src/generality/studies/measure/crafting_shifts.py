@@ -26,16 +26,13 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-import torch
-from torch import Tensor, nn
 
 from generality.benchmarks import MultiDomain, folder_or_digits, image_bank
 from generality.claims import Claim, Row, greater
 from generality.errors import UserError, unknown
+from generality.estimators import ViewTraining, craft_views
 from generality.lab import Lab, TrainConfig
 from generality.measures import accuracy, kfold_by_category, selection_report
-from generality.models import Featurized, TinyConvNet
-from generality.modules import DualViewClassifier, EdgeView, dual_view_loss, view_outputs
 from generality.studies.study import Paper
 
 PAPER = Paper(
@@ -144,7 +141,7 @@ def run(config: Config, lab: Lab) -> Iterator[Row]:
     """Rows of every seed: its candidates, what each criterion chooses, each method tuned."""
     if config.backbone != "tiny":
         lab.fetch(config.backbone)
-    lab.step(craft, *sources(config))  # before seeds share it
+    lab.step(craft_views, *sources(config))  # before seeds share it
     items = [(config, seed) for seed in lab.seeds(config.seeds)]
     for rows in lab.map(seed_rows, items, description="Training candidates"):
         yield from rows
@@ -193,41 +190,22 @@ def candidates(config: Config, lab: Lab, seed: int) -> pd.DataFrame:
     """A row for each method, learning rate and output: its three values and its test accuracy."""
     bank, data = image_bank(), load(config)
     pool, tests = sources(config)
-    made = lab.step(craft, pool, tests)
     labels = data.labels[data.rows(config.source)][: len(pool)]
     order = np.random.default_rng(seed).permutation(len(pool))
-    held, trained = order[: config.validation], order[config.validation :]
-    places = {name: 1 + k for k, name in enumerate(bank.names)}  # among an image's copies
+    held = order[: config.validation]
 
     @functools.cache
     def predicted(method: str, rate: float, categories: tuple[str, ...]) -> dict[str, np.ndarray]:
-        """Probabilities of every output, by "output/plain", "output/test", "output/category"."""
-        dual = METHODS[method][1]
-        copies = [0, *(places[name] for name in categories)]
-        inputs = views(made["copies"][trained], made["edges_drawn"][trained], dual)[:, copies]
-        validation = views(made["copies"][held], made["edges"][held], dual)
-        test = views(tests, made["test_edges"], dual)
-        fitted = lab.fit(
-            functools.partial(network, backbone=config.backbone, width=config.width,
-                              classes=len(data.label_names), dual=dual),
-            inputs, np.eye(len(data.label_names), dtype=np.float32)[labels[trained]],
-            config=TrainConfig(
+        return ViewTraining(
+            lab, lab.step(craft_views, pool, tests), tests, labels, len(data.label_names),
+            order[config.validation :], held,
+            TrainConfig(
                 epochs=config.epochs, batch_size=config.batch_size, learning_rate=rate,
                 optimizer=config.optimizer, momentum=0.9 if config.optimizer == "sgd" else 0.0,
                 schedule=config.schedule, dropout=True,
             ),
-            seed=seed, augment=one_copy,
-            predict={"held": validation.reshape(-1, *validation.shape[2:]), "test": test},
-            **({"objective": functools.partial(dual_view_loss, lam=config.lam)} if dual else {}),
-        ).probabilities  # fmt: skip
-        of_held = fitted["held"].reshape(len(held), -1, *fitted["held"].shape[1:])
-        named = {name: of_held[:, place] for name, place in {"plain": 0, **places}.items()}
-        named["test"] = fitted["test"]
-        return {
-            f"{output}/{name}": said
-            for name, both in named.items()
-            for output, said in (view_outputs(both) if dual else {"image": both}).items()
-        }
+            config.backbone, config.width, config.lam, seed,
+        ).predict(categories, dual=METHODS[method][1])  # fmt: skip
 
     def evaluate(
         setting: Any, trained_on: tuple[str, ...], measured: tuple[str, ...]
@@ -264,52 +242,6 @@ def candidates(config: Config, lab: Lab, seed: int) -> pd.DataFrame:
              "test": float(np.mean(each))}
         )  # fmt: skip
     return pd.DataFrame(found)
-
-
-def craft(pool: np.ndarray, tests: np.ndarray) -> dict[str, np.ndarray]:
-    """Every source image and its copy in each category, and the edge maps of all.
-
-    `copies` (n, 11, 3, h, w) half precision, the original first; `edges_drawn` and `edges` (n, 11,
-    h, w) bytes, with random thresholds for training and fixed ones; `test_edges` (m, h, w).
-    """
-    copies = np.stack([pool, *image_bank().craft_all(pool).values()], 1)
-    flat = torch.from_numpy(copies.reshape(-1, *pool.shape[1:]))
-    view = EdgeView()
-    drawn = view.train()(flat, np.random.default_rng(0))[:, 0]
-    fixed, of_tests = view.eval()(flat)[:, 0], view(torch.from_numpy(tests.astype(np.float32)))
-    sides = (*copies.shape[:2], *copies.shape[3:])
-    return {
-        "copies": copies.astype(np.float16),
-        "edges_drawn": drawn.numpy().astype(np.uint8).reshape(sides),
-        "edges": fixed.numpy().astype(np.uint8).reshape(sides),
-        "test_edges": of_tests[:, 0].numpy().astype(np.uint8),
-    }
-
-
-def views(images: np.ndarray, edges: np.ndarray, dual: bool) -> np.ndarray:
-    """Images (…, 3, h, w), or beside their edge maps: (…, 2, 3, h, w); half precision."""
-    if not dual:
-        return images.astype(np.float16)
-    lines = np.broadcast_to(edges[..., None, :, :], images.shape)
-    return np.stack([images, lines], axis=-4).astype(np.float16)
-
-
-def one_copy(batch: Tensor, generator: torch.Generator) -> Tensor:
-    """Of each image's copies (batch, copies, …) one at random, the original as likely as others."""
-    drawn = torch.randint(batch.shape[1], (len(batch),), generator=generator)
-    return batch[torch.arange(len(batch)), drawn]
-
-
-def network(seed: int, *, backbone: str, width: int, classes: int, dual: bool) -> nn.Module:
-    """A classifier of one view, or of two."""
-    if backbone == "tiny":
-        body: Any = TinyConvNet(3, width=width)
-    else:
-        from generality.models.pooled_resnet import PooledResNet
-
-        body = PooledResNet(backbone)
-    plain = Featurized(body, nn.Linear(body.features, classes))
-    return DualViewClassifier(plain) if dual else plain
 
 
 def sources(config: Config) -> tuple[np.ndarray, np.ndarray]:

@@ -32,7 +32,8 @@ from generality.errors import UserError, unknown
 from generality.estimators.style_ascent import fit_style_ascent
 from generality.lab import Lab, TrainConfig
 from generality.measures import accuracy
-from generality.models import Featurized, TinyConvNet
+from generality.models import Featurized
+from generality.models.named_networks import image_body
 from generality.modules import FeatureStatPerturb, insert_after, style_parameters
 from generality.studies.study import Paper
 
@@ -209,10 +210,8 @@ def network(
     insert: tuple[str, ...], adv_weight: float, decay: bool,
 ) -> Featurized:  # fmt: skip
     """A network of a method: the same first weights for all methods of a seed."""
-    from generality.models.pooled_resnet import PooledResNet
-
-    body = TinyConvNet(3, width=width) if backbone == "tiny" else PooledResNet(backbone)
-    head = nn.Linear(body.features, classes)
+    body, features = image_body(backbone, width=width)
+    head = nn.Linear(features, classes)
     places = insert if backbone == "tiny" else tuple(f"model.{name}" for name in insert)
     if places:
         style = functools.partial(FeatureStatPerturb, mode=mode, adv_weight=adv_weight)
