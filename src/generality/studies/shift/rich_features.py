@@ -23,17 +23,16 @@ rounds, is not run; `rounds` is a setting.
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
-from generality.benchmarks import colored_digits, digits
+from generality.benchmarks.colored_panel import COLOURINGS, ColoredPanel
 from generality.claims import Claim, Row, greater, interacts
 from generality.errors import UserError, unknown
+from generality.estimators import RichPlan, construct_starts, train_from, train_plain
 from generality.lab import Lab
 from generality.studies.study import Paper
 
@@ -43,11 +42,10 @@ PAPER = Paper(
 )  # fmt: skip
 
 # share of wrong labels, P(colour contradicts the label) in training, l2
-PANELS: dict[str, tuple[float, tuple[float, ...], float]] = {
+PANELS: dict[str, tuple[float, tuple[float, float], float]] = {
     "colored": (0.25, (0.1, 0.2), 1.1e-3),
     "inverse": (0.1, (0.2, 0.25), 1e-4),
 }
-TESTS = {"against": 0.9, "along": 0.1, "even": 0.5}
 STARTS = ("random", "erm-init", "rfc", "rfc-frozen")
 
 
@@ -147,22 +145,25 @@ CLAIMS = (
 
 def run(config: Config, lab: Lab) -> Iterator[Row]:
     """Rows of every panel, method and seed."""
-    seeds, options = list(lab.seeds(config.seeds)), asdict(config)
+    seeds = list(lab.seeds(config.seeds))
     for data in config.panels:
         starts = config.inverse_starts if data == "inverse" else config.starts
         arms = [(p, s) for s in starts for p in config.penalties]
         arms += [("erm", "rfc-frozen")] if "rfc-frozen" in starts else []
+        panel, plan = panel_and_plan(config, data)
         with lab.progress.task(f"Training on {data} digits") as report:
-            found = lab.step(plain, data, seeds, options)
+            found = lab.step(train_plain, plan, panel, seeds)
             report(1, len(arms) + 2)
-            rich = lab.step(construct, data, seeds, options)
+            rich = lab.step(construct_starts, plan, panel, seeds)
             found |= rich["found"]
             report(2, len(arms) + 2)
             for done, (penalty, start) in enumerate(arms, 3):
                 state = rich["starts"]["erm-init" if start == "erm-init" else "rfc"]
                 found[f"{penalty}-{start}"] = lab.step(
-                    arm, penalty, start, state if start != "random" else None, data, seeds, options
-                )
+                    train_from, plan, panel, None if penalty == "erm" else penalty, start,
+                    state if start != "random" else None,
+                    (1.0,) if penalty == "erm" else config.weights, seeds,
+                )  # fmt: skip
                 report(done, len(arms) + 2)
         rows = {name: list(map(chosen, *accuracies)) for name, accuracies in found.items()}
         for (name, each), seed in itertools.product(rows.items(), seeds):
@@ -173,6 +174,22 @@ def run(config: Config, lab: Lab) -> Iterator[Row]:
                 )  # fmt: skip
 
 
+def panel_and_plan(config: Config, data: str) -> tuple[ColoredPanel, RichPlan]:
+    """The digits of a panel, and how long everything is trained on them."""
+    noise, flips, l2 = PANELS[data]
+    panel = ColoredPanel(
+        noise, flips, config.images, config.per_environment, config.held_out, config.test
+    )
+    plan = RichPlan(
+        width=config.width, rounds=config.rounds, learning_rate=config.learning_rate, l2=l2,
+        first_steps=config.inverse_first_steps if data == "inverse" else config.first_steps,
+        discover_steps=config.discover_steps, distill_steps=config.distill_steps,
+        penalised_steps=config.penalised_steps, frozen_steps=config.frozen_steps,
+        oracle_steps=config.oracle_steps,
+    )  # fmt: skip
+    return panel, plan
+
+
 def chosen(held_out: np.ndarray, test: np.ndarray) -> dict[str, float]:
     """One seed's accuracies by weight and environment: those of the weight chosen, and the best."""
     best = int(held_out.min(1).argmax())
@@ -180,174 +197,5 @@ def chosen(held_out: np.ndarray, test: np.ndarray) -> dict[str, float]:
         "score": float(test[best].min()),
         "oracle_score": float(test.min(1).max()),
         "held_out": float(held_out[best].min()),
-        **{name: float(value) for name, value in zip(TESTS, test[best], strict=True)},
+        **{name: float(value) for name, value in zip(COLOURINGS, test[best], strict=True)},
     }
-
-
-@functools.cache
-def mnist(images: str) -> tuple[np.ndarray, np.ndarray]:
-    """Every other pixel of every other row, and the digits."""
-    if images == "mnist":
-        drawn, shown = digits("mnist")
-        return drawn[:, 0, ::2, ::2], shown
-    import datasets
-
-    split = datasets.concatenate_datasets(
-        [datasets.load_dataset(images, split=name) for name in ("train", "test")]
-    )
-    pixels = np.stack([np.asarray(image, np.uint8)[::2, ::2] for image in split["image"]])
-    return pixels.astype(np.float32) / 255, np.asarray(split["label"])
-
-
-def panel(data: str, seeds: list[int], options: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Training examples, environments, and the sets that are only predicted, for every seed."""
-    noise, flips, _ = PANELS[data]
-    images, shown = mnist(options["images"])
-    sizes = [2 * options["per_environment"], 2 * options["held_out"], options["test"]]
-    if sum(sizes) > len(images):
-        raise UserError(f"There are {len(images)} digits, and {sum(sizes)} are asked for.")
-    parts: dict[str, list[np.ndarray]] = {}
-    for seed in seeds:
-        order = np.random.default_rng(seed).permutation(len(images))
-        train, held, test = np.split(order[: sum(sizes)], np.cumsum(sizes)[:-1])
-
-        def colour(rows: np.ndarray, *flips: float, seed: int = seed) -> Any:
-            return colored_digits(
-                images[rows], shown[rows], label_noise=noise, color_flips=flips, seed=seed
-            )
-
-        given, even, held_out = colour(train, *flips), colour(train, 0.5), colour(held, *flips)
-        tests = [colour(test, flip) for flip in TESTS.values()]
-        for name, value in {
-            "x": given.inputs, "y": given.labels, "domains": given.domains,
-            "even_x": even.inputs, "even_y": even.labels,
-            "held_x": np.concatenate([held_out.inputs[held_out.domains == d] for d in (0, 1)]),
-            "held_y": np.concatenate([held_out.labels[held_out.domains == d] for d in (0, 1)]),
-            "test_x": np.concatenate([t.inputs for t in tests]),
-            "test_y": np.concatenate([t.labels for t in tests]),
-        }.items():  # fmt: skip
-            parts.setdefault(name, []).append(value)
-    return {name: np.stack(values) for name, values in parts.items()}
-
-
-def build(width: int, seed: int) -> Any:
-    """Two hidden layers and one logit; Xavier weights, no biases to start with."""
-    from torch import nn
-
-    from generality.models import Featurized, mlp
-
-    body = nn.Sequential(mlp(2 * 14 * 14, width, width), nn.ReLU())
-    model = Featurized(body, nn.Linear(width, 1))
-    for layer in model.modules():
-        if isinstance(layer, nn.Linear):
-            nn.init.xavier_uniform_(layer.weight)
-            nn.init.zeros_(layer.bias)
-    return model
-
-
-def accuracies(logits: Any, own: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """(seeds, 1, environments) on held-out digits and in the test, from a function of inputs."""
-    return tuple(
-        ((logits(own[f"{name}_x"])[..., 0] > 0).numpy() == own[f"{name}_y"])
-        .reshape(len(own["y"]), 1, environments, -1)
-        .mean(-1)
-        for name, environments in (("held", 2), ("test", len(TESTS)))
-    )
-
-
-def knobs(data: str, options: dict[str, Any]) -> tuple[Any, dict[str, Any], int, int]:
-    """The network, how all are trained, steps of round 0, and steps that all take together."""
-    first = options["inverse_first_steps" if data == "inverse" else "first_steps"]
-    later = (options["rounds"] - 1) * options["discover_steps"] + options["distill_steps"]
-    training = {"learning_rate": options["learning_rate"], "l2": PANELS[data][2]}
-    make = functools.partial(build, options["width"])
-    return make, training, first, first + later + options["penalised_steps"]
-
-
-def plain(data: str, seeds: list[int], options: dict[str, Any]) -> dict[str, Any]:
-    """Plain training, the same where the colour says nothing, and predict-then-interpolate."""
-    from generality.estimators import fit_group_dro, predict_then_interpolate
-    from generality.estimators.rich_features import own_logits
-
-    own = panel(data, seeds, options)
-    make, training, first, total = knobs(data, options)
-    everyone = np.ones((*own["y"].shape, 1))
-    trained = {
-        "erm": fit_group_dro(
-            make, own["x"], own["y"], everyone, seeds=seeds, steps=total, **training
-        ),
-        "oracle": fit_group_dro(
-            make, own["even_x"], own["even_y"], everyone, seeds=seeds,
-            steps=options["oracle_steps"], **training,
-        ),
-        "pi": predict_then_interpolate(
-            make, own["x"], own["y"], own["domains"], seeds=seeds, first_steps=first,
-            steps=options["discover_steps"], **training,
-        ),
-    }  # fmt: skip
-    return {
-        name: accuracies(functools.partial(own_logits, nets), own) for name, nets in trained.items()
-    }
-
-
-def construct(data: str, seeds: list[int], options: dict[str, Any]) -> dict[str, Any]:
-    """Rounds of discovery and their synthesis: accuracies, and weights to start from."""
-    import torch
-    from torch.func import stack_module_state
-
-    from generality.estimators import discover, distill_multi_head, hand_over
-    from generality.estimators.rich_features import own_logits
-
-    own = panel(data, seeds, options)
-    make, training, first, _ = knobs(data, options)
-    rounds = discover(
-        make, own["x"], own["y"], rounds=options["rounds"], seeds=seeds, first_steps=first,
-        steps=options["discover_steps"], **training,
-    )  # fmt: skip
-    heads = distill_multi_head(
-        make, rounds, own["x"], own=True, seeds=seeds, steps=options["distill_steps"], **training
-    )
-
-    def together(x: np.ndarray) -> Any:
-        beliefs = [own_logits(r.networks, x).sigmoid() for r in rounds]
-        return torch.stack(beliefs).mean(0) - 0.5
-
-    found = {
-        f"round-{k}": accuracies(functools.partial(own_logits, r.networks), own)
-        for k, r in enumerate(rounds)
-    }
-    starts = [rounds[0].networks.module(i) for i in range(len(seeds))], hand_over(heads)
-    erm, rfc = (
-        {n: t.detach() for n, t in stack_module_state(list(start))[0].items()} for start in starts
-    )
-    return {
-        "found": {**found, "ensemble": accuracies(together, own)},
-        "starts": {"erm-init": erm, "rfc": rfc},
-    }
-
-
-def arm(
-    penalty: str, start: str, state: Any, data: str, seeds: list[int], options: dict[str, Any]
-) -> tuple[np.ndarray, np.ndarray]:
-    """A penalty from one start at every weight: accuracies (seeds, weights, environments)."""
-    from generality.estimators import fit_penalised
-    from generality.estimators.rich_features import own_logits
-
-    own = panel(data, seeds, options)
-    make, training, first, total = knobs(data, options)
-    steps = {
-        "random": total, "erm-init": total - first,
-        "rfc": options["penalised_steps"], "rfc-frozen": options["frozen_steps"],
-    }[start]  # fmt: skip
-    models = [make(seed) for seed in seeds] if state else make
-    for i, model in enumerate(models if state else ()):
-        model.load_state_dict({name: tensor[i] for name, tensor in state.items()})
-    found = []
-    for weight in options["weights"] if penalty != "erm" else (1.0,):
-        nets = fit_penalised(
-            models, own["x"], own["y"], own["domains"], weight=weight, seeds=seeds, steps=steps,
-            penalty=None if penalty == "erm" else penalty, frozen=start == "rfc-frozen", **training,
-        )  # fmt: skip
-        found.append(accuracies(functools.partial(own_logits, nets), own))
-    held_out, test = (np.concatenate(part, 1) for part in zip(*found, strict=True))
-    return held_out, test
