@@ -104,6 +104,27 @@ class FactDebaters:
         said = _answers(self._readers(inputs, members), inputs)
         return said.reshape(len(self.seeds), members, *said.shape[1:])
 
+    def protocols(
+        self, turns: int, lies: float, members: int
+    ) -> dict[str, Float[np.ndarray, "seeds members n classes"]]:
+        """What weak models say by every protocol of as many turns, by its name.
+
+        `members` are those of the two ensembles, with debates ("debate-ensemble") and without
+        ("finetune-ensemble"); "debate" and "naive" are the first of each. The long consultancy has
+        as many turns as both debaters together.
+        """
+        debated = self.labels("debate", turns=turns, lies=lies, members=members)
+        plain = self.labels("debate", turns=0, members=members)  # no turns: nothing is said
+        return {
+            "naive": plain[:, :1],
+            "finetune-ensemble": plain,
+            "consultancy": self.labels("consultancy", turns=turns, lies=lies),
+            "consultancy-long": self.labels("consultancy", turns=2 * turns, lies=lies),
+            "market": self.labels("market", turns=turns, lies=lies),
+            "debate": debated[:, :1],
+            "debate-ensemble": debated,
+        }
+
     def students(
         self, labels: Sequence[Labels], loss: Callable[..., Any] = soft_cross_entropy
     ) -> Float[np.ndarray, "labels seeds"]:

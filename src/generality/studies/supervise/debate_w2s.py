@@ -34,10 +34,11 @@ from generality.benchmarks import load_transfer_task
 from generality.claims import Claim, Row, equivalent, greater
 from generality.errors import UserError
 from generality.estimators import FactDebaters, combine_soft_labels
-from generality.estimators.soft_probe import moments, standardised
-from generality.lab import Lab, TrainConfig
+from generality.estimators.text_learner import TextLearner
+from generality.estimators.text_transfer import TextTransfer
+from generality.lab import Lab
 from generality.measures import accuracy, ensemble_diversity
-from generality.objectives import ConfidenceLoss, soft_cross_entropy
+from generality.objectives import ConfidenceLoss
 from generality.studies.study import Paper
 
 PAPER = Paper("Debate Helps Weak-to-Strong Generalization", arxiv="2501.13124", year=2025)
@@ -168,30 +169,23 @@ def simulated_rows(config: Config, lab: Lab) -> Iterator[Row]:
         seeds=config.seeds, hidden=config.hidden, flag_accuracy=config.flag_accuracy,
         temperature=config.temperature, epochs=config.epochs, learning_rate=config.learning_rate,
     )  # fmt: skip
-    most, base = max(config.members), config.base_members
-    plain = world.labels("debate", turns=0, members=most)  # no turns: nothing is said
+    most = max(config.members)
     taught: dict[tuple[str, str, int, float, int], np.ndarray] = {}
     for turns, lies in itertools.product(config.turns, config.lies):
-        debated = world.labels("debate", turns=turns, lies=lies, members=most)
-        for method, said in {
-            "naive": plain[:, :1],
-            "finetune-ensemble": plain[:, :base],
-            "consultancy": world.labels("consultancy", turns=turns, lies=lies),
-            "consultancy-long": world.labels("consultancy", turns=2 * turns, lies=lies),
-            "market": world.labels("market", turns=turns, lies=lies),
-            "debate": debated[:, :1],
-            "debate-ensemble": debated[:, :base],
-        }.items():
-            taught["facts", method, turns, lies, said.shape[1]] = said
+        found = world.protocols(turns, lies, most)
+        for method, said in found.items():
+            few = said[:, : config.base_members]
+            taught["facts", method, turns, lies, few.shape[1]] = few
         if turns == config.base_turns:
-            for method, said in (("debate-ensemble", debated), ("finetune-ensemble", plain)):
+            for method in ("debate-ensemble", "finetune-ensemble"):
                 for members in config.members:
-                    taught["members", method, turns, lies, members] = said[:, :members]
+                    taught["members", method, turns, lies, members] = found[method][:, :members]
+    plain = found["naive"]
     labels = [combine_soft_labels(said.swapaxes(0, 1)) for said in taught.values()]
     scores = list(world.students(labels))
     confident = world.students(labels[:1], ConfidenceLoss(alpha_max=0.75))[0]  # of "naive"
     for turns, lies in itertools.product(config.turns, config.lies):
-        taught["facts", "confidence", turns, lies, 1] = plain[:, :1]
+        taught["facts", "confidence", turns, lies, 1] = plain
         labels, scores = [*labels, plain[:, 0]], [*scores, confident]
     floor, ceiling = world.accuracy(plain[:, 0], world.test), world.students([world.truth])[0]
     for (key, said), label, score in zip(taught.items(), labels, scores, strict=True):
@@ -226,59 +220,35 @@ def text_rows(config: Config, lab: Lab) -> Iterator[Row]:
         "debate-ensemble": [debate.run_all(questions, ANSWERS, seed) for seed in members],
     }
     talks = {**talks, "debate": talks["debate-ensemble"][:1]}
-    held = [task.texts[row] for row in task.test]
+    read = {  # what the weak model has before it, from each run of each protocol
+        method: [[with_context(text, talk.to_context()) for text, talk in zip(
+            argued, run, strict=True)] for run in runs]
+        for method, runs in talks.items()
+    }  # fmt: skip
+    weak, strong = (
+        TextLearner(model, config.tuning, config.text_epochs, config.text_learning_rate)
+        for model in (config.weak, config.student)
+    )
+    transfer, truth = TextTransfer(lab, task, weak, strong), task.labels[task.test]
     for seed in lab.seeds(config.text_seeds):
-        supervised, transfer = task.halves(seed)
-        truth = task.labels[task.test]
-        known, best = task.one_hot(supervised), task.one_hot(transfer)
-        few, many = ([argued[row] for row in rows] for rows in (supervised, transfer))
-        floor = tuned(config, lab, config.weak, few, known, held, seed)
-        ceiling = tuned(config, lab, config.student, many, best, held, seed)
-        for method, several in talks.items():
-            said = np.stack([
-                tuned(config, lab, config.weak, [read[row] for row in supervised], known,
-                      [read[row] for row in transfer], seed)
-                for talk in several
-                for read in [[with_context(t, d.to_context()) for t, d in zip(
-                    argued, talk, strict=True)]]
-            ])  # fmt: skip
+        floor, ceiling = transfer.floor(seed), transfer.ceiling(seed)
+        known = task.labels[task.halves(seed)[1]]
+        for method, runs in read.items():
+            said = np.stack([transfer.labels(run, seed) for run in runs])
             label = combine_soft_labels(said)
-            student = tuned(config, lab, config.student, many, label, held, seed)
             yield Row(
-                method=method, seed=seed, score=accuracy(student, truth),
+                method=method, seed=seed, score=accuracy(transfer.student(label, seed), truth),
                 floor=accuracy(floor, truth), ceiling=accuracy(ceiling, truth), panel="text",
-                turns=turns, members=len(several), task=config.text_task,
-                label_accuracy=accuracy(label, task.labels[transfer]),
-                **apart(said, task.labels[transfer]),
+                turns=turns, members=len(runs), task=config.text_task,
+                label_accuracy=accuracy(label, known), **apart(said, known),
             )  # fmt: skip
-
-
-def tuned(
-    config: Config, lab: Lab, model: str, texts: list[str], targets: np.ndarray, ask: list[str],
-    seed: int,
-) -> np.ndarray:  # fmt: skip
-    """Class probabilities of the texts asked about, by a probe or by tuned weights."""
-    if config.tuning != "probe":
-        schedule = TrainConfig(epochs=config.text_epochs, learning_rate=config.text_learning_rate)
-        return lab.finetune(
-            model, texts, targets, objective=soft_cross_entropy, config=schedule,
-            predict={"ask": ask}, seed=seed, tuning=config.tuning, max_length=1024,
-        ).probabilities["ask"]  # fmt: skip
-    features = np.asarray(lab.embed(model, [*texts, *ask]))
-    known = standardised(features, *moments(features[: len(texts)]))
-    return lab.probe(
-        known, np.arange(len(texts))[None], targets[None].astype(np.float32),
-        epochs=config.text_epochs, learning_rate=config.text_learning_rate, optimizer="adam",
-    )[0, len(texts) :]  # fmt: skip
 
 
 def written(
     lab: Lab, model: str, prompts: list[str], max_tokens: int, temperature: float, seed: int
 ) -> list[str]:
     """One sampled text after each prompt, kept."""
-    said = lab.generate(
-        model, prompts, max_tokens=max_tokens, temperature=temperature, seed=seed
-    )  # fmt: skip
+    said = lab.generate(model, prompts, max_tokens=max_tokens, temperature=temperature, seed=seed)
     return [text for [text] in said]
 
 
@@ -287,8 +257,5 @@ def apart(said: np.ndarray, truth: np.ndarray) -> Row:
     if len(said) < 2:
         return Row(disagreement=None, error_correlation=None)
     found = ensemble_diversity(said, truth)
-    correlated = found.error_correlation
-    return Row(
-        disagreement=found.disagreement,
-        error_correlation=None if np.isnan(correlated) else correlated,
-    )
+    correlation = None if np.isnan(found.error_correlation) else found.error_correlation
+    return Row(disagreement=found.disagreement, error_correlation=correlation)
