@@ -66,7 +66,7 @@ def test_studies_are_listed_and_shown(generality) -> None:
 
 def test_a_run_from_question_to_page(generality, tmp_path: Path, home: Path) -> None:
     answer = generality("run", TINY, "--scale", "smoke", "--json")
-    assert (answer.code, answer.err) == (0, "")
+    assert answer.code == 0, answer.err
     said = strict(answer.out)
     assert said["study"] == "tiny-study"
     page = Path(said["report"])
@@ -122,7 +122,7 @@ def test_settings_and_seeds_change_the_question(generality) -> None:
 def test_workers_answer_the_same(generality) -> None:
     generality("run", TINY, "--scale", "smoke", "--out", "here")
     answer = generality("run", TINY, "--scale", "smoke", "--set", "log=log", "--on", "processes:2")
-    assert (answer.code, answer.err) == (0, "")
+    assert answer.code == 0, answer.err
     sql = "SELECT * EXCLUDE (run) FROM rows ORDER BY ALL"
     assert generality("results", sql, "--out", "here").out == generality("results", sql).out
 
@@ -274,7 +274,7 @@ def test_ctrl_c_says_that_the_same_command_goes_on(tmp_path: Path) -> None:
     gate.write_text("")
     second = start(*command, home=tmp_path / "home", cwd=tmp_path)
     out, err = second.communicate(timeout=120)
-    assert (second.returncode, err) == (0, "")
+    assert second.returncode == 0, err
     environment = json.loads((rows.parent / "environment.json").read_text())
     assert environment["steps"] == {"computed": 2, "reused": 2}
     assert sorted(log.read_text().splitlines()) == [
