@@ -21,7 +21,7 @@ from generality.benchmarks.worlds.scenes import (
     scene_questions,
 )
 from generality.errors import UserError
-from generality.estimators.pipeline_school import PipelineExperts, question_text
+from generality.estimators.pipeline_school import PipelineExperts, question_text, visual_judge
 from generality.estimators.scene_painter import (
     SceneNetwork,
     ScenePainter,
@@ -246,3 +246,11 @@ def test_a_diffusers_pipeline(tmp_path: Path):
 def test_a_pipeline_that_is_none():
     with pytest.raises(UserError, match="has no unet"):
         PipelineExperts(object())
+
+
+def test_a_judge_that_is_none(tmp_path: Path):
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    for name in ("hf:no such/judge", str(tmp_path / "nowhere"), str(tmp_path)):
+        with pytest.raises(UserError, match="cannot judge pictures") as told:
+            visual_judge(name)
+        assert "\n" not in str(told.value)

@@ -15,6 +15,7 @@ from generality.benchmarks.worlds.scenes import Question, scene_questions
 from generality.errors import UserError
 from generality.measures.dependency_graph_score import dependency_graph_scores
 from generality.models.diffusion_pipeline import load_pipeline
+from generality.models.load import HUB_FAILURES
 
 Pairs = tuple[Sequence[str], Sequence[Any]]
 Answer = Callable[[Any, str], bool]
@@ -168,14 +169,28 @@ def question_text(question: Question) -> str:
 
 
 def visual_judge(name: str) -> Answer:
-    """Whether a visual question answering model (ViLT and the like) says yes about a picture."""
+    """Whether a visual question answering model (ViLT and the like) says yes about a picture.
+
+    Args:
+        name: on the hub (`hf:org/name`) or of a folder.
+
+    Raises:
+        UserError: there is no such model, or it answers no questions about pictures.
+    """
     from transformers import AutoModelForVisualQuestionAnswering, AutoProcessor
 
     place = name.removeprefix("hf:")
-    processor = AutoProcessor.from_pretrained(place, trust_remote_code=False)
-    model = AutoModelForVisualQuestionAnswering.from_pretrained(
-        place, use_safetensors=True, trust_remote_code=False
-    ).eval()
+    try:
+        processor = AutoProcessor.from_pretrained(place, trust_remote_code=False)
+        model = AutoModelForVisualQuestionAnswering.from_pretrained(
+            place, use_safetensors=True, trust_remote_code=False
+        ).eval()
+    except (*HUB_FAILURES, ValueError, KeyError) as error:
+        reason = str(error).strip().split("\n")[0].rstrip(".")
+        raise UserError(
+            f"'{name}' cannot judge pictures: {reason}. Name a model for visual question answering "
+            "with safetensors weights, such as hf:dandelin/vilt-b32-finetuned-vqa."
+        ) from error
 
     def answer(picture: Any, question: str) -> bool:
         with torch.no_grad():
