@@ -83,6 +83,16 @@ def test_an_endpoint_that_refuses_is_not_asked_again(answer, message) -> None:
     assert len(asked) == 1
 
 
+def test_a_key_is_taken_without_its_line_end_and_never_said(monkeypatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "abc\n")
+    transport, asked = answers(completion("Hi."))
+    assert EndpointChat("tiny", transport=transport)(ASKED) == "Hi."
+    assert asked[0].headers["authorization"] == "Bearer abc"
+    with pytest.raises(UserError, match="holds characters that no key has") as caught:
+        EndpointChat("tiny", key="geheim-ü")
+    assert "geheim" not in str(caught.value)
+
+
 def test_answers_are_kept_under_the_chat_and_what_it_was_asked(tmp_path) -> None:
     lab = Lab(home=tmp_path, device="cpu", progress=False)
     transport, asked = answers(completion("one"), completion("two"))

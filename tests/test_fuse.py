@@ -90,6 +90,9 @@ def test_evaluation_beside_each_model(fuse, models, tmp_path):
         (("-p", "a ?", "--template", "none"), "{prompt} in it"),
         (("-p", "a " * 70, "--template", "{prompt}"), "more than the 64"),
         (("none.jsonl",), "none.jsonl"),
+        (("-p", "a ?", "--out", "nowhere/x.jsonl"), "does not exist; make it"),
+        (("-p", "a ?", "--json", "--evaluate", "none.jsonl"), "--json prints one document"),
+        (("-p", "a ?", "--alpha", "nan"), "--alpha is a finite number, not nan"),
     ],
 )
 def test_mistakes_are_said(fuse, arguments, said):

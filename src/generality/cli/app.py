@@ -5,13 +5,14 @@ from __future__ import annotations
 import difflib
 import errno
 import logging
+import math
 import os
 import sys
 import warnings
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from generality import __version__
 from generality.cli import (
@@ -58,6 +59,19 @@ class SuggestingGroup(TyperGroup):
             raise ClosedPipe from error
 
 
+class FiniteCommand(TyperCommand):
+    """A command whose numbers are numbers: NaN passes every comparison with a least or greatest."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Click's own, once no option is NaN or infinite."""
+        for option in self.params:
+            given = ctx.params.get(option.name)
+            for value in given if isinstance(given, list | tuple) else [given]:
+                if isinstance(value, float) and not math.isfinite(value):
+                    raise UserError(f"{option.opts[0]} is a finite number, not {value}.")
+        return super().invoke(ctx)
+
+
 class InterruptedRun(Exception):  # noqa: N818
     """Ctrl-C."""
 
@@ -74,23 +88,26 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("run")(run.run)
-app.command("list")(listing.list_studies)
-app.command("show")(listing.show)
-app.command("claims")(claims.claims)
-app.command("compare")(compare.compare)
-app.command("predict")(predict.predict)
-app.command("select")(select.select)
-app.command("distill")(distill.distill)
-app.command("fuse")(fuse.fuse)
-app.command("serve")(serve.serve)
-app.command("merge")(merge.merge)
-app.command("ir")(ir.ir)
-app.command("compress")(compress.compress)
-app.command("reshard")(reshard.reshard)
-app.command("steer")(steer.steer)
-app.command("results")(results.results)
-app.command("report")(report.report)
+for name, command in {
+    "run": run.run,
+    "list": listing.list_studies,
+    "show": listing.show,
+    "claims": claims.claims,
+    "compare": compare.compare,
+    "predict": predict.predict,
+    "select": select.select,
+    "distill": distill.distill,
+    "fuse": fuse.fuse,
+    "serve": serve.serve,
+    "merge": merge.merge,
+    "ir": ir.ir,
+    "compress": compress.compress,
+    "reshard": reshard.reshard,
+    "steer": steer.steer,
+    "results": results.results,
+    "report": report.report,
+}.items():
+    app.command(name, cls=FiniteCommand)(command)
 app.add_typer(cache.app, name="cache")
 
 

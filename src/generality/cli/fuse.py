@@ -89,11 +89,19 @@ def fuse(
     must have the same tokens.
     """
     from generality.selection.teacher import Prompter
+    from generality.selection.training_files import check_output
 
     if evaluate is None and prompts is None and not prompt:
         raise UserError("Give prompts: a file, - for standard input, or --prompt TEXT.")
     if template not in ("auto", "chat") and "{prompt}" not in template:
         raise UserError("--template is auto, chat, or a text with {prompt} in it.")
+    if evaluate is not None and json and (prompts or prompt):
+        raise UserError("--json prints one document: evaluate and answer prompts in two commands.")
+    if out is not None:
+        check_output(out)
+    examples = [*_given(prompt or []), *(_read(prompts) if prompts else [])]
+    if prompts is not None and not examples:
+        raise UserError(f"{prompts} holds no prompt.")
     lab = options.make_lab(device)
     model = fused_model(large, expert, alpha, dynamic, highest, lab)
     render = Prompter(large, template, lab)
@@ -104,9 +112,6 @@ def fuse(
     settings = {
         "max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "seed": seed
     }  # fmt: skip
-    examples = [*_given(prompt or []), *(_read(prompts) if prompts else [])]
-    if not examples:
-        raise UserError(f"{prompts} holds no prompt.")
     if len(examples) == 1 and prompts is None and out is None and not json:
         _stream(model, render, examples[0], settings)
         return

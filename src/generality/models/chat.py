@@ -171,7 +171,11 @@ class EndpointChat:
     ) -> None:
         self.model, self.url, self.retries = model, url.rstrip("/"), retries
         self.longest_wait = longest_wait
-        self._key = os.environ.get("OPENAI_API_KEY") if key is None else key
+        self._key = (os.environ.get("OPENAI_API_KEY", "") if key is None else key).strip()
+        if not (self._key.isascii() and self._key.isprintable()):
+            raise UserError(
+                f"The key for {self.url} holds characters that no key has; copy it anew."
+            )
         limits = httpx.Limits(max_connections=None)
         try:
             self._client = httpx.Client(timeout=timeout, transport=transport, limits=limits)
