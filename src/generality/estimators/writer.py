@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from generality.benchmarks.worlds import world_tokenizer
 from generality.lab import Lab, TrainConfig
 from generality.lab.sft import TunedLM
 from generality.lab.threads import threads
-from generality.measures import kl_to_base, response_logprob
+from generality.measures import greedy_match, kl_to_base, margin_labels, response_logprob
 from generality.models import load_model, load_tokenizer, tiny_decoder
+from generality.modules import prefer
 from generality.selection.judge import Judge
 
 if TYPE_CHECKING:
@@ -65,6 +68,36 @@ class Writer:
         return cls(network, None, tokenizer)
 
     @classmethod
+    def of_corpus(
+        cls,
+        lab: Lab,
+        size: str,
+        texts: Sequence[str],
+        *,
+        words: int,
+        config: TrainConfig,
+        context: int = 96,
+        max_length: int = 48,
+    ) -> Writer:
+        """A tiny decoder that has read these texts and knows their most frequent words.
+
+        Args:
+            lab: keeps it.
+            size: of `generality.models.tiny_decoder`.
+            texts: words and signs apart by spaces.
+            words: how many it knows; others are one unknown word.
+            config: of the reading.
+            context: longest text, in tokens.
+            max_length: of a text that it reads, likewise.
+        """
+        counts = Counter(word for text in texts for word in text.split())
+        known = [word for word, _ in counts.most_common(words)]
+        return cls.tiny(size, known, context=context).tuned(
+            lab, [""] * len(texts), texts, loss_on="all", max_length=max_length, config=config,
+            seed=0,
+        )  # fmt: skip
+
+    @classmethod
     def named(cls, name: str) -> Writer:
         """A pretrained model by its name, the same for every seed."""
         return cls(functools.partial(_named, name), None, load_tokenizer(name))
@@ -83,6 +116,24 @@ class Writer:
         found = lab.sft(
             self.network, prompts, responses, tokenizer=self.tokenizer, config=config, seed=seed,
             weights=self.weights, **options,
+        )  # fmt: skip
+        return replace(self, weights=found.weights, training=found)
+
+    def preferring(
+        self,
+        lab: Lab,
+        prompts: Sequence[str],
+        chosen: Sequence[str],
+        rejected: Sequence[str],
+        *,
+        config: TrainConfig,
+        seed: int,
+        **options: Any,
+    ) -> Writer:
+        """The writer after it learned which response is preferred; `options` are of `prefer`."""
+        found = prefer(
+            lab, self.network, prompts, chosen, rejected, tokenizer=self.tokenizer,
+            weights=self._state(), config=config, seed=seed, **options,
         )  # fmt: skip
         return replace(self, weights=found.weights, training=found)
 
@@ -134,6 +185,32 @@ class Writer:
         )  # fmt: skip
         return found
 
+    def margins(
+        self,
+        lab: Lab,
+        prompts: Sequence[str],
+        first: Sequence[str],
+        second: Sequence[str],
+        *,
+        kind: Literal["sum", "mean"] = "sum",
+    ) -> Float[np.ndarray, " pairs"]:
+        """By how many nats it prefers each first response, kept; see `margin_labels`."""
+        found: Float[np.ndarray, " pairs"] = lab.step(
+            _margins, self.network, self._state(), self.tokenizer, list(prompts), list(first),
+            list(second), kind,
+        )  # fmt: skip
+        return found
+
+    def matches(self, lab: Lab, prompts: Sequence[str], responses: Sequence[str]) -> list[bool]:
+        """Which of these responses it would write, greedily and word for word, kept.
+
+        Nothing is generated; see `greedy_match`.
+        """
+        found: list[bool] = lab.step(
+            _matches, self.network, self._state(), self.tokenizer, list(prompts), list(responses)
+        )
+        return found
+
     def moved(
         self, lab: Lab, base: Writer, prompts: Sequence[str], *, max_tokens: int, seed: int
     ) -> float:
@@ -178,6 +255,24 @@ def _logprobs(
     with threads(1):
         found = response_logprob(model, tokenizer, prompts, responses, reduce=reduce, batch_size=64)
     return found.tolist()
+
+
+def _matches(
+    network: Any, weights: Any, tokenizer: Any, prompts: list[str], responses: list[str]
+) -> list[bool]:
+    """The memoised step behind `Writer.matches`."""
+    with threads(1):
+        return greedy_match(_loaded(network, weights), tokenizer, prompts, responses).tolist()
+
+
+def _margins(
+    network: Any, weights: Any, tokenizer: Any, prompts: list[str], first: list[str],
+    second: list[str], kind: Any,
+) -> Float[np.ndarray, " pairs"]:  # fmt: skip
+    """The memoised step behind `Writer.margins`."""
+    with threads(1):
+        model = _loaded(network, weights)
+        return margin_labels(model, tokenizer, prompts, first, second, kind=kind)
 
 
 def _moved(

@@ -37,6 +37,7 @@ from generality.measures.deception import (
     conflict_tax,
     deception_score,
     knowledge_partition,
+    random_push,
 )
 from generality.measures.dependency_graph_score import category_report, dependency_graph_scores
 from generality.measures.discriminative_subset import (
@@ -123,6 +124,7 @@ from generality.measures.text_diversity import (
     LabelEntropy,
     MeanPerplexity,
     NGramEntropy,
+    word_variety,
 )
 from generality.measures.token_fertility import tokenizer_fertility, train_bpe
 from generality.measures.truncation_curve import TruncationPoint, truncation_curve
@@ -256,6 +258,7 @@ __all__ = [
     "per_example_gradients",
     "pgd_attack",
     "proxy_discrepancy",
+    "random_push",
     "randomized_score",
     "rank_correlation",
     "refit_ceiling",
@@ -286,4 +289,5 @@ __all__ = [
     "view_contributions",
     "violation_rates",
     "wilson_interval",
+    "word_variety",
 ]

@@ -140,6 +140,41 @@ def deception_score(
     )
 
 
+def random_push(
+    probabilities: Float[np.ndarray, "n 2"],
+    features: Float[np.ndarray, "n dim"],
+    correct: Correct,
+    tax: int,
+    *,
+    seed: int = 0,
+) -> Correct:
+    """Who is right after a linear student's weights were pushed at random: the goal-free control.
+
+    The push is just so long that it costs as many cases as a conflict does; a case changes sides
+    once and stays there.
+
+    Args:
+        probabilities: of two classes, by the student without a conflict.
+        features: what it reads of each case.
+        correct: which cases it has right.
+        tax: cases to be lost.
+        seed: of the direction.
+
+    >>> said = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8]])
+    >>> right = random_push(said, np.array([[1.0], [1.0], [1.0]]), np.ones(3, bool), 1, seed=0)
+    >>> int(right.sum())
+    2
+    """
+    direction = features @ np.random.default_rng(seed).standard_normal(features.shape[1])
+    margin = np.log(probabilities[:, 1] + 1e-30) - np.log(probabilities[:, 0] + 1e-30)
+    length = np.divide(-margin, direction, out=np.full(len(margin), -1.0), where=direction != 0)
+    lost = np.sort(length[correct & (length > 0)])
+    if not tax or not len(lost):
+        return np.asarray(correct, dtype=bool)
+    moved = (length > 0) & (length <= lost[min(tax, len(lost)) - 1])
+    return np.asarray(correct ^ moved)
+
+
 def _scores(
     counts: Float[np.ndarray, "four ..."],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -77,6 +77,23 @@ class CompressionRatio:
         return len(raw) / len(zlib.compress(raw, 9))
 
 
+def word_variety(texts: Iterable[str]) -> dict[str, float]:
+    """What a set of texts shows of its variety by words alone; more is more, in each.
+
+    `ngram_entropy` and `distinct_n` are of pairs of words, `compression` is minus the ratio.
+
+    >>> found = word_variety(["a b c", "a b d"])
+    >>> found["ngram_entropy"], found["distinct_n"]
+    (1.5, 0.75)
+    """
+    read = list(texts)
+    return {
+        "ngram_entropy": NGramEntropy(2)(read),
+        "distinct_n": DistinctN(2)(read),
+        "compression": -CompressionRatio()(read),
+    }
+
+
 @dataclass(frozen=True)
 class LabelEntropy:
     """Shannon entropy of labels in bits: of skills, topics, classes.

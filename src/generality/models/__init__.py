@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from generality.models.domain_adversarial import DomainAdversarial, fedka_digits
     from generality.models.efficientnet_lite import EfficientNetLite
     from generality.models.featurized import Featurized, mlp
+    from generality.models.from_sklearn import sklearn_mlp
     from generality.models.generation import generate_texts, stream_tokens
     from generality.models.hidden_states import HiddenStatePooler, hidden_state
     from generality.models.load import fetch_model, load_model, load_tokenizer
@@ -76,6 +77,7 @@ __all__ = [
     "mlp",
     "project_topk",
     "resolve_device",
+    "sklearn_mlp",
     "stream_tokens",
     "teacher_topk",
     "tiny_decoder",
@@ -120,6 +122,7 @@ __getattr__, __dir__ = lazy_names(
         "project_topk": "token_alignment",
         "topk_columns": "token_alignment",
         "resolve_device": "device",
+        "sklearn_mlp": "from_sklearn",
         "stream_tokens": "generation",
         "teacher_topk": "teacher_topk",
         "tiny_decoder": "tiny_decoders",

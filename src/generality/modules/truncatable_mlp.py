@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from generality.models import sklearn_mlp
+
 
 class TruncatableMLP(nn.Sequential):
     """Linear, activation, Linear, of which only the first `active_units` hidden units are used.
@@ -77,14 +79,8 @@ class TruncatableMLP(nn.Sequential):
         """
         if len(model.coefs_) != 2 or model.activation != "logistic":
             raise ValueError("the network has one hidden layer, of activation 'logistic'")
-        layers = []
-        for weights, bias in zip(model.coefs_, model.intercepts_, strict=True):
-            inputs, outputs = weights.shape
-            layers.append(nn.Linear(inputs, outputs, dtype=torch.float64))
-            with torch.no_grad():
-                layers[-1].weight.copy_(torch.as_tensor(weights.T.copy()))
-                layers[-1].bias.copy_(torch.as_tensor(bias))
-        return cls.from_mlp(*layers, **options)
+        layers: Any = sklearn_mlp(model, dtype=torch.float64)
+        return cls.from_mlp(layers[0], layers[2], **options)
 
     @classmethod
     def from_mlp(
