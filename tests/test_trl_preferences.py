@@ -65,9 +65,9 @@ def test_the_study_tunes_named_models_by_trl(tmp_path: Path) -> None:
         pairs_test=4, policy_seeds=1,
     )  # fmt: skip
     lab = Lab(home=tmp_path / "steps", device="cpu", progress=False)
-    rows = list(study.named_policy_rows(config, lab, "dpo"))
+    rows = list(study.policy_rows(config, lab, "dpo"))
     assert [row["method"] for row in rows] == ["no-conflict", "implicit"]
     assert all(0 <= row["score"] <= 1 for row in rows)
     done = lab.environment()["steps"]
-    assert rows == list(study.named_policy_rows(config, lab, "dpo"))
+    assert rows == list(study.policy_rows(config, lab, "dpo"))
     assert lab.environment()["steps"]["computed"] == done["computed"] == 4
