@@ -22,31 +22,22 @@ responses take as many steps as one of each, not more; sources are five, and non
 
 from __future__ import annotations
 
-import functools
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy import stats
 
 from generality.benchmarks import load_benchmark
-from generality.benchmarks.worlds import STYLES, ChainPrograms, solution, world_tokenizer
 from generality.claims import Claim, Row, greater, less, monotone
 from generality.errors import UserError
-from generality.lab import Lab, TrainConfig, TunedLM
-from generality.lab.threads import threads
+from generality.estimators.writer import Writer
+from generality.lab import Lab, TrainConfig
 from generality.measures import response_logprob
-from generality.models import load_model, load_tokenizer, tiny_decoder
-from generality.selection import (
-    NumberMatch,
-    ResponsePool,
-    StrongestSource,
-    WorldCheck,
-    selection_overlap,
-)
+from generality.models import load_model, load_tokenizer
+from generality.selection import ResponsePool, StrongestSource, selection_overlap
+from generality.selection.styled_pools import ChainPools, FilePools, PoolSource
 from generality.studies.study import Paper
 
 PAPER = Paper("The Best Instruction-Tuning Data are Those That Fit", arxiv="2502.04194", year=2025)
@@ -147,32 +138,29 @@ def run(config: Config, lab: Lab) -> Iterator[Row]:
     """Rows of every arm and budget, seed by seed; the first base has all arms."""
     if len(config.bases) != 2 or config.updates < 4:
         raise UserError("bases names two models, and updates is at least 4.")
-    world = Chains(config, lab) if config.data_path is None else Files(config)
-    before = {
-        base: accuracy(config, lab, world, base, world.weights[base], world.tests)
-        for base in world.bases
-    }
+    source, bases = world(config, lab)
+    ask: dict[str, Any] = {"judge": source.judge, "max_tokens": config.max_tokens}
+    before = {name: base.accuracies(lab, source.tests, **ask) for name, base in bases.items()}
     for seed in lab.seeds(config.seeds):
-        columns = [(base, reduce) for base in world.bases for reduce in ("mean", "sum")]
-        pool = scored(lab, world, world.pool(seed, config.instructions), columns)
-        for base in world.bases:
-            arms = choose(config, lab, world, base, pool, seed)
+        pool = source.pool(seed, config.instructions)
+        for name, base in bases.items():
+            pool = scored(lab, pool, name, base, ("mean", "sum"))
+        for name, base in bases.items():
+            arms = choose(config, lab, source, bases, name, pool, seed)
+            follows = float(stats.spearmanr(pool.column(f"{name}-mean"), lengths(pool))[0])
             rows = []
             for method, chosen in arms.items():
                 updates = config.updates * (2 if method == "ceiling" else 1)
-                tuned = tune(config, lab, world, base, chosen, updates, seed)
-                for budget, weights in (("quarter", tuned.kept["0.25"]), ("whole", tuned.weights)):
-                    asked = world.tests if budget == "whole" else {"score": world.tests["score"]}
+                tuned, tokens = tune(config, lab, base, chosen, updates, seed)
+                for budget, writer in tuned.items():
+                    tests = source.tests if budget == "whole" else {"score": source.tests["score"]}
                     rows.append(
                         Row(
-                            method=method, base=base, budget=budget, seed=seed,
-                            **accuracy(config, lab, world, base, weights, asked),
-                            before=before[base]["score"], examples=len(chosen),
-                            length=float(np.mean(lengths(chosen) or [0])), tokens=tuned.tokens,
-                            overlap=selection_overlap(arms["fit"], chosen),
-                            follows_length=float(
-                                stats.spearmanr(pool.column(f"{base}-mean"), lengths(pool))[0]
-                            ),
+                            method=method, base=name, budget=budget, seed=seed,
+                            **writer.accuracies(lab, tests, **ask),
+                            before=before[name]["score"], examples=len(chosen),
+                            length=float(np.mean(lengths(chosen) or [0])), tokens=tokens,
+                            overlap=selection_overlap(arms["fit"], chosen), follows_length=follows,
                         )
                     )  # fmt: skip
             edge = {(row["method"], row["budget"]): row["score"] for row in rows}
@@ -181,6 +169,76 @@ def run(config: Config, lab: Lab) -> Iterator[Row]:
                 yield Row(row, floor=floor, ceiling=edge.get(("ceiling", row["budget"])))
     if config.real:
         yield from article_rows(config, lab, config.real)
+
+
+def world(config: Config, lab: Lab) -> tuple[PoolSource, dict[str, Writer]]:
+    """Where responses come from, and both bases by name."""
+    if config.data_path is not None:
+        files = FilePools(config.data_path, test=config.test)
+        return files, {name: Writer.named(name) for name in config.bases}
+    chains = ChainPools(config.steps, config.test)
+    plan = TrainConfig(1, learning_rate=config.pretraining_rate, warmup=0.1)
+    return chains, {
+        name: Writer.tiny(config.size).tuned(
+            lab, *chains.pretraining(config.pretraining, MIXTURES[name]), config=plan, seed=0
+        )
+        for name in config.bases
+    }
+
+
+def scored(
+    lab: Lab, pool: ResponsePool, name: str, base: Writer, reductions: Sequence[str]
+) -> ResponsePool:
+    """With what `FitSelector` goes by, for each reduction a column."""
+    for reduce in reductions:
+        found = base.logprobs(lab, pool.column("prompt"), pool.column("response"), reduce=reduce)
+        pool = pool.with_column(f"{name}-{reduce}", found)
+    return pool
+
+
+def choose(
+    config: Config, lab: Lab, source: PoolSource, bases: dict[str, Writer], name: str,
+    pool: ResponsePool, seed: int,
+) -> dict[str, ResponsePool]:  # fmt: skip
+    """The data of each arm; for the second base only what crosses over with the first."""
+    [other] = [each for each in bases if each != name]
+    arms = {
+        "fit": pool.select(f"{name}-mean"),
+        "other-fit": pool.select(f"{other}-mean"),
+        "strongest": StrongestSource(config.strongest).select(pool),
+    }
+    if name != config.bases[0]:
+        return arms
+    some = pool.select(order="random", seed=seed)
+    said = bases[name].write(lab, some.column("prompt"), max_tokens=config.max_tokens)
+    own = some.with_column("response", [text for (text,) in said]).verify(source.judge, drop=True)
+    more = scored(
+        lab, source.pool(seed, config.more * config.instructions), name, bases[name], ("mean",)
+    )
+    return {
+        **arms,
+        "fit-sum": pool.select(f"{name}-sum"),
+        "random": some,
+        "reverse": pool.select(f"{name}-mean", order="min"),
+        "all": pool,
+        "own": own,
+        "ceiling": more.select(f"{name}-mean"),
+    }
+
+
+def tune(
+    config: Config, lab: Lab, base: Writer, chosen: ResponsePool, updates: int, seed: int
+) -> tuple[dict[str, Writer], int]:
+    """The base after a quarter of so many updates and after all; the tokens that it read."""
+    if not len(chosen):  # a base without a right answer of its own stays as it is
+        return {"quarter": base, "whole": base}, 0
+    plan = TrainConfig(1, learning_rate=config.learning_rate, schedule="constant")
+    tuned = base.tuned(
+        lab, chosen.column("prompt"), chosen.column("response"), keep=(0.25,), seed=seed,
+        config=replace(plan, epochs=(updates - 0.5) / plan.steps(len(chosen))),
+    )  # fmt: skip
+    tokens = tuned.training.tokens if tuned.training else 0
+    return {"quarter": tuned.kept(0.25), "whole": tuned}, tokens
 
 
 def article_rows(config: Config, lab: Lab, name: str) -> Iterator[Row]:
@@ -213,184 +271,6 @@ def named_logprobs(name: str, prompts: list[str], responses: list[str]) -> list[
     return [found.nanmean(1).tolist(), found.nansum(1).tolist()]
 
 
-def scored(
-    lab: Lab, world: Chains | Files, pool: ResponsePool, columns: list[tuple[str, str]]
-) -> ResponsePool:
-    """With what `FitSelector` goes by, for each base and reduction: a kept step and a column."""
-    for base, reduce in columns:
-        found = lab.step(
-            logprobs, world.network(base), world.weights[base], world.tokenizer,
-            pool.column("prompt"), pool.column("response"), reduce,
-        )  # fmt: skip
-        pool = pool.with_column(f"{base}-{reduce}", found)
-    return pool
-
-
-def choose(
-    config: Config, lab: Lab, world: Chains | Files, base: str, pool: ResponsePool, seed: int
-) -> dict[str, ResponsePool]:
-    """The data of each arm; for the second base only what crosses over with the first."""
-    [other] = [name for name in world.bases if name != base]
-    arms = {
-        "fit": pool.select(f"{base}-mean"),
-        "other-fit": pool.select(f"{other}-mean"),
-        "strongest": StrongestSource(config.strongest).select(pool),
-    }
-    if base != world.bases[0]:
-        return arms
-    some = pool.select(order="random", seed=seed)
-    said = lab.generate(
-        world.network(base), some.column("prompt"), weights=world.weights[base],
-        tokenizer=world.tokenizer, max_tokens=config.max_tokens,
-    )  # fmt: skip
-    own = some.with_column("response", [text for (text,) in said]).verify(world.judge, drop=True)
-    more = world.pool(seed, config.more * config.instructions)
-    return {
-        **arms,
-        "fit-sum": pool.select(f"{base}-sum"),
-        "random": some,
-        "reverse": pool.select(f"{base}-mean", order="min"),
-        "all": pool,
-        "own": own,
-        "ceiling": scored(lab, world, more, [(base, "mean")]).select(f"{base}-mean"),
-    }
-
-
-def tune(
-    config: Config, lab: Lab, world: Chains | Files, base: str, chosen: ResponsePool,
-    updates: int, seed: int,
-) -> Any:  # fmt: skip
-    """The base after so many updates on the chosen responses; a quarter of the way kept too."""
-    if not len(chosen):  # a base without a right answer of its own stays as it is
-        return TunedLM(world.weights[base], [], 0, {"0.25": world.weights[base]})
-    plan = TrainConfig(1, learning_rate=config.learning_rate, schedule="constant")
-    return lab.sft(
-        world.network(base), chosen.column("prompt"), chosen.column("response"), keep=(0.25,),
-        tokenizer=world.tokenizer, weights=world.weights[base], seed=seed,
-        config=replace(plan, epochs=(updates - 0.5) / plan.steps(len(chosen))),
-    )  # fmt: skip
-
-
-def accuracy(
-    config: Config, lab: Lab, world: Chains | Files, base: str, weights: Any, asked: dict[str, Any]
-) -> dict[str, float]:
-    """Share of right greedy answers, whatever their style: `score`, and `beyond` one step on."""
-    items = [
-        (name, prompt, answer)
-        for name, pair in asked.items()
-        for prompt, answer in zip(*pair, strict=True)
-    ]
-    said = lab.generate(
-        world.network(base), [prompt for _, prompt, _ in items], weights=weights,
-        tokenizer=world.tokenizer, max_tokens=config.max_tokens,
-    )  # fmt: skip
-    right: dict[str, list[float]] = {}
-    for (name, prompt, answer), (text,) in zip(items, said, strict=True):
-        right.setdefault(name, []).append(world.judge(prompt, text, answer))
-    return {name: float(np.mean(found)) for name, found in right.items()}
-
-
-def logprobs(
-    network: Any, weights: Any, tokenizer: Any, prompts: list[str], responses: list[str],
-    reduce: Any,
-) -> list[float]:  # fmt: skip
-    """The memoised step: how probable a base finds each response, in nats."""
-    with threads(1):
-        model = network(0)
-        model.load_state_dict(weights)
-        found = response_logprob(model, tokenizer, prompts, responses, reduce=reduce, batch_size=64)
-    return found.tolist()
-
-
 def lengths(pool: ResponsePool) -> list[int]:
     """Words of each response."""
     return [len(response.split()) for response in pool.column("response")]
-
-
-class Chains:
-    """Chains of sums in five styles, and two bases that know the styles unequally well."""
-
-    judge = WorldCheck()
-
-    def __init__(self, config: Config, lab: Lab) -> None:
-        self.config, self.bases, self.tokenizer = config, config.bases, world_tokenizer()
-        steps = config.steps
-        tests = {
-            name: ChainPrograms().sample(config.test, length, 0)
-            for name, length in (("score", steps), ("beyond", steps + 2))
-        }
-        self.tested = {chain.prompt for chains in tests.values() for chain in chains}
-        self.tests = {
-            name: ([chain.prompt for chain in chains], [chain.answer for chain in chains])
-            for name, chains in tests.items()
-        }
-        read = self.unseen(config.pretraining, (1, steps), 0)
-        self.weights = {}
-        for base in config.bases:
-            drawn = np.random.default_rng(0).choice(list(STYLES), len(read), p=MIXTURES[base])
-            plan = TrainConfig(1, learning_rate=config.pretraining_rate, warmup=0.1)
-            self.weights[base] = lab.sft(
-                self.network(base), [chain.prompt for chain in read],
-                [solution(chain, style) for chain, style in zip(read, drawn, strict=True)],
-                tokenizer=self.tokenizer, config=plan, seed=0,
-            ).weights  # fmt: skip
-
-    def network(self, base: str) -> Any:
-        """The architecture, which both bases share."""
-        return functools.partial(
-            tiny_decoder, self.config.size, vocabulary=len(self.tokenizer), context=128
-        )
-
-    def unseen(self, count: int, steps: int | tuple[int, int], seed: int) -> list[Any]:
-        """About as many chains, without those of the tests."""
-        chains = ChainPrograms().sample(count, steps, seed)
-        return [chain for chain in chains if chain.prompt not in self.tested]
-
-    def pool(self, seed: int, count: int) -> ResponsePool:
-        """A seed's instructions, every style of solving each."""
-        steps = self.config.steps
-        unique = {c.prompt: c for c in self.unseen(count, (steps, steps + 1), seed + 1)}
-        return ResponsePool(
-            {"prompt": chain.prompt, "response": solution(chain, style), "source": style,
-             "reference": chain.answer}
-            for chain in unique.values() for style in STYLES
-        ).verify(self.judge, drop=True)  # fmt: skip
-
-
-class Files:
-    """Your own pool, as two files of JSON lines in one folder.
-
-    pool.jsonl: prompt, response, source, reference (a final answer). test.jsonl: prompt, answer.
-    Prompts are texts to be continued, template applied.
-    """
-
-    judge = NumberMatch()
-
-    def __init__(self, config: Config) -> None:
-        folder = Path(config.data_path or "")
-        try:
-            self.rows, tests = (
-                [json.loads(line) for line in (folder / name).read_text().splitlines()]
-                for name in ("pool.jsonl", "test.jsonl")
-            )
-        except OSError as error:
-            raise UserError(f"{error.filename} is needed: see the study's page.") from error
-        tests = tests[: config.test]
-        self.bases, self.tokenizer = config.bases, load_tokenizer(config.bases[0])
-        self.tests = {"score": ([row["prompt"] for row in tests], [row["answer"] for row in tests])}
-        self.weights = {base: self.network(base)(0).state_dict() for base in config.bases}
-
-    def network(self, base: str) -> Any:
-        """The model of this name."""
-        return functools.partial(_named, base)
-
-    def pool(self, seed: int, count: int) -> ResponsePool:
-        """The responses to a seed's instructions that are right."""
-        verified = ResponsePool(self.rows).verify(self.judge, drop=True)
-        ids = list(dict.fromkeys(verified.column("prompt_id")))
-        drawn = set(np.random.default_rng(seed).permutation(ids)[:count].tolist())
-        return verified.where([one in drawn for one in verified.column("prompt_id")])
-
-
-def _named(name: str, seed: int) -> Any:
-    return load_model(name, device="cpu")
