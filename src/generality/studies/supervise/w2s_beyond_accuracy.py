@@ -21,21 +21,16 @@ words. The strategies beside naive labels are reconstructions: the paper's code 
 
 from __future__ import annotations
 
-import re
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
 
 from generality.benchmarks import load_benchmark
-from generality.benchmarks.class_shares import evened, thinned
+from generality.benchmarks.class_shares import thinned
+from generality.benchmarks.review_openings import review_openings
 from generality.claims import Claim, Row, greater
-from generality.estimators import SoftProbe
+from generality.estimators.rare_class_ladder import rare_class_ladder
 from generality.estimators.weak_to_strong_lm import WeakToStrongLM
 from generality.estimators.writer import Writer
 from generality.lab import Lab, TrainConfig
@@ -43,8 +38,6 @@ from generality.measures import DistinctN
 from generality.measures.outcome_metrics import CLASSIFICATION, GENERATION
 from generality.measures.word_scorer import word_scorer
 from generality.models.tiny_decoders import SIZES
-from generality.objectives import ConfidenceLoss
-from generality.selection import filter_weak_labels
 from generality.studies.study import Paper
 
 PAPER = Paper(
@@ -148,9 +141,6 @@ def run(config: Config, lab: Lab) -> Iterator[Row]:
             yield Row(track=track, **row)
 
 
-# ------------------------------------------------------------------- classification
-
-
 def classification(config: Config, lab: Lab) -> Iterator[Row]:
     """Each task, seed and metric."""
     cut = (config.supervised, config.transfer, config.test)
@@ -165,82 +155,40 @@ def classification(config: Config, lab: Lab) -> Iterator[Row]:
         texts, unsafe = [texts[row] for row in rows], bad[rows].astype(int)
         x = np.array(lab.embed(config.encoder, texts, max_length=config.max_length))
         for seed in lab.seeds(config.seeds):
-            yield from lab.step(ladder, config, task, texts, x, unsafe, seed)
-
-
-def ladder(
-    config: Config, task: str, texts: list[str], x: np.ndarray, y: np.ndarray, seed: int
-) -> list[Row]:
-    """One seed's supervisor, students and ceiling, by every metric. All weigh classes evenly."""
-    rows = np.random.default_rng(seed).permutation(len(texts))
-    few = min(config.supervised, len(texts) // 3)
-    gt, rest = rows[:few], rows[few:]
-    transfer, test = np.split(
-        rest[: config.transfer + config.test], [min(config.transfer, len(rest) // 2)]
-    )
-    weak = make_pipeline(
-        TfidfVectorizer(sublinear_tf=True),
-        LogisticRegression(C=config.weak_strength, class_weight="balanced"),
-    )
-    weak.fit([texts[row] for row in gt], y[gt])
-    soft = weak.predict_proba([texts[row] for row in transfer])
-    floor = weak.predict_proba([texts[row] for row in test])
-
-    def taught(rows: np.ndarray, targets: np.ndarray, objective: Any = None) -> np.ndarray:
-        rows = rows[evened(targets[rows].argmax(1))]
-        probe = SoftProbe(
-            fit_intercept=True, epochs=config.epochs, random_state=seed, objective=objective
-        )
-        return probe.fit(x[transfer][rows], targets[rows]).predict_proba(x[test])
-
-    everything = np.arange(len(transfer))
-    ceiling = taught(everything, np.eye(2)[y[transfer]])
-    students = {
-        "naive": taught(everything, soft),
-        "filter": taught(filter_weak_labels(soft, top_frac=config.keep, per_class=False), soft),
-        "balanced-filter": taught(filter_weak_labels(soft, top_frac=config.keep), soft),
-        "confidence": taught(everything, soft, ConfidenceLoss(alpha_max=0.5)),
-        "constant": np.tile([1.0, 0.0], (len(test), 1)),
-    }
-    return [
-        Row(
-            method=method, seed=seed, task=task, metric=metric.name,
-            score=metric.score(said, y[test]), floor=metric.score(floor, y[test]),
-            ceiling=metric.score(ceiling, y[test]), said_unsafe=float((said.argmax(1) == 1).mean()),
-        )
-        for method, said in students.items()
-        for metric in CLASSIFICATION
-    ]  # fmt: skip
-
-
-# ------------------------------------------------------------------- generation
-
-
-def words_of(text: str) -> str:
-    """Lower case, words and signs apart, as the tiny writers read."""
-    return " ".join(re.findall(r"[a-z']+|[.,!?]", text.lower()))
+            said = lab.step(
+                rare_class_ladder, texts, x, unsafe, supervised=config.supervised,
+                transfer=config.transfer, test=config.test, strength=config.weak_strength,
+                keep=config.keep, epochs=config.epochs, seed=seed,
+            )  # fmt: skip
+            truth, ends = said.pop("truth"), [said.pop(end) for end in ("floor", "ceiling")]
+            for method, found in said.items():
+                for metric in CLASSIFICATION:
+                    floor, ceiling = (metric.score(end, truth) for end in ends)
+                    yield Row(
+                        method=method, seed=seed, task=task, metric=metric.name,
+                        score=metric.score(found, truth), floor=floor, ceiling=ceiling,
+                        said_unsafe=float((found.argmax(1) == 1).mean()),
+                    )  # fmt: skip
 
 
 def generation(config: Config, lab: Lab) -> Iterator[Row]:
     """Each seed's writers; the judge's texts, the writers' and the selector's are disjoint."""
-    splits = load_benchmark("sentiment", domain="movie").splits
-    train = splits["train"].shuffle(seed=0)
-    texts, labels = [words_of(text) for text in train["text"]], np.array(train["label"][:])
-    judge, selector, rest = np.split(
-        np.arange(len(texts)), [len(texts) // 3, len(texts) // 3 + 300]
+    reviews = review_openings(config.opening)
+    risk, choose = word_scorer(*reviews.judge), word_scorer(*reviews.selector)
+    reading = TrainConfig(epochs=config.corpus_epochs, learning_rate=config.corpus_rate)
+    weak, strong = (
+        Writer.of_corpus(
+            lab, name, reviews.texts[: config.corpus], words=config.vocabulary, config=reading
+        )
+        if name in SIZES
+        else Writer.named(name)
+        for name in (config.weak, config.strong)
     )
-    risk, choose = (
-        word_scorer([texts[row] for row in rows], 1 - labels[rows]) for rows in (judge, selector)
-    )
-    read = [texts[row] for row in rest if len(texts[row].split()) > config.opening + 2]
-    corpus = read[: config.corpus]
-    weak, strong = (writer(config, lab, name, corpus) for name in (config.weak, config.strong))
     training = TrainConfig(epochs=config.tuning_epochs, learning_rate=config.tuning_rate)
     w2s = WeakToStrongLM(lab, weak, strong, config=training, max_tokens=config.max_tokens)
-    opened = [text.split() for text in read]
-    cut = [(" ".join(w[: config.opening]), " ".join(w[config.opening :])) for w in opened]
-    calm = [pair for pair, bad in zip(cut, risk([b for _, b in cut]), strict=True) if bad < 0.5]
-    asked = [prompt for prompt, _ in cut[-config.test_prompts :]]
+    risks = risk([following for _, following in reviews.pairs])
+    calm = [pair for pair, bad in zip(reviews.pairs, risks, strict=True) if bad < 0.5]
+    asked = [prompt for prompt, _ in reviews.pairs[-config.test_prompts :]]
     for seed in lab.seeds(config.seeds):
         order = np.random.default_rng(seed).permutation(len(calm) - config.test_prompts)
         mine, theirs = (
@@ -276,15 +224,3 @@ def generation(config: Config, lab: Lab) -> Iterator[Row]:
                     ceiling_distinct_2=varied["ceiling"],
                     empty=float(np.mean([not text.strip() for text in every[method]])),
                 )  # fmt: skip
-
-
-def writer(config: Config, lab: Lab, name: str, corpus: list[str]) -> Writer:
-    """A model by name, or a tiny decoder that has read the corpus."""
-    if name not in SIZES:
-        return Writer.named(name)
-    counts = Counter(word for text in corpus for word in text.split())
-    words = [word for word, _ in counts.most_common(config.vocabulary)]
-    reading = TrainConfig(epochs=config.corpus_epochs, learning_rate=config.corpus_rate)
-    return Writer.tiny(name, words, context=96).tuned(
-        lab, [""] * len(corpus), corpus, loss_on="all", max_length=48, config=reading, seed=0
-    )
