@@ -19,22 +19,18 @@ labels are standardised, without which Adam would spend its epochs on reaching t
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
-from scipy.special import expit
 
 from generality.benchmarks import load_benchmark, stratified
+from generality.benchmarks.feature_tables import NUMBERS, divided, feature_table
 from generality.claims import Claim, Row, greater, less
-from generality.errors import unknown
-from generality.estimators import GradientBoostedHead, GradientBoostedHeadRegressor
+from generality.estimators.cut_networks import boosted_and_cut, joint_and_cut, linear_score
 from generality.lab import Lab
-from generality.measures import truncation_curve
-from generality.modules import TruncatableMLP
 from generality.studies.study import Paper
 
 PAPER = Paper(
@@ -79,7 +75,6 @@ SCALES = {
 }  # fmt: skip
 
 TABLES = ["breast-cancer", "wine", "digits"]
-NUMBERS = ["diabetes", "friedman1"]
 WHOLE = {"part": "whole"}
 MARGIN = 0.02  # of accuracy or R²: the paper's tables differ by less within one method's folds
 
@@ -104,7 +99,7 @@ CLAIMS = (
     ),
     Claim(
         "In regression it is at most 2 points of R² below one trained by Adam",
-        greater("boosted", -MARGIN, on="ahead_of_adam", where={**WHOLE, "data": NUMBERS}),
+        greater("boosted", -MARGIN, on="ahead_of_adam", where={**WHOLE, "data": [*NUMBERS]}),
     ),
     Claim(
         "On a sentence encoder's features it is at most 2 points below a head trained by Adam",
@@ -140,22 +135,24 @@ CLAIMS = (
 def run(config: Config, lab: Lab) -> Iterator[Row]:
     """Rows of every data set and split: whole networks, then the same ones cut."""
     for name in config.datasets:
-        X, y = load(name, config, lab)
+        table = read(name, config, lab)
         for seed in lab.seeds(config.seeds):
-            split = (X, y, is_regression(name), config.train_share, seed)
+            parts = divided(
+                *table, regression=name in NUMBERS, train_share=config.train_share, seed=seed
+            )
             boosted = lab.step(
-                boost, *split, units=config.units, units_per_step=config.units_per_step,
+                boosted_and_cut, parts, units=config.units, units_per_step=config.units_per_step,
                 learning_rate=config.learning_rate, subsample=config.subsample,
-                max_iter=config.step_iterations, kept=config.kept,
+                max_iter=config.step_iterations, kept=config.kept, seed=seed,
             )  # fmt: skip
+            train = partial(lab.step, joint_and_cut, parts, max_iter=config.iterations, seed=seed)
             joint = {
-                solver: lab.step(
-                    train_jointly, *split, units=config.units, solver=solver,
-                    max_iter=config.iterations, kept=config.kept if solver == "adam" else (),
+                solver: train(
+                    units=config.units, solver=solver, kept=config.kept if solver == "adam" else ()
                 )
                 for solver in ("adam", "lbfgs", "sgd")
-            }  # fmt: skip
-            linear = lab.step(train_linear, *split)
+            }
+            linear = lab.step(linear_score, parts)
             adam = joint["adam"]["whole"]
             shared = {"data": name, "seed": seed}
             found = {"boosted": boosted["whole"], "linear": linear}
@@ -167,10 +164,7 @@ def run(config: Config, lab: Lab) -> Iterator[Row]:
                     merge_error=boosted["merge_error"] if method == "boosted" else None, **shared,
                 )  # fmt: skip
             for i, kept in enumerate(config.kept):
-                narrow = lab.step(
-                    train_jointly, *split, units=max(1, int(kept * config.units)), solver="adam",
-                    max_iter=config.iterations, kept=(),
-                )["whole"]  # fmt: skip
+                narrow = train(units=max(1, int(kept * config.units)), solver="adam")["whole"]
                 cuts = {
                     "boosted": (boosted["in_order"][i], boosted["whole"]),
                     "boosted-random-order": (boosted["in_random_order"][i], boosted["whole"]),
@@ -185,120 +179,14 @@ def run(config: Config, lab: Lab) -> Iterator[Row]:
                     )  # fmt: skip
 
 
-def is_regression(name: str) -> bool:
-    """Whether the labels of a data set are numbers."""
-    return name in ("diabetes", "friedman1")
-
-
-def load(name: str, config: Config, lab: Lab) -> tuple[np.ndarray, np.ndarray]:
-    """Features and labels of one data set: class ids, or numbers of mean 0 and deviation 1."""
-    from sklearn import datasets
-
-    if name == "bbc":
-        splits = load_benchmark("bbc", words=config.tokens).splits.values()
-        texts = [text for split in splits for text in split["text"]]
-        labels = np.array([label for split in splits for label in split["label"]])
-        rows = stratified(labels, min(config.documents, len(labels)), seed=0)
-        texts = [texts[row] for row in rows]
-        features = lab.embed(config.encoder, texts, max_length=config.tokens)
-        return np.asarray(features, dtype=np.float64), labels[rows]
-    if name.startswith("openml:"):
-        table = datasets.fetch_openml(name.removeprefix("openml:"), as_frame=False, parser="auto")
-        return np.asarray(table.data, dtype=np.float64), np.unique(table.target, False, True)[1]
-    packaged = {
-        "breast-cancer": datasets.load_breast_cancer, "wine": datasets.load_wine,
-        "digits": datasets.load_digits, "diabetes": datasets.load_diabetes,
-    }  # fmt: skip
-    if name == "friedman1":
-        X, y = datasets.make_friedman1(n_samples=600, noise=1.0, random_state=0)
-    elif name in packaged:
-        X, y = packaged[name](return_X_y=True)
-    else:
-        raise unknown("data set", name, [*packaged, "friedman1", "bbc", "openml:NAME"])
-    return X, (y - y.mean()) / y.std() if is_regression(name) else y
-
-
-def divide(
-    X: np.ndarray, y: np.ndarray, regression: bool, train_share: float, seed: int
-) -> list[np.ndarray]:
-    """Training and test features (standardised on the training part) and labels."""
-    from sklearn.model_selection import train_test_split
-    from sklearn.preprocessing import StandardScaler
-
-    train, test, y_train, y_test = train_test_split(
-        X, y, train_size=train_share, random_state=seed, stratify=None if regression else y
-    )
-    scaler = StandardScaler().fit(train)
-    return [scaler.transform(train), y_train, scaler.transform(test), y_test]
-
-
-def boost(
-    X: np.ndarray, y: np.ndarray, regression: bool, train_share: float, seed: int, *,
-    units: int, units_per_step: int, learning_rate: float, subsample: float, max_iter: int,
-    kept: tuple[float, ...],
-) -> dict[str, Any]:  # fmt: skip
-    """A boosted network's test score, whole and cut, and how exactly it merges its steps."""
-    train, y_train, test, y_test = divide(X, y, regression, train_share, seed)
-    head = (GradientBoostedHeadRegressor if regression else GradientBoostedHead)(
-        total_units=units, units_per_step=units_per_step, learning_rate=learning_rate,
-        subsample=subsample, max_iter=max_iter, random_state=seed,
-    ).fit(train, y_train)  # fmt: skip
-    network = head.to_torch()
-    order = np.random.default_rng(seed).permutation(units // units_per_step)
-    last = head.predict(test) if regression else head.decision_function(test)
-    scale = 2 if getattr(head, "loss_", "") == "binary" else 1
-    merged = network(torch.as_tensor(test)).detach().numpy()
-    return {
-        "whole": scores(network, test, y_test, regression, [1.0])[0],
-        "in_order": scores(network, test, y_test, regression, kept),
-        "in_random_order": scores(network.reordered(order), test, y_test, regression, kept),
-        "merge_error": float(np.abs(merged.reshape(last.shape) - scale * last).max()),
-    }
-
-
-def train_jointly(
-    X: np.ndarray, y: np.ndarray, regression: bool, train_share: float, seed: int, *,
-    units: int, solver: str, max_iter: int, kept: tuple[float, ...],
-) -> dict[str, Any]:  # fmt: skip
-    """A network of the same shape trained as a whole; cut by output weight, zeros or means."""
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.neural_network import MLPClassifier, MLPRegressor
-
-    train, y_train, test, y_test = divide(X, y, regression, train_share, seed)
-    model = (MLPRegressor if regression else MLPClassifier)(
-        hidden_layer_sizes=(units,), activation="logistic", solver=solver, max_iter=max_iter,
-        batch_size=min(64, len(train)), random_state=seed,
-    )  # fmt: skip
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(train, y_train)
-    means = expit(train @ model.coefs_[0] + model.intercepts_[0]).mean(0)
-    order = np.argsort(-np.linalg.norm(model.coefs_[1], axis=1), kind="stable")
-    zeros = TruncatableMLP.from_sklearn(model, order=order)
-    filled = TruncatableMLP.from_sklearn(model, order=order, means=torch.as_tensor(means))
-    return {
-        "whole": scores(zeros, test, y_test, regression, [1.0])[0],
-        "zeros": scores(zeros, test, y_test, regression, kept),
-        "means": scores(filled, test, y_test, regression, kept),
-    }
-
-
-def train_linear(
-    X: np.ndarray, y: np.ndarray, regression: bool, train_share: float, seed: int
-) -> float:
-    """Test score of logistic or ridge regression, as scikit-learn sets them."""
-    from sklearn.linear_model import LogisticRegression, Ridge
-
-    train, y_train, test, y_test = divide(X, y, regression, train_share, seed)
-    model = Ridge() if regression else LogisticRegression(max_iter=1000)
-    return float(model.fit(train, y_train).score(test, y_test))
-
-
-def scores(
-    network: TruncatableMLP, X: np.ndarray, y: np.ndarray, regression: bool, kept: Sequence[float]
-) -> list[float]:
-    """Test accuracy, or R², at each share of units kept."""
-    from sklearn.metrics import r2_score
-
-    metric = (lambda outputs, truth: r2_score(truth, outputs[:, 0])) if regression else None
-    return [point.value for point in truncation_curve(network, X, y, kept, metric=metric)]
+def read(name: str, config: Config, lab: Lab) -> tuple[np.ndarray, np.ndarray]:
+    """Features and labels of one data set; of news articles a sentence encoder's features."""
+    if name != "bbc":
+        return feature_table(name)
+    splits = load_benchmark("bbc", words=config.tokens).splits.values()
+    texts = [text for split in splits for text in split["text"]]
+    labels = np.array([label for split in splits for label in split["label"]])
+    rows = stratified(labels, min(config.documents, len(labels)), seed=0)
+    texts = [texts[row] for row in rows]
+    features = lab.embed(config.encoder, texts, max_length=config.tokens)
+    return np.asarray(features, dtype=np.float64), labels[rows]
