@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from generality.lab import TrainConfig
 from generality.lab.train import Collate, Examples, train
+from generality.models import TextClassifier
 from generality.modules import probe_head
 from generality.objectives import soft_cross_entropy
 from generality.weights import wise_ft
@@ -75,6 +76,52 @@ def ways_to_tune(
     yield "lp-ft"
     model.load_state_dict(wise_ft(probed, model.state_dict(), alpha))
     yield "wise-ft"
+
+
+def text_ways_to_tune(
+    name: str,
+    identity: str,
+    texts: Sequence[str],
+    labels: Int[np.ndarray, " texts"],
+    features: Float[np.ndarray, "texts dim"],
+    tests: Mapping[str, Sequence[str]],
+    *,
+    layer: int,
+    max_length: int,
+    config: TrainConfig,
+    seed: int,
+    device: str = "auto",
+) -> dict[str, dict[str, Float[np.ndarray, "n classes"]]]:
+    """What a text classifier says of other texts after each of `ways_to_tune`, by way and test.
+
+    To keep, pass it to `Lab.step`; the classifiers themselves are dropped.
+
+    Args:
+        name: of the backbone, as `load_model` takes it.
+        identity: of its weights (`model_identity`), for the key.
+        texts: to learn from.
+        labels: their classes.
+        features: mean-pooled hidden states of the texts at `layer`, for the probe.
+        tests: groups of texts by name.
+        layer: hidden state that the head reads; the blocks after it are not run.
+        max_length: tokens of a text.
+        config: how to train.
+        seed: of the order of the texts.
+        device: "auto", "cpu", "cuda" or "mps".
+    """
+    soft = np.eye(int(labels.max()) + 1, dtype=np.float32)[labels]
+    classifier = TextClassifier.from_name(
+        name, soft.shape[1], layer=layer, pooling="mean", device=device
+    )
+    ids = classifier.tokenize(texts, max_length=max_length)
+    data = [{"input_ids": i, "targets": t} for i, t in zip(ids, soft, strict=True)]
+    ways = ways_to_tune(
+        classifier, data, features, config, seed=seed, collate=classifier.collate, device=device
+    )
+    return {
+        way: {k: classifier.predict_proba(t, max_length=max_length) for k, t in tests.items()}
+        for way in ways
+    }
 
 
 def _copied(model: Any) -> dict[str, Any]:

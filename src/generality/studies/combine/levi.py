@@ -19,24 +19,22 @@ do not cover the draw of texts). Full tuning is brief at `small` and skips the p
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import torch
 
-from generality.benchmarks import MultiDomain, code_words, plant_word, sentiment_domains
+from generality.benchmarks.shifted_texts import ShiftedTexts, coded_lists, cued_sentiment
 from generality.claims import Claim, Row, greater, interacts, less
 from generality.errors import UserError
-from generality.estimators import ways_to_tune
+from generality.estimators.layerwise_heads import LayerReader, layerwise_heads
+from generality.estimators.ways_to_tune import text_ways_to_tune
 from generality.lab import Lab, TrainConfig
-from generality.lab.train import train
 from generality.measures import accuracy
-from generality.models import TextClassifier, load_model, load_tokenizer
+from generality.models import load_model, load_tokenizer
 from generality.models.identity import model_identity
-from generality.modules import LayerwiseEnsemble, TinyTextEncoder, probed
+from generality.modules import probed
 from generality.studies.study import Paper
 
 PAPER = Paper(
@@ -44,9 +42,6 @@ PAPER = Paper(
     arxiv="2402.04644",
     year=2024,
 )
-
-CUES = ("violet", "amber")  # appended to a text of label 0 or 1, or the other way round
-LONGER = (11, 13, 15)  # words of a longer list; 5, 7 or 9 to learn from
 
 
 @dataclass(frozen=True)
@@ -137,29 +132,15 @@ CLAIMS = (
 )  # fmt: skip
 
 
-class Texts(NamedTuple):
-    """Texts and their classes."""
-
-    texts: list[str]
-    labels: np.ndarray
-
-
-class Panel(NamedTuple):
-    """What is trained on, what it is tested on, and labelled data of each shift for its ceiling."""
-
-    train: Texts
-    tests: dict[str, Texts]
-    targets: dict[str, Texts]
-
-
 def run(config: Config, lab: Lab) -> Iterator[Row]:
     """Rows of every panel, seed, method and shift."""
     lab.fetch(config.model)
     backbone = lab.step(count_weights, config.model, model_identity(config.model))
     for name in config.panels:
         seeds = lab.seeds(config.seeds)
-        panels = [(cue_panel if name == "cue" else codes_panel)(config, s) for s in seeds]
-        read = Reader(config, lab, panels)
+        panels = [(cue_panel if name == "cue" else codes_panel)(config, seed) for seed in seeds]
+        texts = [text for panel in panels for text in panel.texts]
+        read = LayerReader(lab, config.model, config.layers, texts, max_length=config.max_length)
         for seed, panel in zip(seeds, panels, strict=True):
             tuned = name in config.tuned_panels and seed < config.tuned_seeds
             found, added = methods(config, lab, read, panel, seed, tuned)
@@ -180,8 +161,24 @@ def run(config: Config, lab: Lab) -> Iterator[Row]:
                     )  # fmt: skip
 
 
+def cue_panel(config: Config, seed: int) -> ShiftedTexts:
+    """A word gives the label away, mostly."""
+    return cued_sentiment(
+        config.source, config.others, cue=config.cue, train=config.train, test=config.test,
+        target=config.target, seed=seed,
+    )  # fmt: skip
+
+
+def codes_panel(config: Config, seed: int) -> ShiftedTexts:
+    """Words have secret signs."""
+    return coded_lists(
+        load_tokenizer(config.model).get_vocab(), train=config.codes, test=config.test,
+        words=config.code_words, code=seed,
+    )  # fmt: skip
+
+
 def methods(
-    config: Config, lab: Lab, read: Reader, panel: Panel, seed: int, tuned: bool
+    config: Config, lab: Lab, read: LayerReader, panel: ShiftedTexts, seed: int, tuned: bool
 ) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, int]]:
     """Probabilities by method and shift, and the weights that ensembles add to the backbone."""
     source = read(panel.train.texts)
@@ -203,22 +200,21 @@ def methods(
     for arm, options in arms.items():
         options = {"vocab": config.vocab, "dim": config.dim, **options}
         result = lab.step(
-            ensemble, source, panel.train.labels, tests, settings=settings, seed=seed, **options
-        )
+            layerwise_heads, source, panel.train.labels, tests, settings=settings, seed=seed,
+            **options,
+        )  # fmt: skip
         found[arm], added[arm] = result["probabilities"], result["weights"]
     per_unit = len(every) * (last.shape[1] + 3)
     found["heads-only-wide"] = lab.step(
-        ensemble, source, panel.train.labels, tests, settings=settings, seed=seed,
+        layerwise_heads, source, panel.train.labels, tests, settings=settings, seed=seed,
         layers=every, vocab=config.vocab, dim=0, head_hidden=added["levi"] // per_unit,
     )["probabilities"]  # fmt: skip
     if tuned:
+        whole = TrainConfig(epochs=config.tuned_epochs, learning_rate=config.tuned_learning_rate)
         found |= lab.step(
-            tune, config.model, model_identity(config.model), panel.train, last,
+            text_ways_to_tune, config.model, model_identity(config.model), *panel.train, last,
             {shift: texts for shift, (texts, _) in panel.tests.items()}, layer=config.layers[-1],
-            max_length=config.max_length, seed=seed, device=lab.device,
-            settings=TrainConfig(
-                epochs=config.tuned_epochs, learning_rate=config.tuned_learning_rate
-            ),
+            max_length=config.max_length, seed=seed, device=lab.device, config=whole,
         )  # fmt: skip
         found["tuned-and-scratch"] = {
             shift: (found["full-tuning"][shift] + found["scratch"][shift]) / 2 for shift in tests
@@ -226,128 +222,6 @@ def methods(
     return found, added
 
 
-def cue_panel(config: Config, seed: int) -> Panel:
-    """Sentiment of one domain with a word that gives the label away, mostly."""
-    rng = np.random.default_rng(seed)
-    train, test = rows("train", config.train), rows("test", config.test)
-    target = rows("train", config.target)
-
-    def cued(data: MultiDomain, agree: float) -> Texts:
-        texts, labels = plain(data, config.source)
-        return Texts(plant_word(texts, labels, CUES, agree, seed=rng), labels)
-
-    reverse = 1 - config.cue
-    tests = {
-        "in-domain": cued(test, config.cue),
-        "cue-reversed": cued(test, reverse),
-        **{name: plain(test, name) for name in config.others},
-    }
-    targets = {
-        "cue-reversed": cued(train, reverse),
-        **{name: plain(target, name) for name in config.others},
-    }
-    return Panel(cued(train, config.cue), tests, targets)
-
-
-def codes_panel(config: Config, code: int) -> Panel:
-    """Lists of words with secret signs; longer ones; and ones diluted with words never seen."""
-    known = load_tokenizer(config.model).get_vocab()
-    longer_words = [w for w in sorted(known, key=known.get) if w.isalpha() and len(w) > 4]
-    words, neutral = longer_words[: config.code_words], longer_words[-200:]
-    draws: dict[str, dict[str, Any]] = {
-        "in-domain": {}, "longer": {"lengths": LONGER}, "diluted": {"neutral": neutral},
-    }  # fmt: skip
-
-    def texts(shift: str, seed: int, count: int) -> Texts:
-        return Texts(
-            *code_words(words, count, decides="first", seed=seed, code=code, **draws[shift])
-        )
-
-    return Panel(
-        texts("in-domain", 0, config.codes),
-        {shift: texts(shift, 1, config.test) for shift in draws},
-        {shift: texts(shift, 2, config.codes) for shift in draws if shift != "in-domain"},
-    )
-
-
-@lru_cache(maxsize=3)
-def rows(split: str, count: int) -> MultiDomain:
-    """So many rows of every sentiment domain, half of each class."""
-    return sentiment_domains(split=split, per_domain=count, balanced=True)
-
-
-def plain(data: MultiDomain, domain: str) -> Texts:
-    """A domain's texts as they are."""
-    chosen = data.take(data.rows(domain))
-    return Texts(list(chosen.inputs), chosen.labels)
-
-
-class Reader:
-    """Token ids and pooled hidden states of any texts of these panels, each computed once."""
-
-    def __init__(self, config: Config, lab: Lab, panels: Sequence[Panel]) -> None:
-        groups = [g for p in panels for g in (p.train, *p.tests.values(), *p.targets.values())]
-        texts = sorted({text for group in groups for text in group.texts})
-        self.row = {text: i for i, text in enumerate(texts)}
-        self.hidden = [
-            lab.embed(
-                config.model, texts, layer=layer, pooling="mean", max_length=config.max_length
-            )
-            for layer in config.layers
-        ]
-        tokenizer = load_tokenizer(config.model)
-        self.ids = tokenizer(texts, truncation=True, max_length=config.max_length)["input_ids"]
-
-    def __call__(self, texts: Sequence[str]) -> dict[str, Any]:
-        """`ids`, a list for each text, and `hidden` (texts, layers, dim)."""
-        chosen = [self.row[text] for text in texts]
-        hidden = np.stack([layer[chosen] for layer in self.hidden], axis=1)
-        return {"ids": [self.ids[i] for i in chosen], "hidden": hidden}
-
-
 def count_weights(model: str, identity: str) -> int:
     """Weights of a backbone."""
     return sum(p.numel() for p in load_model(model, device="cpu").parameters())
-
-
-def ensemble(
-    source: dict[str, Any], labels: np.ndarray, tests: dict[str, dict[str, Any]], *,
-    layers: tuple[int, ...], vocab: int, dim: int, settings: TrainConfig, seed: int,
-    head_hidden: int = 256,
-) -> dict[str, Any]:  # fmt: skip
-    """Train heads on cached hidden states (dim 0: without a small model); its probabilities."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        small = TinyTextEncoder(vocab, dim) if dim else None
-        model = LayerwiseEnsemble(
-            None, small, layers, 2, hidden_size=source["hidden"].shape[-1], head_hidden=head_hidden
-        )
-
-    def examples(read: dict[str, Any]) -> list[dict[str, Any]]:
-        hidden = read["hidden"][:, list(layers)]
-        return [{"input_ids": i, "hidden": h} for i, h in zip(read["ids"], hidden, strict=True)]
-
-    data = [{**e, "labels": int(y)} for e, y in zip(examples(source), labels, strict=True)]
-    train(model, data, None, settings, seed=seed, device="cpu")
-    return {
-        "probabilities": {k: model.predict_proba(examples(read)) for k, read in tests.items()},
-        "weights": sum(p.numel() for p in model.parameters()),
-    }
-
-
-def tune(
-    model: str, identity: str, source: Texts, features: np.ndarray, tests: dict[str, list[str]], *,
-    layer: int, max_length: int, settings: TrainConfig, seed: int, device: str,
-) -> dict[str, dict[str, np.ndarray]]:  # fmt: skip
-    """Probabilities of full tuning from a zero head, of LP-FT, and of the weights in between."""
-    classifier = TextClassifier.from_name(model, 2, layer=layer, pooling="mean", device=device)
-    ids = classifier.tokenize(source.texts, max_length=max_length)
-    soft = np.eye(2, dtype=np.float32)[source.labels]
-    data = [{"input_ids": i, "targets": t} for i, t in zip(ids, soft, strict=True)]
-    ways = ways_to_tune(
-        classifier, data, features, settings, seed=seed, collate=classifier.collate, device=device
-    )
-    return {
-        way: {k: classifier.predict_proba(t, max_length=max_length) for k, t in tests.items()}
-        for way in ways
-    }
