@@ -27,14 +27,20 @@ from generality.benchmarks.colored_panel import ColoredPanel
 from generality.benchmarks.corruptions import CORRUPTIONS, corrupt_inputs
 from generality.benchmarks.crop_and_flip import crop_and_flip
 from generality.benchmarks.dedup_split import LeakageGap, dedup_split, leakage_gap
-from generality.benchmarks.digit_dominoes import digit_dominoes
+from generality.benchmarks.digit_dominoes import digit_dominoes, mnist_cifar
 from generality.benchmarks.digits import digit_domains, digits, over_photographs
 from generality.benchmarks.domain_checks import DomainFinding, DomainReport, check_domains
+from generality.benchmarks.domain_vectors import (
+    colored_vectors,
+    leave_out,
+    stack_domains,
+    turned_vectors,
+)
 from generality.benchmarks.few_shot_task import FewShotTask, domain_task
 from generality.benchmarks.hospital_notes import hospital_notes
 from generality.benchmarks.hub_classes import hub_classes
 from generality.benchmarks.image_bank import image_bank
-from generality.benchmarks.image_domains import folder_or_digits, image_domains
+from generality.benchmarks.image_domains import folder_or_digits, image_domains, listed_images
 from generality.benchmarks.image_folders import load_images, read_images
 from generality.benchmarks.ir_compilers import IRModule, NotCompiled, compile_package
 from generality.benchmarks.ir_corpus import IRRecord, ir_records
@@ -56,6 +62,8 @@ from generality.benchmarks.sentiment_domains import sentiment_domains
 from generality.benchmarks.sequence_tasks import SequenceTask, list_ops, lookup, pixel_digits
 from generality.benchmarks.shifted_digits import ShiftedDigits, shifted_digits
 from generality.benchmarks.shuffled_block import shuffle_block
+from generality.benchmarks.simple_feature import SimpleFeature, block_features, slab_features
+from generality.benchmarks.site_splits import hospital_splits, read_sites, split_sites
 from generality.benchmarks.slabs import SlabData, slab_dataset
 from generality.benchmarks.splits import (
     Leaks,
@@ -95,16 +103,19 @@ __all__ = [
     "SequenceTask",
     "Shift",
     "ShiftedDigits",
+    "SimpleFeature",
     "SlabData",
     "SpuriousMixture",
     "TransferTask",
     "balance",
+    "block_features",
     "captioned_images",
     "check_domains",
     "cluster_names",
     "cluster_tasks",
     "code_words",
     "colored_digits",
+    "colored_vectors",
     "compile_package",
     "corrupt_inputs",
     "crop_and_flip",
@@ -119,6 +130,7 @@ __all__ = [
     "hash_split",
     "holdout",
     "hospital_notes",
+    "hospital_splits",
     "hub_classes",
     "image_bank",
     "image_domains",
@@ -128,12 +140,15 @@ __all__ = [
     "ir_records",
     "leakage_gap",
     "leaks",
+    "leave_out",
     "license_filter",
     "list_ops",
+    "listed_images",
     "load_benchmark",
     "load_images",
     "load_transfer_task",
     "lookup",
+    "mnist_cifar",
     "module_hash",
     "news_and_conditions",
     "normalised",
@@ -146,18 +161,23 @@ __all__ = [
     "read_images",
     "read_probabilities",
     "read_rows",
+    "read_sites",
     "read_table",
     "rotated_digits",
     "sentiment_domains",
     "shifted_digits",
     "shuffle_block",
     "slab_dataset",
+    "slab_features",
+    "split_sites",
     "spur_above",
     "spurious_2d",
+    "stack_domains",
     "stratified",
     "structural_hash",
     "table_bank",
     "text_bank",
+    "turned_vectors",
     "two_digits",
     "waterbirds_cc",
     "waterbirds_parts",

@@ -1,7 +1,8 @@
-"""Dominoes of two digits: a handwritten one, the shortcut, above a printed one, the label."""
+"""Dominoes: a handwritten digit, the shortcut, above what gives the label."""
 
 from __future__ import annotations
 
+from generality.benchmarks.hub_classes import hub_classes
 from generality.benchmarks.spurious_mixture import SpuriousMixture, spur_above
 from generality.benchmarks.two_digits import two_digits
 
@@ -21,3 +22,16 @@ def digit_dominoes(ratio: float = 1.0, *, count: int | None = None) -> SpuriousM
     """
     printed = two_digits("fonts", 4, 9, count=count)
     return SpuriousMixture(printed, two_digits("mnist", 0, 1), ratio, spur_above)
+
+
+def mnist_cifar() -> SpuriousMixture:
+    """A handwritten 0 or 1 over a car or a truck, 64×32 pixels in colour, from the hub.
+
+    Source: Shah et al. 2020 (arXiv 2006.07710).
+
+    >>> mnist_cifar().training(4).inputs.shape  # doctest: +SKIP
+    (4, 3, 64, 32)
+    """
+    vehicles = hub_classes("uoft-cs/cifar10", "img", (1, 9))
+    handwritten = hub_classes("ylecun/mnist", "image", (0, 1))
+    return SpuriousMixture(vehicles, handwritten, 1.0, spur_above)

@@ -24,6 +24,7 @@ from generality.estimators.drm import (
     PseudoLabelRefit,
     adaptivity_gap,
 )
+from generality.estimators.drm_rules import combine_domain_heads
 from generality.estimators.ensemble_search import (
     SupernetPlan,
     one_shot_accuracy,
@@ -77,6 +78,8 @@ from generality.estimators.rich_start import (
 from generality.estimators.shortcut_remedies import fit_remedy
 from generality.estimators.shot import SHOT
 from generality.estimators.shrinking_sampler import ShrinkingSampler, combo_diversity
+from generality.estimators.simplicity_numbers import remedy_numbers, simplicity_numbers
+from generality.estimators.site_strategies import site_scores
 from generality.estimators.skill_experts import (
     adapter_conflict,
     merge_experts,
@@ -93,6 +96,7 @@ from generality.estimators.test_time import (
     UnusableFeatures,
     evaluate_online,
 )
+from generality.estimators.test_time_arms import TrueLabels, adapter_of, follow_streams
 from generality.estimators.train_steps import train_steps
 from generality.estimators.view_training import ViewTraining, craft_views, one_copy, view_network
 from generality.estimators.ways_to_tune import ways_to_tune
@@ -142,16 +146,19 @@ __all__ = [
     "SupernetPlan",
     "Tent",
     "TestTimeAdapter",
+    "TrueLabels",
     "UnusableFeatures",
     "ViewTraining",
     "WeakToStrong",
     "Writer",
     "adapt",
     "adapter_conflict",
+    "adapter_of",
     "adaptivity_gap",
     "agreement_rows",
     "as_head",
     "bootstrap_chain",
+    "combine_domain_heads",
     "combine_soft_labels",
     "combo_diversity",
     "construct_starts",
@@ -170,6 +177,7 @@ __all__ = [
     "fit_group_dro",
     "fit_penalised",
     "fit_remedy",
+    "follow_streams",
     "hand_over",
     "invariant_projections",
     "labelling_agreement",
@@ -183,10 +191,13 @@ __all__ = [
     "picked_accuracy",
     "predict_then_interpolate",
     "probe_beliefs",
+    "remedy_numbers",
     "score_threshold",
     "search_architecture",
     "search_ensemble",
     "search_ranking_gap",
+    "simplicity_numbers",
+    "site_scores",
     "split_by_correctness",
     "train_from",
     "train_guidance",

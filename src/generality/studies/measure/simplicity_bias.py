@@ -20,26 +20,22 @@ predictive; the paper has L-inf 0.3 on images, as the dominoes here. The theorem
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from generality.benchmarks import (
-    SpuriousMixture,
-    hub_classes,
-    shuffle_block,
-    slab_dataset,
-    spur_above,
-    two_digits,
+    SimpleFeature,
+    block_features,
+    digit_dominoes,
+    mnist_cifar,
+    slab_features,
 )
 from generality.claims import Claim, Row, equivalent, greater, less
 from generality.errors import unknown
+from generality.estimators import remedy_numbers
 from generality.lab import Lab
-from generality.lab.threads import available_cores, threads
 from generality.studies.study import Paper
 
 PAPER = Paper("The Pitfalls of Simplicity Bias in Neural Networks", arxiv="2006.07710", year=2020)
@@ -183,7 +179,7 @@ def run(config: Config, lab: Lab) -> Iterator[Row]:
         panel, others = draw(config, data, seeds), PANELS[data][3]
         arms = ("sgd", *others, "without") if others else ("sgd",)
         found = {
-            method: lab.step(arm, method, panel, seeds, options(config, data, method))
+            method: lab.step(remedy_numbers, method, panel, seeds, **options(config, data, method))
             for method in arms
         }
         for method, (i, seed) in itertools.product(("sgd", *others), enumerate(seeds)):
@@ -198,50 +194,18 @@ def run(config: Config, lab: Lab) -> Iterator[Row]:
             )  # fmt: skip
 
 
-def draw(config: Config, data: str, seeds: list[int]) -> dict[str, Any]:
-    """Training and test data of every seed, where the simple block is, and the rotation if any."""
+def draw(config: Config, data: str, seeds: list[int]) -> SimpleFeature:
+    """Training and test data of every seed."""
     simple, slabs, linear, _ = PANELS[data]
-    stacked: Any
-    if not slabs:
-        parts = [blocks(config, data, seed) for seed in seeds]
-        shape: Any = parts[0][0].shape[1:]
-        mask: Any = np.zeros(shape, bool)
-        mask[:, : shape[1] // 2] = True
-        names = "inputs", "labels", "test_inputs", "test_labels"
-        stacked = zip(names, map(np.stack, zip(*parts, strict=True)), strict=True)
-        return {**dict(stacked), "mask": mask, "rotations": None}
-    noisy = data.startswith("noisy")
-    kind: Any = {"linear": linear, "slabs": slabs, "noise": config.noise if noisy else 0.0}
-    n = config.noisy_examples if noisy else config.examples
-    train = [slab_dataset(n, seed=2 * seed, **kind) for seed in seeds]
-    test = [
-        slab_dataset(config.test, seed=2 * seed + 1, rotation_seed=2 * seed, **kind)
-        for seed in seeds
-    ]  # fmt: skip
-    mask = np.zeros(train[0].inputs.shape[1], bool)
-    mask[train[0].groups[simple]] = True
-    return {
-        "inputs": np.stack([part.inputs for part in train]),
-        "labels": np.stack([part.labels for part in train]),
-        "test_inputs": np.stack([part.inputs for part in test]),
-        "test_labels": np.stack([part.labels for part in test]),
-        "mask": mask,
-        "rotations": np.stack([part.rotation for part in train]),
-    }
-
-
-def blocks(config: Config, data: str, seed: int) -> tuple[np.ndarray, ...]:
-    """Images of two blocks that show the same class, the simpler one on top."""
-    if data == "dominoes":
-        printed = two_digits("fonts", 4, 9, count=config.printed)
-        mixture = SpuriousMixture(printed, two_digits("mnist", 0, 1), 1.0, spur_above)
-    else:
-        vehicles = hub_classes("uoft-cs/cifar10", "img", (1, 9))
-        digits = hub_classes("ylecun/mnist", "image", (0, 1))
-        mixture = SpuriousMixture(vehicles, digits, 1.0, spur_above)
-    train = mixture.training(config.image_examples, seed=seed)
-    test = mixture.aligned_test(config.image_test, seed=seed)
-    return train.inputs, train.labels, test.inputs, test.labels
+    if slabs:
+        noisy = data.startswith("noisy")
+        return slab_features(
+            simple, slabs=slabs, linear=linear, noise=config.noise if noisy else 0.0,
+            train=config.noisy_examples if noisy else config.examples, test=config.test,
+            seeds=seeds,
+        )  # fmt: skip
+    mixture = digit_dominoes(count=config.printed) if data == "dominoes" else mnist_cifar()
+    return block_features(mixture, train=config.image_examples, test=config.image_test, seeds=seeds)
 
 
 def options(config: Config, data: str, method: str) -> dict[str, Any]:
@@ -251,111 +215,20 @@ def options(config: Config, data: str, method: str) -> dict[str, Any]:
     steps = config.ms57_steps if data.startswith("ms57") else steps
     if method == "adversarial" and not images:
         steps = config.adversarial_steps
-    rate = 0.05 if images else 0.1
     return {
         "network": config.image_network if images else "mlp",
         "width": config.width,
         "attack_eps": config.image_attack_eps if images else config.attack_eps,
-        "training": {
-            "members": config.members,
-            "first_steps": config.first_steps,
-            "alpha": config.alpha,
-            "ball": {"eps": config.image_eps, "norm": "linf", "low": 0.0, "high": 1.0}
-            if images
-            else {"eps": config.eps, "norm": "l2"},
-            "steps": steps,
-            "learning_rate": rate,
-            "optimizer": "sgd",
-            "momentum": 0.9 if noisy else 0.0,
-            "weight_decay": 5e-4 if noisy else 5e-5,
-            "batch_size": {"labelled": config.batch, "unlabelled": config.batch},
-        },
+        "members": config.members,
+        "first_steps": config.first_steps,
+        "alpha": config.alpha,
+        "ball": {"eps": config.image_eps, "norm": "linf", "low": 0.0, "high": 1.0}
+        if images
+        else {"eps": config.eps, "norm": "l2"},
+        "steps": steps,
+        "learning_rate": 0.05 if images else 0.1,
+        "optimizer": "sgd",
+        "momentum": 0.9 if noisy else 0.0,
+        "weight_decay": 5e-4 if noisy else 5e-5,
+        "batch_size": {"labelled": config.batch, "unlabelled": config.batch},
     }
-
-
-def arm(
-    method: str, panel: dict[str, Any], seeds: list[int], options: dict[str, Any]
-) -> dict[str, list[float]]:
-    """Train one arm for every seed and measure it: name -> one number a seed."""
-    from generality.estimators import fit_remedy
-
-    together = options["network"] == "mlp"  # batch statistics cannot be kept per replica
-    groups = [list(range(len(seeds)))] if together else [[i] for i in range(len(seeds))]
-    found: dict[str, list[float]] = {}
-    with threads(1 if together else available_cores()):
-        for group in groups:
-            own = {
-                name: value if name == "mask" or value is None else value[group]
-                for name, value in panel.items()
-            }
-            x, turned = own["inputs"], own["rotations"]
-            shuffled = np.stack([
-                shuffle_block(
-                    x[i], own["mask"], rotation=None if turned is None else turned[i],
-                    seed=seeds[place],
-                )
-                for i, place in enumerate(group)
-            ])  # fmt: skip
-            make = functools.partial(build, options["network"], x.shape[2:], options["width"])
-            nets = fit_remedy(
-                method, make, x, own["labels"], shuffled, seeds=[seeds[i] for i in group],
-                **options["training"],
-            )  # fmt: skip
-            for i in range(len(group)):
-                modules = [net.module(i).eval() for net in nets]
-                numbers = measured(modules, own, i, options, attack=method == "sgd")
-                for name, value in numbers.items():
-                    found.setdefault(name, []).append(value)
-    return found
-
-
-def build(network: str, shape: tuple[int, ...], width: int, seed: int) -> Any:
-    """Two hidden layers of ReLU, or an image network with a new head."""
-    from torch import nn
-
-    from generality.models import Featurized, mlp
-    from generality.models.vision_backbone import VisionBackbone
-
-    if network == "mlp":
-        return mlp(int(np.prod(shape)), width, width, 2)
-    body = VisionBackbone(network)
-    return Featurized(body, nn.Linear(body.width, 2))
-
-
-def measured(
-    modules: list[Any], panel: dict[str, Any], i: int, options: dict[str, Any], *, attack: bool
-) -> dict[str, float]:
-    """Scores of the mean logits on the test data, as it is, shuffled and perturbed."""
-    import torch
-
-    from generality.measures import accuracy, randomized_score, universal_perturbation
-
-    def model(inputs: torch.Tensor) -> torch.Tensor:
-        return torch.stack([module(inputs) for module in modules]).mean(0)
-
-    @torch.no_grad()
-    def logits(inputs: np.ndarray) -> np.ndarray:
-        return model(torch.as_tensor(inputs)).numpy()
-
-    x, y = panel["test_inputs"][i], panel["test_labels"][i]
-    rotation = None if panel["rotations"] is None else panel["rotations"][i]
-    groups = {"simple": panel["mask"]}
-    scores = randomized_score(logits, x, y, groups, rotation=rotation)
-    right = randomized_score(logits, x, y, groups, rotation=rotation, metric="accuracy")
-    found = {
-        "score": scores.randomized["simple"],
-        "standard": scores.standard,
-        "complement": scores.complement["simple"],
-        "index": scores.index("simple"),
-        "accuracy": right.standard,
-        "accuracy_without_simple": right.randomized["simple"],
-        "train_accuracy": accuracy(logits(panel["inputs"][i]), panel["labels"][i]),
-    }
-    if attack:
-        inputs, labels = torch.as_tensor(x), torch.as_tensor(y)
-        basis = np.eye(panel["mask"].size) if rotation is None else rotation.T
-        simple = torch.as_tensor(basis[:, panel["mask"].ravel()], dtype=torch.float32)
-        hit = universal_perturbation(model, inputs, labels, eps=options["attack_eps"])
-        found["perturbed_accuracy"] = accuracy(logits(hit.apply(inputs, labels).numpy()), y)
-        found["simple_share"] = hit.share_in(simple)
-    return found
