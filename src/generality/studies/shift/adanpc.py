@@ -19,6 +19,7 @@ SHOT adapts a scale and shift of its features. Training with the neighbours' los
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,31 +29,21 @@ import numpy as np
 import torch
 from torch import nn
 
-from generality.benchmarks import digits, rotated_digits, sentiment_domains
+from generality.benchmarks import listed_images, load_images, sentiment_domains
+from generality.benchmarks.domain_vectors import Domains, leave_out, stack_domains, turned_vectors
 from generality.claims import Claim, Row, greater, interacts
 from generality.errors import UserError, unknown
-from generality.estimators import (
-    SHOT,
-    T3A,
-    AdaNPCAdapter,
-    AdaNPCBatchNorm,
-    FeatureMemory,
-    PseudoLabel,
-    Tent,
-    evaluate_online,
-)  # fmt: skip
+from generality.estimators.test_time_arms import NEIGHBOURS, follow_streams
 from generality.lab import Lab
-from generality.measures import refit_ceiling
+from generality.lab.encoders import ModuleEncoder
 from generality.models import Featurized, mlp
+from generality.models.vision_backbone import VisionBackbone
 from generality.studies.study import Paper
 
 PAPER = Paper(
     "AdaNPC: Exploring Non-Parametric Classifier for Test-Time Adaptation",
     arxiv="2304.12566", year=2023,
 )  # fmt: skip
-
-Domains = dict[str, tuple[np.ndarray, np.ndarray]]
-NEIGHBOURS = ("adanpc", "knn-frozen", "knn-true-labels")  # one grid, one chosen setting
 
 
 @dataclass(frozen=True)
@@ -161,96 +152,59 @@ def run(config: Config, lab: Lab) -> Iterator[Row]:
     """Rows of every panel, seed, choice of targets, order, method and way of choosing settings."""
     for panel in config.panels:
         data = [load(config, lab, panel, seed) for seed in lab.seeds(config.seeds)]
-        cuts = splits(config, panel, tuple(data[0]))
-        inner = [(without(held, sources), held) for sources, _ in cuts for held in sources]
+        cuts = leave_out(tuple(data[0]), len(config.source_angles) if panel == "rotated" else None)
+        inner = [cut for sources, _ in cuts for cut in leave_out(sources)]
         models = {
             **trained(config, lab, panel, data, [sources for sources, _ in cuts]),
             **trained(config, lab, panel, data, list(dict.fromkeys(rest for rest, _ in inner))),
         }
+        tried = {m: s for m, s in config.grid.items() if m not in NEIGHBOURS[1:]}
         for seed, (sources, targets) in itertools.product(lab.seeds(config.seeds), cuts):
-            tried = {m: s for m, s in config.grid.items() if m not in NEIGHBOURS[1:]}
+            follow = functools.partial(measure, config, lab, models, data, seed)
             held_out = [
-                measure(config, lab, models, data, seed, rest, (held,), "reset", tried)
+                follow(rest, held, "reset", tried)
                 for rest, held in inner
-                if {*rest, held} == {*sources}
+                if {*rest, *held} == {*sources}
             ]
             for order in ("reset", "chain") if len(targets) > 1 else ("reset",):
-                found = measure(
-                    config, lab, models, data, seed, sources, targets, order, config.grid
-                )
+                found = follow(sources, targets, order, config.grid)
                 for row in chosen(config, held_out, found, targets):
                     yield Row(seed=seed, panel=panel, order=order, **row)
-
-
-def without(held: str, sources: tuple[str, ...]) -> tuple[str, ...]:
-    """The other sources."""
-    return tuple(name for name in sources if name != held)
-
-
-def splits(
-    config: Config, panel: str, names: tuple[str, ...]
-) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
-    """Sources and targets: one split of the angles; otherwise each domain left out in turn."""
-    if panel == "rotated":
-        return [(names[: len(config.source_angles)], names[len(config.source_angles) :])]
-    return [(tuple(name for name in names if name != target), (target,)) for target in names]
 
 
 def load(config: Config, lab: Lab, panel: str, seed: int) -> Domains:
     """Inputs and labels of each domain, as many of each."""
     if panel == "rotated":
         angles = (*config.source_angles, *config.target_angles)
-        return dict(lab.step(turned, angles, config.size, config.per_domain, seed))
+        return lab.step(
+            turned_vectors, angles, size=config.size, per_domain=config.per_domain, seed=seed
+        )
     if panel == "sentiment":
-        texts = sentiment_domains(per_domain=config.texts_per_domain, seed=seed)
-        inputs, count = lab.embed(config.encoder, texts.inputs, max_length=64), None
-        labels, of, names = texts.labels, texts.domains, texts.domain_names
+        data = sentiment_domains(per_domain=config.texts_per_domain, seed=seed)
+        inputs, count = lab.embed(config.encoder, data.inputs, max_length=64), None
     else:
-        inputs, labels, of, names = images(config, lab)
-        count = min(config.per_domain, int(np.bincount(of).min()))
+        lab.fetch(config.backbone)
+        data = listed_images(str(config.data_path), layout=config.layout)
+        backbone = VisionBackbone(config.backbone).to(lab.device)
+        inputs = lab.embed(ModuleEncoder(backbone, pixels), data.inputs)
+        count = min(config.per_domain, int(np.bincount(data.domains).min()))
     rng = np.random.default_rng(seed)
-    rows = {name: rng.permutation(np.flatnonzero(of == i))[:count] for i, name in enumerate(names)}
-    return {name: (np.asarray(inputs[own]), labels[own]) for name, own in rows.items()}
+    rows = {name: rng.permutation(data.rows(name))[:count] for name in data.domain_names}
+    return {name: (np.asarray(inputs[own]), data.labels[own]) for name, own in rows.items()}
 
 
-def turned(angles: tuple[int, ...], size: int, per_domain: int, seed: int) -> Domains:
-    """Grey digits as rows of pixels, by angle."""
-    pictures, labels = digits("mnist", size=size)
-    data = rotated_digits(pictures[:, :1], labels, angles, seed=seed)
-    pixels = np.asarray(data.inputs).reshape(len(data), -1)
-    rows = {name: data.rows(name)[:per_domain] for name in data.domain_names}
-    return {name: (pixels[own], data.labels[own]) for name, own in rows.items()}
-
-
-def images(config: Config, lab: Lab) -> tuple[Any, np.ndarray, np.ndarray, tuple[str, ...]]:
-    """Features of the images in a folder by a frozen backbone, labels, domains and their names."""
-    from generality.benchmarks import load_images, read_images
-    from generality.lab.encoders import ModuleEncoder
-    from generality.models.vision_backbone import VisionBackbone
-
-    def pixels(paths: list[str]) -> torch.Tensor:
-        return torch.from_numpy(load_images(paths, 224))
-
-    listed = read_images(str(config.data_path), layout=config.layout)
-    names = tuple(dict.fromkeys(listed["domain"]))
-    lab.fetch(config.backbone)
-    backbone = VisionBackbone(config.backbone).to(lab.device)
-    features = lab.embed(ModuleEncoder(backbone, pixels), list(listed["path"]))
-    of = np.array([names.index(name) for name in listed["domain"]])
-    return features, np.asarray(listed["label"]), of, names
+def pixels(paths: list[str]) -> torch.Tensor:
+    """Images as a backbone reads them."""
+    return torch.from_numpy(load_images(paths, 224))
 
 
 def trained(
     config: Config, lab: Lab, panel: str, data: list[Domains], choices: list[tuple[str, ...]]
 ) -> dict[tuple[int, tuple[str, ...]], Any]:
     """A network for every seed and choice of sources (as many in each), all trained together."""
-    X = np.concatenate([X for domains in data for X, _ in domains.values()])
-    y = np.concatenate([y for domains in data for _, y in domains.values()])
-    starts = np.cumsum([0, *(len(labels) for domains in data for _, labels in domains.values())])
-    places = [(seed, name) for seed, domains in enumerate(data) for name in domains]
-    rows = {at: np.arange(*starts[i : i + 2]) for i, at in enumerate(places)}
+    X, y, rows = stack_domains(data)
     jobs = list(itertools.product(range(len(data)), choices))
-    chosen = np.stack([np.concatenate([rows[seed, s] for s in sources]) for seed, sources in jobs])
+    among = np.stack([np.concatenate([rows[seed, s] for s in sources]) for seed, sources in jobs])
     classes, widths = int(y.max()) + 1, config.widths if panel == "rotated" else ()
 
     def network(_seed: int) -> Featurized:
@@ -258,7 +212,7 @@ def trained(
         return Featurized(body, nn.Linear((X.shape[1], *widths)[-1], classes))
 
     replicas = lab.replicate(
-        network, X, np.eye(classes, dtype=np.float32)[y[chosen]], rows=chosen,
+        network, X, np.eye(classes, dtype=np.float32)[y[among]], rows=among,
         seeds=[seed for seed, _ in jobs], epochs=config.epochs, optimizer="adam",
         learning_rate=config.learning_rate,
     )  # fmt: skip
@@ -279,83 +233,10 @@ def measure(
     parts = [features(name) for name in sources]
     source = np.concatenate([z for z, _ in parts]), np.concatenate([y for _, y in parts])
     head = [model.head.weight.detach().numpy(), model.head.bias.detach().numpy()]
-    streams = {name: features(name) for name in targets}
-    result: dict[str, Any] = lab.step(
-        follow, source, head, streams, grid, order, config.batch, seed
-    )
-    return result
-
-
-def follow(
-    source: tuple[np.ndarray, np.ndarray], head: list[np.ndarray], streams: Domains,
-    grid: dict[str, list[dict[str, Any]]], order: str, batch: int, seed: int,
-) -> dict[str, Any]:  # fmt: skip
-    """Accuracy (all, first and last quarter) by method, setting and target; floors and ceilings."""
-    known: dict[Any, dict[str, list[float]]] = {}
-    curves: dict[str, list[dict[str, list[float]]]] = {}
-    for method, settings in grid.items():
-        for setting in settings:
-            matters = {k: v for k, v in setting.items() if k != "threshold" or method == "adanpc"}
-            key = method, *matters.items()
-            if key not in known:
-                reset = order == "reset"
-                known[key] = along(method, setting, source, head, streams, reset, batch, seed)
-            curves.setdefault(method, []).append(known[key])
-    right = {n: (z @ head[0].T + head[1]).argmax(1) == y for n, (z, y) in streams.items()}
-    floors = {name: float(hits.mean()) for name, hits in right.items()}
-    ceilings = {name: refit_ceiling(*stream) for name, stream in streams.items()}
-    return {"curves": curves, "floors": floors, "ceilings": ceilings}
-
-
-def along(
-    method: str, setting: dict[str, Any], source: tuple[np.ndarray, np.ndarray],
-    head: list[np.ndarray], streams: Domains, reset: bool, batch: int, seed: int,
-) -> dict[str, list[float]]:  # fmt: skip
-    """One method with one setting on every target."""
-    adapter = make(method, setting, source, head)
-    if method == "knn-true-labels":
-        adapter = TrueLabels(adapter, streams, batch, seed)
-    found = evaluate_online(
-        adapter, streams, batch_size=batch, reset_between=reset, seed=seed,
-        adapt=method != "knn-frozen",
+    return lab.step(
+        follow_streams, source, head, {name: features(name) for name in targets}, grid,
+        reset=order == "reset", batch=config.batch, seed=seed,
     )  # fmt: skip
-    return {name: [s.accuracy, s.first_quarter, s.last_quarter] for name, s in found.items()}
-
-
-def make(
-    method: str, setting: dict[str, Any], source: tuple[np.ndarray, np.ndarray],
-    head: list[np.ndarray],
-) -> Any:  # fmt: skip
-    """The adapter of a method; `Config.grid` has the settings."""
-    linear, options = tuple(head), {k: v for k, v in setting.items() if k != "threshold"}
-    if method in (*NEIGHBOURS, "adanpc-bn"):
-        rate = options.pop("learning_rate", None)
-        memory = FeatureMemory(source[0].shape[1], len(head[0]), **options)
-        if method == "adanpc-bn":
-            return AdaNPCBatchNorm(memory, *source, learning_rate=rate)
-        memory.add(*source)
-        memory.protect()
-        return AdaNPCAdapter(memory, threshold=setting["threshold"])
-    if method == "t3a":
-        return T3A(linear, **options)
-    if method == "pseudo-label":
-        return PseudoLabel(linear, **options)
-    return SHOT(linear, **options) if method == "shot" else Tent(linear, **options)
-
-
-class TrueLabels:
-    """The memory when someone labels each batch after it was predicted: an upper bound."""
-
-    def __init__(self, adapter: AdaNPCAdapter, streams: Domains, batch: int, seed: int) -> None:
-        self.memory, self.reset = adapter.memory, adapter.reset
-        answers = [np.random.default_rng(seed).permutation(y) for _, y in streams.values()]
-        self.batches = (y[i : i + batch] for y in answers for i in range(0, len(y), batch))
-
-    def predict(self, batch: Any, adapt: bool = True) -> torch.Tensor:
-        """The vote; then the truth is stored."""
-        scores = self.memory.scores(batch)
-        self.memory.add(batch, next(self.batches))
-        return scores
 
 
 def chosen(
