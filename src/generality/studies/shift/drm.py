@@ -23,31 +23,27 @@ import functools
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from generality.benchmarks import colored_digits, digits, sentiment_domains
+from generality.benchmarks import sentiment_domains
+from generality.benchmarks.domain_vectors import (
+    Domains,
+    colored_vectors,
+    leave_out,
+    stack_domains,
+    turned_vectors,
+)
 from generality.claims import Claim, Row, equivalent, greater, interacts
 from generality.errors import UserError, unknown
-from generality.estimators import (
-    DiscriminatorSelector,
-    DomainSelector,
-    EntropySelector,
-    PrototypeSelector,
-    PseudoLabelRefit,
-    adaptivity_gap,
-    evaluate_online,
-)
+from generality.estimators import adaptivity_gap, combine_domain_heads
+from generality.estimators.drm_rules import hidden_network
 from generality.lab import Lab
-from generality.measures import refit_ceiling
-from generality.models import Featurized, MultiHead, combine_heads, mlp
+from generality.models import Featurized
 from generality.objectives import ALGORITHMS
 from generality.objectives.domain_algorithms import DomainAlgorithm
 from generality.objectives.drm_algorithm import DRMAlgorithm
-from generality.studies.shift.adanpc import Domains, turned
 from generality.studies.study import Paper
 
 PAPER = Paper(
@@ -134,7 +130,7 @@ def run(config: Config, lab: Lab) -> Iterator[Row]:
     """Rows of every panel, seed, target and method."""
     for panel in config.panels:
         data = [load(config, lab, panel, seed) for seed in lab.seeds(config.seeds)]
-        cuts = splits(config, panel, tuple(data[0]))
+        cuts = leave_out(tuple(data[0]), len(config.source_angles) if panel == "rotated" else None)
         jobs = list(itertools.product(lab.seeds(config.seeds), [sources for sources, _ in cuts]))
         networks = trained(config, lab, data, jobs)
         for seed, (sources, targets) in itertools.product(lab.seeds(config.seeds), cuts):
@@ -143,51 +139,28 @@ def run(config: Config, lab: Lab) -> Iterator[Row]:
                 yield Row(seed=seed, panel=panel, **row)
 
 
-def splits(
-    config: Config, panel: str, names: tuple[str, ...]
-) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
-    """Sources and targets."""
-    if panel == "rotated":
-        return [(names[: len(config.source_angles)], names[len(config.source_angles) :])]
-    return [(tuple(name for name in names if name != target), (target,)) for target in names]
-
-
 def load(config: Config, lab: Lab, panel: str, seed: int) -> Domains:
     """Inputs and labels of each domain."""
+    shape = {"size": config.size, "per_domain": config.per_domain, "seed": seed}
     if panel == "rotated":
         angles = (*config.source_angles, *config.target_angles)
-        return dict(lab.step(turned, angles, config.size, config.per_domain, seed))
+        return lab.step(turned_vectors, angles, **shape)
     if panel == "colored":
         flips, noise = config.color_flips, config.label_noise
-        return dict(lab.step(colored, flips, noise, config.size, config.per_domain, seed))
+        return lab.step(colored_vectors, flips, label_noise=noise, **shape)
     texts = sentiment_domains(per_domain=config.texts_per_domain, seed=seed)
     inputs = np.asarray(lab.embed(config.encoder, texts.inputs, max_length=64))
     rows = {name: texts.rows(name) for name in texts.domain_names}
     return {name: (inputs[own], texts.labels[own]) for name, own in rows.items()}
 
 
-def colored(
-    flips: tuple[float, ...], noise: float, size: int, per_domain: int, seed: int
-) -> Domains:
-    """Coloured digits as rows of pixels, by the probability that the colour misleads."""
-    pictures, shown = digits("mnist", size=size)
-    data = colored_digits(pictures[:, 0], shown, label_noise=noise, color_flips=flips, seed=seed)
-    pixels = np.asarray(data.inputs).reshape(len(data), -1)
-    rows = {name: data.rows(name)[:per_domain] for name in data.domain_names}
-    return {name: (pixels[own], data.labels[own]) for name, own in rows.items()}
-
-
 def trained(
     config: Config, lab: Lab, data: list[Domains], jobs: list[tuple[int, tuple[str, ...]]]
 ) -> dict[str, list[dict[str, Tensor]]]:
     """Weights with one head and with many, with and without CORAL, for every seed and sources."""
-    X = np.concatenate([X for domains in data for X, _ in domains.values()])
-    y = np.concatenate([y for domains in data for _, y in domains.values()])
-    starts = np.cumsum([0, *(len(labels) for domains in data for _, labels in domains.values())])
-    places = [(seed, name) for seed, domains in enumerate(data) for name in domains]
+    X, y, everything = stack_domains(data)
     rows = {
-        (seed, name): starts[i] + np.flatnonzero(~held(data[seed][name], seed))
-        for i, (seed, name) in enumerate(places)
+        (seed, name): own[~held(data[seed][name], seed)] for (seed, name), own in everything.items()
     }
     classes, heads = int(y.max()) + 1, len(jobs[0][1]) + 1
     both = DRMAlgorithm(name="DRM", coral_weight=config.coral_weight)
@@ -199,7 +172,7 @@ def trained(
     }
 
     def network(outputs: int, _seed: int) -> Featurized:
-        return featurized(X.shape[1], config.widths, outputs)
+        return hidden_network(X.shape[1], config.widths, outputs)
 
     states: dict[str, list[dict[str, Tensor]]] = {}
     for arm, (algorithm, outputs, hyper) in arms.items():
@@ -211,12 +184,6 @@ def trained(
         )  # fmt: skip
         states[arm] = [replicas.module(i).state_dict() for i in range(len(jobs))]
     return states
-
-
-def featurized(inputs: int, widths: tuple[int, ...], outputs: int) -> Featurized:
-    """A perceptron whose last hidden layer are the features, and one wide head."""
-    body = nn.Sequential(mlp(inputs, *widths), nn.ReLU())
-    return Featurized(body, nn.Linear(widths[-1], outputs))
 
 
 def held(domain: tuple[np.ndarray, np.ndarray], seed: int) -> np.ndarray:
@@ -235,10 +202,10 @@ def scores(
     source = np.concatenate(kept), np.repeat(np.arange(len(sources)), [len(X) for X in kept])
     checks = {n: (domains[n][0][out[n]], domains[n][1][out[n]]) for n in sources}
     found = lab.step(
-        combined, states, source[0].shape[1], config.widths, classes, source, checks,
+        combine_domain_heads, states, config.widths, classes, source, checks,
         {name: domains[name] for name in targets},
         [{"learning_rate": r, "threshold": t} for r in config.rates for t in config.thresholds],
-        config.stream, seed,
+        batch=config.stream, seed=seed,
     )  # fmt: skip
     accuracy = found["accuracy"]
     for target in targets:
@@ -251,66 +218,3 @@ def scores(
                 floor=accuracy["erm"][target], ceiling=found["ceilings"][target],
                 gap=adaptivity_gap([accuracy["best-head"][target]], by_domain[target]), **own,
             )  # fmt: skip
-
-
-def combined(
-    states: dict[str, dict[str, Tensor]], inputs: int, widths: tuple[int, ...], classes: int,
-    source: tuple[np.ndarray, np.ndarray], checks: Domains, streams: Domains,
-    settings: list[dict[str, float]], batch: int, seed: int,
-) -> dict[str, Any]:  # fmt: skip
-    """Accuracy by method and domain; and the ceilings."""
-    models = {}
-    for name, state in states.items():
-        network: Any = featurized(inputs, widths, len(state["head.bias"]))
-        network.load_state_dict(state)
-        models[name] = MultiHead.from_wide_head(network.featurizer, network.head, classes)
-    with torch.inference_mode():
-        seen = models["drm"].features(torch.from_numpy(source[0]))
-    seen = seen.clone()
-    selectors: dict[str, DomainSelector] = {
-        "entropy": EntropySelector(1.0), "argmin": EntropySelector(float("inf")),
-        "discriminator": DiscriminatorSelector(seen, source[1]),
-        "prototypes": PrototypeSelector(seen, source[1]),
-    }  # fmt: skip
-    accuracy: dict[str, dict[str, float]] = {}
-    for name, (X, y) in {**checks, **streams}.items():
-        with torch.inference_mode():
-            x, truth = torch.from_numpy(X), torch.from_numpy(y)
-            heads, z = models["drm"](x), models["drm"].features(x)
-            mixed = {
-                "erm": models["erm"](x)[0], "coral": models["coral"](x)[0],
-                "coral+drm": combine_heads(models["coral+drm"](x), "entropy"),
-                "global-head": heads[-1], "uniform": combine_heads(heads, "uniform"),
-            }  # fmt: skip
-            for rule, selector in selectors.items():
-                weights = selector.weights(z, heads)
-                mixed[rule] = combine_heads(heads, "weights", weights=weights)
-            hits = {
-                rule: (p.argmax(-1) == truth).float().mean().item() for rule, p in mixed.items()
-            }
-            own = (heads[:-1].argmax(-1) == truth).float().mean(-1)
-        for rule, hit in {**hits, "best-head": own.max().item()}.items():
-            accuracy.setdefault(rule, {})[name] = hit
-    accuracy["drm-t"] = refit(models["drm"], settings, checks, streams, batch, seed)
-    with torch.inference_mode():
-        ceilings = {
-            name: refit_ceiling(models["drm"].features(torch.from_numpy(X)).numpy(), y)
-            for name, (X, y) in streams.items()
-        }
-    return {"accuracy": accuracy, "ceilings": ceilings}
-
-
-def refit(
-    model: MultiHead, settings: list[dict[str, float]], checks: Domains, streams: Domains,
-    batch: int, seed: int,
-) -> dict[str, float]:  # fmt: skip
-    """DRM-T's accuracy in the stream, with the setting best on the sources' held-out part."""
-
-    def online(options: dict[str, float], data: Domains) -> dict[str, float]:
-        adapter = PseudoLabelRefit(model, **options)  # type: ignore[arg-type]
-        found = evaluate_online(adapter, data, batch_size=batch, seed=seed)
-        return {name: score.accuracy for name, score in found.items()}
-
-    tried = [online(options, checks) for options in settings]
-    best = int(np.argmax([np.mean(list(each.values())) for each in tried]))
-    return {**tried[best], **online(settings[best], streams)}
