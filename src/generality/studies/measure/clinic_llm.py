@@ -20,7 +20,6 @@ steps).
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -28,10 +27,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from generality.benchmarks import holdout, hospital_notes, load_benchmark
+from generality.benchmarks import hospital_splits, load_benchmark, read_sites, split_sites
 from generality.claims import Claim, Row, greater, interacts, less
 from generality.errors import UserError, unknown
-from generality.estimators import ClusterRoute, Global, Local, NearestAugment
+from generality.estimators import Global, Local, site_scores
 from generality.lab import Lab, TrainConfig
 from generality.measures import GroupAudit, delong, failure_drivers
 from generality.models import BagOfWords
@@ -163,8 +162,9 @@ def run(config: Config, lab: Lab) -> Iterator[Row]:
                 train, test, more = frames(rows, split, seed, config)
                 X, X_test, X_more = (features(f, rows, config, lab) for f in (train, test, more))
                 scores = lab.step(
-                    fit_strategies, X, train["label"].to_numpy(), train["site"].tolist(), X_test,
-                    test["site"].tolist(), X_more, more["label"].to_numpy(), more["site"].tolist(),
+                    site_scores, (X, train["label"].to_numpy(), train["site"].tolist()), X_test,
+                    test["site"].tolist(),
+                    (X_more, more["label"].to_numpy(), more["site"].tolist()),
                     hidden=config.hidden, epochs=config.epochs, ratio=config.ratio,
                     clusters=config.clusters, seed=seed,
                 )  # fmt: skip
@@ -182,47 +182,23 @@ def frames(
     rows: pd.DataFrame | None, split: str, seed: int, config: Config
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Training rows, test rows, and rows added for the ceiling (none but for notes)."""
-    rng = np.random.default_rng(seed)
-    if rows is not None:
-        train, test = holdout(rows["date"].to_numpy(), by="time", share=0.3)
-        if split == "random":
-            order = rng.permutation(len(rows))
-            train, test = order[: len(train)], order[len(train) :]
-        drawn = np.sort(rng.permutation(train)[: round(config.drawn * len(train))])
-        return rows.iloc[drawn], rows.iloc[np.sort(test)], rows.iloc[:0]
-    last = 547  # of 730 days: codes are in use from then on
-    pool = hospital_notes(config.notes * 4 // 3, seed=10 * seed)
-    early, _ = holdout(pool["day"].to_numpy(), by="time", held=last)
-    chosen = early if split == "temporal" else rng.permutation(len(pool))[: len(early)]
-    tests, more = [], []
-    for place, name in enumerate(np.unique(pool["hospital"])):
-        size = config.test_notes * (4 if split == "temporal" else 1)
-        fresh = hospital_notes(size, seed=10 * seed + 1 + place, hospital=name)
-        tests.append(fresh[fresh["day"] >= last] if split == "temporal" else fresh)
-        own = int((pool.iloc[chosen]["hospital"] == name).sum())
-        extra = hospital_notes(
-            min(9 * max(own, 1), config.ceiling_notes), seed=10 * seed + 5 + place, hospital=name
-        )
-        more.append(extra[extra["day"] < last] if split == "temporal" else extra)
-    found = (pool.iloc[np.sort(chosen)], pd.concat(tests), pd.concat(more))
-    return tuple(f.rename(columns={"hospital": "site"}) for f in found)  # type: ignore[return-value]
+    if rows is None:
+        return hospital_splits(
+            split, notes=config.notes, test_notes=config.test_notes,
+            ceiling_notes=config.ceiling_notes, seed=seed,
+        )  # fmt: skip
+    return *split_sites(rows, split, drawn=config.drawn, seed=seed), rows.iloc[:0]
 
 
 def table(panel: str, config: Config) -> pd.DataFrame:
     """Reviews, or the user's own rows: text, label, site, date and metadata."""
     if panel == "reviews":
-        splits = load_benchmark("drug_reviews").splits.values()
-        return pd.concat([split.to_pandas() for split in splits], ignore_index=True)
+        return load_benchmark("drug_reviews").all_rows().to_pandas()
     if panel != "table":
         raise unknown("panel", panel, ("notes", "reviews", "table"))
-    try:
-        rows = pd.read_csv(config.data_path or "")
-    except OSError as error:
-        raise UserError(f"There is no table at {config.data_path}; set data_path.") from error
-    lacking = {"text", "label", "site", "date"} - set(rows.columns)
-    if lacking or not rows["label"].isin([0, 1]).all():
-        raise UserError(f"{config.data_path} needs text, label (0 or 1), site and date.")
-    return rows
+    if config.data_path is None:
+        raise UserError("The panel 'table' needs --set data_path=FILE.csv.")
+    return read_sites(config.data_path)
 
 
 def features(
@@ -237,47 +213,6 @@ def features(
         return np.zeros((0, 0), dtype=np.float32)
     found = lab.embed(config.encoder, everything["text"].tolist(), max_length=config.tokens)
     return np.asarray(found)[rows.index.to_numpy()]
-
-
-def fit_strategies(
-    X: np.ndarray, y: np.ndarray, sites: list[str], X_test: np.ndarray, sites_test: list[str],
-    X_more: np.ndarray, y_more: np.ndarray, sites_more: list[str], *, hidden: int, epochs: int,
-    ratio: float, clusters: int, seed: int,
-) -> dict[str, np.ndarray]:  # fmt: skip
-    """Scores of class 1 of every test row by every strategy."""
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.neural_network import MLPClassifier
-
-    mean, scale = X.mean(0), X.std(0) + 1e-6
-    X, X_test = (X - mean) / scale, (X_test - mean) / scale
-    where, where_test, where_more = np.array(sites), np.array(sites_test), np.array(sites_more)
-    options = {"batch_size": 32, "n_iter_no_change": 10**6, "random_state": seed}
-    head = MLPClassifier((hidden,), max_iter=epochs, **options)
-    longer = MLPClassifier((hidden,), max_iter=2 * epochs, **options)
-    strategies = {
-        "global": Global(head),
-        "global-longer": Global(longer),
-        "local": Local(head),
-        "local-from-global": Local(head, init="global"),
-        "nearest": NearestAugment(head, ratio=ratio),
-        "random-rows": NearestAugment(head, ratio=ratio, similarity="random", random_state=seed),
-        "cluster": ClusterRoute(head, clusters=clusters, random_state=seed),
-    }
-    scores = {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        warnings.filterwarnings("ignore", message="Got `batch_size`")  # a site of few rows
-        for name, strategy in strategies.items():
-            strategy.fit(X, y, where)
-            scores[name] = strategy.predict_proba(X_test, where_test)[:, 1]
-        if len(X_more):
-            scores["ceiling"] = np.full(len(X_test), np.nan)
-            for site in np.unique(where_test):
-                added, at = where_more == site, where_test == site
-                more = np.concatenate([X, (X_more[added] - mean) / scale])
-                ceiling = Global(head).fit(more, np.concatenate([y, y_more[added]]))
-                scores["ceiling"][at] = ceiling.predict_proba(X_test[at])[:, 1]
-    return scores
 
 
 def strategy_rows(
