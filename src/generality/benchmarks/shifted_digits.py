@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,6 +31,19 @@ class ShiftedDigits:
     held: Part
     test: Part
     shifted: dict[str, Part]
+
+    @torch.inference_mode()
+    def accuracies(self, model: Callable[[Tensor], Tensor]) -> dict[str, float]:
+        """On the test digits as `score`, and `shifted`, the mean over the three shifts.
+
+        Args:
+            model: from images to logits, in eval mode.
+        """
+        score, *shifted = (
+            float((model(x).argmax(1) == y).float().mean())
+            for x, y in (self.test, *self.shifted.values())
+        )
+        return {"score": score, "shifted": float(np.mean(shifted))}
 
 
 def shifted_digits(

@@ -48,6 +48,16 @@ class ShrinkingSampler:
         ]
         self._losses: list[dict[Combo, list[float]]] = [{} for _ in operators]
 
+    @classmethod
+    def common(cls, spaces: Sequence[ShrinkingSampler]) -> ShrinkingSampler:
+        """What is left in all of these spaces."""
+        space = cls([[]] * len(spaces[0].combos))
+        space.combos = [
+            sorted(set.intersection(*map(set, blocks)))
+            for blocks in zip(*(each.combos for each in spaces), strict=True)
+        ]
+        return space
+
     def sample(
         self, rng: np.random.Generator, *, split: int | None = None, fits: Fits | None = None
     ) -> EnsembleArchitecture:

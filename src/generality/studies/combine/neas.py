@@ -18,14 +18,13 @@ score by which the space shrinks is a reconstruction, for the search code was no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from generality.benchmarks.shifted_digits import ShiftedDigits, shifted_digits
 from generality.claims import Claim, Row, greater
@@ -44,6 +43,7 @@ from generality.measures.ensemble_diversity import ensemble_diversity
 from generality.measures.flops import flops
 from generality.measures.rank_correlation import rank_correlation
 from generality.models.multi_head import combine_heads
+from generality.modules.digit_supernet import conv_choices, conv_head, conv_supernet
 from generality.modules.supernet import EnsembleArchitecture, Supernet
 from generality.objectives.member_cross_entropy import member_cross_entropy
 from generality.studies.study import Paper
@@ -159,7 +159,7 @@ def search(config: Config, seed: int) -> dict[str, Any]:
         train, held = digit.train, digit.held
         supernets, spaces = {}, {}
         for name, shrink in SHRINKS.items():
-            spaces[name] = ShrinkingSampler([list(operators(config))] * config.blocks)
+            spaces[name] = ShrinkingSampler([list(conv_choices(config.width))] * config.blocks)
             supernets[name] = build(config, seed)
             plan = SupernetPlan(
                 steps=config.supernet_steps, shrink=shrink, shrink_at=config.shrink_at,
@@ -178,11 +178,7 @@ def search(config: Config, seed: int) -> dict[str, Any]:
         chosen["single"] = evolve(whole, space.single(), split=config.blocks)
         for name, split in (("none", 0), ("half", config.blocks // 2), ("heads", config.blocks)):
             chosen[f"split-{name}"] = evolve(whole, space, split=split)
-        common = ShrinkingSampler([[]] * config.blocks)
-        common.combos = [
-            sorted(set.intersection(*(set(s.combos[b]) for s in spaces.values())))
-            for b in range(config.blocks)
-        ]
+        common = ShrinkingSampler.common([*spaces.values()])
         rng = np.random.default_rng(seed)
         ranked = [common.sample(rng) for _ in range(config.ranked)]
         within = partial(space.sample, fits=lambda one: whole.flops(one, costs) <= limit)
@@ -204,30 +200,27 @@ def train_alone(
     with threads(1), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         digit = data(config, seed)
-        tests = [digit.test, *digit.shifted.values()]
         architecture = EnsembleArchitecture(which[0], tuple(map(tuple, which[1])))
+        wider = None if head is None else partial(conv_head, config.width, head)
         supernet = build(config, seed)
-        build_head = None if head is None else partial(make_head, config, head)
-        models = [supernet.fresh(architecture, build_head) for _ in range(copies)]
+        models = [supernet.fresh(architecture, wider) for _ in range(copies)]
         for copy, model in enumerate(models):
             train_steps(
                 model, *digit.train, steps=config.steps, seed=seed * 100 + copy,
                 learning_rate=config.learning_rate, loss=member_cross_entropy,
             )  # fmt: skip
-        with torch.inference_mode():
-            logits = [torch.cat([model(x) for model in models]) for x, _ in tests]
-        right = [
-            float((combine_heads(said, "logits").argmax(1) == y).float().mean())
-            for said, (_, y) in zip(logits, tests, strict=True)
-        ]
+
+        def members(x: torch.Tensor) -> torch.Tensor:
+            return torch.cat([model(x) for model in models])
+
         one = digit.test[0][:1]
         total, trunk = flops(models[0], one), flops(models[0].body, one)
-        found = {
-            "score": right[0], "shifted": float(np.mean(right[1:])),
-            "megaflops": copies * total / 1e6, "shared": trunk / total,
-        }  # fmt: skip
-        if len(logits[0]) > 1:
-            apart = ensemble_diversity(logits[0].softmax(-1).numpy(), tests[0][1].numpy())
+        found = digit.accuracies(lambda x: combine_heads(members(x), "logits"))
+        found |= {"megaflops": copies * total / 1e6, "shared": trunk / total}
+        with torch.inference_mode():
+            said = members(digit.test[0]).softmax(-1).numpy()
+        if len(said) > 1:
+            apart = ensemble_diversity(said, digit.test[1].numpy())
             found |= {"disagreement": apart.disagreement, "gain": apart.gain}
         return found
 
@@ -240,45 +233,10 @@ def data(config: Config, seed: int) -> ShiftedDigits:
     )  # fmt: skip
 
 
-def operators(config: Config) -> dict[str, Callable[[], nn.Module]]:
-    """What a block may be; all keep width and size."""
-    width = config.width
-
-    def convolution(kernel: int, groups: int = 1) -> nn.Module:
-        layers: list[nn.Module] = [
-            nn.Conv2d(width, width, kernel, 1, kernel // 2, groups=groups, bias=False)
-        ]
-        if groups > 1:
-            layers.append(nn.Conv2d(width, width, 1, bias=False))
-        return nn.Sequential(*layers, nn.BatchNorm2d(width), nn.SiLU())
-
-    return {
-        "conv3": partial(convolution, 3),
-        "conv5": partial(convolution, 5),
-        "depthwise3": partial(convolution, 3, width),
-        "skip": nn.Identity,
-    }
-
-
 def build(config: Config, seed: int) -> Supernet:
     """The supernet of a seed."""
     torch.manual_seed(seed)
-    stem = partial(_stem, config.width)
-    return Supernet(
-        stem, [operators(config)] * config.blocks, partial(make_head, config, config.head)
-    )
-
-
-def _stem(width: int) -> nn.Module:
-    return nn.Sequential(nn.Conv2d(1, width, 3, 2, 1, bias=False), nn.BatchNorm2d(width), nn.SiLU())
-
-
-def make_head(config: Config, width: int) -> nn.Module:
-    """1×1 convolution, mean over places, classifier."""
-    return nn.Sequential(
-        nn.Conv2d(config.width, width, 1, bias=False), nn.BatchNorm2d(width), nn.SiLU(),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 10),
-    )  # fmt: skip
+    return conv_supernet(config.width, blocks=config.blocks, head=config.head)
 
 
 def plain(one: EnsembleArchitecture) -> list[Any]:
