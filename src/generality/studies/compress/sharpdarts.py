@@ -41,10 +41,10 @@ from generality.lab import Lab
 from generality.lab.cosine_power import CosinePowerAnnealingLR
 from generality.lab.threads import threads
 from generality.measures.rank_correlation import rank_correlation
-from generality.modules.cell_network import CellNetwork, conv_stem, pooled_head
-from generality.modules.differentiable_grid import DifferentiableGrid, Stage
-from generality.modules.mixed_op import Weighting, Zero
-from generality.modules.sharp_sep_conv import DilConv, ResizablePool, SharpSepConv
+from generality.modules.cell_network import conv_stem, pooled_head
+from generality.modules.digit_spaces import CellSpace, GridSpace
+from generality.modules.mixed_op import Weighting
+from generality.modules.sharp_sep_conv import DilConv, SharpSepConv
 from generality.studies.study import Paper
 
 PAPER = Paper(
@@ -144,14 +144,10 @@ def run(config: Config, lab: Lab) -> Iterator[Row]:
 def of_space(config: Config, lab: Lab, seed: int, space: str) -> Iterator[Row]:
     """Both searches in one space, with their controls."""
     searched = {name: lab.step(search, config, seed, space, name) for name in WEIGHTINGS}
-    by_hand = lab.step(human, config, space)
-    drawn = lab.step(random_architectures, config, seed, space)
-
-    def alone(which: Any) -> dict[str, float]:
-        return lab.step(train_alone, config, seed, space, which)
-
-    random = [alone(which) for which in drawn]
-    trained = {"human": alone(by_hand)} | {n: alone(s["decoded"]) for n, s in searched.items()}
+    alone = partial(lab.step, train_alone, config, seed, space)
+    random = [alone(which) for which in spaces(config)[space].random(config.randoms, seed)]
+    trained = {"human": alone(spaces(config)[space].by_hand())}
+    trained |= {name: alone(found["decoded"]) for name, found in searched.items()}
     if space == "cell":
         trained |= {f"{n}, none allowed": alone(s["with_none"]) for n, s in searched.items()}
     scores = [r["score"] for r in random]
@@ -176,29 +172,31 @@ def of_space(config: Config, lab: Lab, seed: int, space: str) -> Iterator[Row]:
             )  # fmt: skip
 
 
+def spaces(config: Config) -> dict[str, Any]:
+    """The known cell, and the new space."""
+    return {
+        "cell": CellSpace(config.width, config.nodes, config.cells),
+        "grid": GridSpace(config.widths, config.strides),
+    }
+
+
 def search(config: Config, seed: int, space: str, weighting: str) -> dict[str, Any]:
     """What one search decodes to, and its shared weights' accuracy on the random architectures."""
     with threads(1), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        digit = data(config, seed)
+        digit, known = data(config, seed), spaces(config)[space]
         plan = SearchPlan(
             steps=config.search_steps, learning_rate=config.search_rate,
             architecture_rate=config.architecture_rate,
         )  # fmt: skip
-        kind = WEIGHTINGS[weighting]
-        model = cell_network(config, kind) if space == "cell" else grid_network(config, kind)
+        model = known.mixture(WEIGHTINGS[weighting])
         search_architecture(model, *digit.train, plan, seed=seed)
-        found: dict[str, Any] = {"weights": {}}
-        if isinstance(model, CellNetwork):
-            found["decoded"], found["with_none"] = model.genotype(), model.genotype(exclude=())
-            cell = model.searched()
-            shares = [cell.edge(place).weights() for place in cell.edges]
-            found["weights"] = {"none_weight": float(np.mean([s["none"] for s in shares]))}
-        else:
-            found["decoded"] = inner(model).decode()
-        found["one_shot"] = []
-        for which in random_architectures(config, seed, space):
-            follow(model, which)
+        found = {"weights": {}, "decoded": known.decoded(model), "one_shot": []}
+        if isinstance(known, CellSpace):
+            found["with_none"] = known.decoded(model, none=True)
+            found["weights"] = {"none_weight": known.none_weight(model)}
+        for which in known.random(config.randoms, seed):
+            known.follow(model, which)
             found["one_shot"].append(
                 recalibrated_accuracy(model, digit.train[0][:256], *digit.test)
             )
@@ -209,12 +207,7 @@ def train_alone(config: Config, seed: int, space: str, which: Any) -> dict[str, 
     """An architecture with new weights: accuracy on digits as they are, and shifted."""
     with threads(1), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if space == "cell":
-            model: nn.Module = cell_network(config, genotype=as_tuples(which))
-        else:
-            grid = grid_network(config, "softmax")
-            model = nn.Sequential(grid[0], inner(grid).network(as_tuples(which)))
-        return taught(model, config, seed, 2.0)
+        return taught(spaces(config)[space].network(which), config, seed, 2.0)
 
 
 def train_fixed(config: Config, seed: int, method: str) -> dict[str, float]:
@@ -241,13 +234,8 @@ def taught(model: nn.Module, config: Config, seed: int, order: float) -> dict[st
         model, *digit.train, steps=config.steps, seed=seed, learning_rate=config.learning_rate,
         schedule=lambda o, steps: CosinePowerAnnealingLR(o, steps, 1e-4, order),
     )  # fmt: skip
-    with torch.inference_mode():
-        right = [
-            float((model(x).argmax(1) == y).float().mean())
-            for x, y in (digit.test, *digit.shifted.values())
-        ]
     size = sum(p.numel() for p in model.parameters())
-    return {"score": right[0], "shifted": float(np.mean(right[1:])), "kiloweights": size / 1e3}
+    return {**digit.accuracies(model), "kiloweights": size / 1e3}
 
 
 def data(config: Config, seed: int) -> ShiftedDigits:
@@ -255,95 +243,3 @@ def data(config: Config, seed: int) -> ShiftedDigits:
     return shifted_digits(
         config.style, pixels=config.pixels, train=config.images, held=0, test=config.test, seed=seed
     )
-
-
-def cell_network(config: Config, weighting: Weighting = "softmax", genotype: Any = None) -> Any:
-    """Searched, or of one architecture; batch norms have scales in the latter alone."""
-    operators = cell_operators(config.width, affine=genotype is not None)
-    return CellNetwork(
-        operators, config.width, cells=config.cells, nodes=config.nodes, genotype=genotype,
-        weighting=weighting,
-    )  # fmt: skip
-
-
-def cell_operators(width: int, *, affine: bool) -> dict[str, Callable[[], nn.Module]]:
-    """What an edge of the cell may be."""
-    return {
-        "none": Zero,
-        "skip": nn.Identity,
-        "pool": partial(ResizablePool, width, width, kind="average"),
-        "sep3": partial(SharpSepConv, width, width, 3, affine=affine),
-        "sep5": partial(SharpSepConv, width, width, 5, affine=affine),
-    }
-
-
-def grid_network(config: Config, weighting: Weighting) -> nn.Sequential:
-    """Stem, then all widths and operators of every layer, then the head."""
-
-    def layer(stride: int) -> Stage:
-        def make(before: int, after: int, op: str) -> nn.Module:
-            block = SharpSepConv if op == "sep" else ResizablePool
-            return block(before, after, stride=stride)
-
-        return Stage(config.widths, ("pool", "sep"), make)
-
-    start = config.widths[0]
-    out = Stage(("digit",), ("linear",), lambda before, after, op: pooled_head(before, 10))
-    stages = [*(layer(stride) for stride in config.strides), out]
-    return nn.Sequential(
-        conv_stem(1, start), DifferentiableGrid(start, stages, weighting=weighting)
-    )
-
-
-def inner(model: nn.Module) -> DifferentiableGrid:
-    """The grid of a grid network."""
-    grid = model.get_submodule("1")
-    assert isinstance(grid, DifferentiableGrid)
-    return grid
-
-
-def follow(model: nn.Module, which: Any) -> None:
-    """Let a searched model compute one architecture."""
-    if isinstance(model, CellNetwork):
-        model.follow(which)
-    else:
-        inner(model).only = which
-
-
-def random_architectures(config: Config, seed: int, space: str) -> list[Any]:
-    """Architectures at random, the same for every method; none of their edges is nothing."""
-    rng = np.random.default_rng(seed)
-    if space == "grid":
-        return [
-            (
-                *((int(rng.choice(config.widths)), str(rng.choice(["pool", "sep"])))
-                  for _ in config.strides),
-                ("digit", "linear"),
-            )
-            for _ in range(config.randoms)
-        ]  # fmt: skip
-    names = [name for name in cell_operators(1, affine=True) if name != "none"]
-    return [
-        tuple(
-            tuple(
-                (int(source), str(rng.choice(names)))
-                for source in sorted(rng.choice(node + 2, size=2, replace=False))
-            )
-            for node in range(config.nodes)
-        )
-        for _ in range(config.randoms)
-    ]
-
-
-def human(config: Config, space: str) -> Any:
-    """By hand: wider at every layer (grid); a convolution beside a skip at every node (cell)."""
-    if space == "cell":
-        return tuple(((node, "skip"), (node + 1, "sep3")) for node in range(config.nodes))
-    layers = range(len(config.strides))
-    wider = [(config.widths[min(i, len(config.widths) - 1)], "sep") for i in layers]
-    return (*wider, ("digit", "linear"))
-
-
-def as_tuples(which: Any) -> Any:
-    """An architecture read from a kept step, as it was."""
-    return tuple(map(as_tuples, which)) if isinstance(which, list | tuple) else which
