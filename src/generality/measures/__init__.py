@@ -67,6 +67,9 @@ from generality.measures.invariance import (
     Moments,
     invariance_residual,
     invariant_subsets,
+    jeffreys_rate,
+    kept_violations,
+    subset_of,
     violation_rates,
 )
 from generality.measures.judge_vs_benchmark import Overrating, judge_vs_benchmark
@@ -237,8 +240,10 @@ __all__ = [
     "invariant_subsets",
     "item_information",
     "jaccard",
+    "jeffreys_rate",
     "jensen_shannon",
     "judge_vs_benchmark",
+    "kept_violations",
     "kfold_by_category",
     "kl_to_base",
     "knowledge_partition",
@@ -274,6 +279,7 @@ __all__ = [
     "solution_diversity",
     "step_error_rate",
     "student_supervisor_agreement",
+    "subset_of",
     "subspace_overlap",
     "synergy",
     "taylor_importance",

@@ -45,6 +45,20 @@ class Moments:
             np.array([t @ t / len(t) for _, t in parts]),
         )
 
+    @classmethod
+    def of_samples(
+        cls, X: Float[np.ndarray, "environments n d"], y: Float[np.ndarray, "environments n"]
+    ) -> Moments:
+        """Empirical moments of as many draws from every environment."""
+        n = X.shape[1]
+        return cls(
+            np.swapaxes(X, -1, -2) @ X / n, np.einsum("enk,en->ek", X, y) / n, (y * y).mean(-1)
+        )
+
+    def first(self, count: int) -> Moments:
+        """Of the first environments only."""
+        return Moments(self.features[:count], self.cross[:count], self.target[:count])
+
     @property
     def pooled(self) -> Moments:
         """One environment: the mean of all."""
@@ -129,6 +143,39 @@ def feature_subsets(moments: Moments, *, max_size: int, form: Form = "gradient")
     return found
 
 
+def subset_of(moments: Moments, features: Int[np.ndarray, " size"]) -> Subsets:
+    """These features as one subset with its pooled least squares; its risk is left at 0.
+
+    >>> one = Moments(np.eye(2)[None], np.array([[1.0, 0.5]]), np.ones(1))
+    >>> subset_of(one, np.array([1])).weights
+    array([[0.5]])
+    """
+    pooled = moments.pooled
+    weights = np.linalg.solve(
+        pooled.features[0][np.ix_(features, features)], pooled.cross[0][features]
+    )
+    bare = Subsets(features[None], weights[None], np.zeros(1), np.zeros(1))
+    return Subsets(features[None], weights[None], residuals(bare, moments).max(0), np.zeros(1))
+
+
+def kept_violations(kept: list[Subsets], unseen: Moments, epsilon: float) -> dict[str, float]:
+    """Violation in unseen environments of the kept subsets: 0 where nothing is kept.
+
+    "worst kept"; "typical kept", the median; and "selected", of lowest risk in training.
+
+    >>> none = Subsets(np.zeros((0, 1), int), np.zeros((0, 1)), np.zeros(0), np.zeros(0))
+    >>> kept_violations([none], Moments(np.eye(1)[None], np.ones((1, 1)), np.ones(1)), 0.1)
+    {'worst kept': 0.0, 'typical kept': 0.0, 'selected': 0.0}
+    """
+    rates = np.concatenate([violation_rates(each, unseen, epsilon) for each in kept])
+    risk = np.concatenate([each.risk for each in kept])
+    return {
+        "worst kept": float(rates.max(initial=0.0)),
+        "typical kept": float(np.median(rates)) if len(rates) else 0.0,
+        "selected": float(rates[risk.argmin()]) if len(rates) else 0.0,
+    }
+
+
 def invariant_subsets(
     moments: Moments, *, max_size: int, epsilon: float, form: Form = "gradient"
 ) -> list[Subsets]:
@@ -184,6 +231,15 @@ def violation_rates(
 ) -> Float[np.ndarray, " subsets"]:
     """Share of environments (unseen ones) in which each subset's residual is above `epsilon`."""
     return (residuals(subsets, moments, form) > epsilon).mean(0)
+
+
+def jeffreys_rate(rate: float, trials: int) -> float:
+    """The rate with half a success and half a failure added, which has a logarithm even at 0.
+
+    >>> jeffreys_rate(0.0, 4)
+    0.1
+    """
+    return float((rate * trials + 0.5) / (trials + 1))
 
 
 def clopper_pearson(successes: int, trials: int, level: float = 0.95) -> tuple[float, float]:

@@ -40,7 +40,10 @@ from generality.measures.invariance import (
     Moments,
     Subsets,
     feature_subsets,
-    residuals,
+    invariant_subsets,
+    jeffreys_rate,
+    kept_violations,
+    subset_of,
     violation_rates,
 )
 from generality.measures.pac import pac_gamma
@@ -181,16 +184,12 @@ def samples_panel(config: Config, seed: int) -> list[Row]:
     rng = np.random.default_rng([seed, 3])
     sem = random_sem(min(config.features), rng)
     seen, unseen = _environments(config, sem, _two(sem, rng), config.sample_environments, rng)
-    exact = _moments(seen)
-    fresh = _moments(unseen).standardised(exact)
+    exact = Moments(*seen.moments())
+    fresh = Moments(*unseen.moments()).standardised(exact)
     rows = []
     for n in config.samples:
-        X, y = seen.sample(n, rng)
-        empirical = Moments(
-            np.swapaxes(X, -1, -2) @ X / n, np.einsum("enk,en->ek", X, y) / n, (y * y).mean(-1)
-        ).standardised(exact)
-        every = feature_subsets(empirical, max_size=config.max_size)
-        kept = [each.where(each.residual <= config.epsilon / 2) for each in every]
+        empirical = Moments.of_samples(*seen.sample(n, rng)).standardised(exact)
+        kept = invariant_subsets(empirical, max_size=config.max_size, epsilon=config.epsilon / 2)
         rows += _scored(
             config, sem, kept, exact.standardised(exact), fresh, panel="samples",
             sites="restricted", features=sem.nodes - 1, environments=config.sample_environments,
@@ -205,10 +204,10 @@ def latent_panel(config: Config, seed: int) -> list[Row]:
     sem = random_sem(config.latent, rng)
     mixing = rng.normal(size=(config.observed, config.latent))
     seen, unseen = _environments(config, sem, _two(sem, rng), max(config.environments), rng)
-    observed, fresh = (_moments(each).projected(mixing) for each in (seen, unseen))
+    observed, fresh = (Moments(*each.moments()).projected(mixing) for each in (seen, unseen))
     rows = []
     for count in config.environments:
-        trained = _first(observed, count)
+        trained = observed.first(count)
         found = invariant_projections(
             trained.standardised(trained), 2, rng, rank=config.latent, steps=config.steps
         )
@@ -229,7 +228,7 @@ def _judged(
     panel: str, sites: str,
 ) -> list[Row]:  # fmt: skip
     """Rows of what is kept after the first `count` interventions."""
-    trained = _first(seen, count)
+    trained = seen.first(count)
     fresh, trained = unseen.standardised(trained), trained.standardised(trained)
     every = feature_subsets(trained, max_size=size)
     kept = [each.where(each.residual <= config.epsilon) for each in every]
@@ -245,35 +244,19 @@ def _scored(
     config: Config, sem: LinearSEM, kept: list[Subsets], trained: Moments, fresh: Moments,
     **factors: Any,
 ) -> list[Row]:  # fmt: skip
-    rates = np.concatenate([violation_rates(each, fresh, config.epsilon) for each in kept])
-    risk = np.concatenate([each.risk for each in kept])
-    everything, parents = (
-        float(violation_rates(_all_of(trained, chosen), fresh, config.epsilon)[0])
+    floor, ceiling = (
+        float(violation_rates(subset_of(trained, chosen), fresh, config.epsilon)[0])
         for chosen in (np.arange(sem.nodes - 1), sem.parents)
     )
-    chosen = {
-        "worst kept": rates.max(initial=0.0),
-        "typical kept": float(np.median(rates)) if len(rates) else 0.0,
-        "selected": rates[risk.argmin()] if len(rates) else 0.0,
-    }
-    shared = {**factors, "kept": len(rates), "floor": everything, "ceiling": parents}
-    return [{"method": name, **shared, **_rate(config, rate)} for name, rate in chosen.items()]
+    shared = {**factors, "kept": sum(map(len, kept)), "floor": floor, "ceiling": ceiling}
+    return [
+        {"method": name, **shared, **_rate(config, rate)}
+        for name, rate in kept_violations(kept, fresh, config.epsilon).items()
+    ]
 
 
 def _rate(config: Config, rate: float) -> dict[str, float]:
-    """A rate, and the one that has a logarithm when nothing was violated (Jeffreys)."""
-    count = config.unseen
-    return {"score": float(rate), "smoothed": float((rate * count + 0.5) / (count + 1))}
-
-
-def _all_of(moments: Moments, features: np.ndarray) -> Subsets:
-    """These features as one subset with its pooled least squares."""
-    pooled = moments.pooled
-    weights = np.linalg.solve(
-        pooled.features[0][np.ix_(features, features)], pooled.cross[0][features]
-    )
-    bare = Subsets(features[None], weights[None], np.zeros(1), np.zeros(1))
-    return Subsets(features[None], weights[None], residuals(bare, moments).max(0), np.zeros(1))
+    return {"score": float(rate), "smoothed": jeffreys_rate(rate, config.unseen)}
 
 
 def _two(sem: LinearSEM, rng: np.random.Generator) -> list[int]:
@@ -283,8 +266,9 @@ def _two(sem: LinearSEM, rng: np.random.Generator) -> list[int]:
 def _draw(
     config: Config, sem: LinearSEM, sites: list[int] | None, rng: np.random.Generator
 ) -> tuple[Moments, Moments]:
+    """Moments of the interventions to train on and of the unseen ones."""
     seen, unseen = _environments(config, sem, sites, max(config.environments), rng)
-    return _moments(seen), _moments(unseen)
+    return Moments(*seen.moments()), Moments(*unseen.moments())
 
 
 def _environments(
@@ -292,11 +276,3 @@ def _environments(
 ) -> tuple[LinearSEM, LinearSEM]:
     """Interventions to train on, and as many fresh ones as are asked for."""
     return sem.intervene(count, rng, sites=sites), sem.intervene(config.unseen, rng, sites=sites)
-
-
-def _moments(environments: LinearSEM) -> Moments:
-    return Moments(*environments.moments())
-
-
-def _first(moments: Moments, count: int) -> Moments:
-    return Moments(moments.features[:count], moments.cross[:count], moments.target[:count])
