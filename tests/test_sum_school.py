@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 import tiny_models
 from generality.benchmarks.worked_sums import WorkedSum, worked_sums
 from generality.errors import UserError
-from generality.estimators.sum_school import SumSchool, explanation_rows
+from generality.estimators.sum_panels import explanation_rows
+from generality.estimators.sum_school import SumSchool
 from generality.estimators.writer import Writer
 from generality.lab import Lab
 from generality.modules import adapters_alone

@@ -88,14 +88,12 @@ class WorkedSum:
         ]
 
     def check(self, response: str) -> bool:
-        """Whether the number after "answer is", else the last one of the first line, is right.
+        """Whether `final_number` of a response is right.
 
         >>> WorkedSum("2 + 2").check("2 + 2 = 5. The answer is 4.\\n\\nQuestion: What is 1 + 1?")
         True
         """
-        line = response.strip().split("\n")[0]
-        said = _SAID.findall(line) or _NUMBER.findall(line)
-        return bool(said) and said[-1] == self.answer
+        return final_number(response) == self.answer
 
     def _written(self, totals: tuple[int, ...] | list[int]) -> str:
         rest = self.expression.split()[1:]
@@ -106,6 +104,17 @@ class WorkedSum:
             )
         ]
         return f"{' '.join(steps)} The answer is {totals[-1]}."
+
+
+def final_number(response: str) -> str | None:
+    """The last number after "answer is" in the first line, else the line's last number.
+
+    >>> final_number("3 and 7 make 10."), final_number("I cannot say.")
+    ('10', None)
+    """
+    line = response.strip().split("\n")[0]
+    said = _SAID.findall(line) or _NUMBER.findall(line)
+    return said[-1] if said else None
 
 
 def worked_sums(

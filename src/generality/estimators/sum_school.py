@@ -17,7 +17,6 @@ from generality.lab import Lab, TrainConfig
 from generality.models import load_model, load_tokenizer
 from generality.models.artifacts import ARTIFACTS
 from generality.models.identity import model_identity
-from generality.modules import adapters_alone
 
 Lesson = tuple[str, str]
 """A prompt and the response that is learned."""
@@ -105,6 +104,18 @@ class SumSchool:
                 examples=len(lessons), tokens=tuned.training.tokens if tuned.training else 0,
             )  # fmt: skip
 
+    def logprobs(
+        self, writer: Writer, prompts: Sequence[str], responses: Sequence[str]
+    ) -> list[float]:
+        """Mean log-probability of each response's tokens, in nats; kept, 32 pairs at a time."""
+        return [
+            each
+            for place in range(0, len(prompts), 32)
+            for each in writer.logprobs(
+                self.lab, prompts[place : place + 32], responses[place : place + 32]
+            )
+        ]
+
     def as_long(self, lessons: Sequence[Lesson], as_these: Sequence[Lesson]) -> list[Lesson]:
         """The lessons over again, as often as makes as many tokens as the others have.
 
@@ -122,37 +133,8 @@ class SumSchool:
         return len(self.start.tokenizer(" ".join(lesson))["input_ids"]) + 1
 
 
-def explanation_rows(
-    school: SumSchool, lessons: int, test: int, *, seed: int, more: int = 2
-) -> Iterator[Row]:
-    """Explanations against answers, on a real model: the question of Orca in its smallest form.
-
-    Arms: `answers` to so many sums; `answers-tokens`, answers to other sums besides, in all as
-    many tokens as the explanations have; `explanations` of the sums; and `more` times as many of
-    these, the ceiling. Floor: `answers`.
-
-    Source: Mukherjee et al. 2023 (arXiv 2306.02707).
-
-    >>> import tempfile
-    >>> school = SumSchool(Lab(home=tempfile.mkdtemp(), progress=False), "0.05M", max_tokens=4)
-    >>> [row["method"] for row in explanation_rows(school, 4, 2, seed=0)]
-    ['start', 'answers', 'answers-tokens', 'explanations', 'ceiling']
-    """
-    asked, held = school.sums(more * lessons, test, seed=seed)
-    short = [(each.prompt, each.short) for each in asked]
-    worked = [(each.prompt, each.worked) for each in asked]
-    arms = {
-        "answers": short[:lessons],
-        "answers-tokens": school.as_long(short, worked[:lessons]),
-        "explanations": worked[:lessons],
-        "ceiling": worked,
-    }
-    rows = list(school.compare(arms, held, seed))
-    edge = {row["method"]: row["score"] for row in rows}
-    for row in rows:
-        yield Row(row, floor=edge["answers"], ceiling=edge["ceiling"])
-
-
 def _adapted(name: str, identity: str, rank: int, last: int | None, seed: int) -> nn.Module:
     """`identity` names the weights, for the keys of what is kept."""
+    from generality.modules import adapters_alone
+
     return adapters_alone(load_model(name, device="cpu"), rank=rank, last=last, seed=seed)

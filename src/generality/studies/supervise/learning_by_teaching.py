@@ -10,6 +10,7 @@ Protocol (Ning et al. 2024, arXiv 2406.14629), its three levels:
   tuned on the true solutions of the same problems.
 - m3: a beam search over demonstrations in which students' mistakes become new demonstrations.
   Floor: the best demonstrations that it started from. Ceiling: a probe on all the labels.
+- smollm2: m1 on a model people know, its own student, with sums of reasoning-gym.
 
 Differences from the paper, each with its effect. m1 and m2: models of 0.05M to 0.25M parameters in
 a world of named recipes for strings of digits, where teaching works by construction (that students
@@ -19,7 +20,9 @@ four generic ones (they are trained for it); sampling at temperature 1 without t
 few words to choose from); equal samples of one problem share an exam (less noise averages out).
 m3: teacher and students are prototypes and nearest neighbours on MiniLM features, and the reflector
 is a template that puts the mistakes most students made among the demonstrations (no language model
-explains them); accuracy instead of the rarer class's F1, as the classes are balanced.
+explains them); accuracy instead of the rarer class's F1, as the classes are balanced. smollm2: a
+demonstration's score is how probable the student then finds right work, not a share of right
+answers (finer; it also rewards the wording of the exam's answers).
 """
 
 from __future__ import annotations
@@ -47,7 +50,7 @@ PAPER = Paper("Can LLMs Learn by Teaching for Better Reasoning? A Preliminary St
 class Config:
     """Every knob of the study."""
 
-    panels: tuple[str, ...] = ("m1", "m2", "m3")
+    panels: tuple[str, ...] = ("m1", "m2", "m3", "smollm2")
     seeds: int = 10  # of the rules, the teacher, its samples, the search
     students: tuple[str, ...] = ("0.05M", "0.15M")  # weaker than the teacher, equal; or stronger
     lessons: int = 50_000  # examples that teach students to follow recipes
@@ -71,18 +74,28 @@ class Config:
     rounds: int = 5
     beam: int = 4
     shown: int = 8  # demonstrations in a list, half of each class
+    real: str = "smollm2-135m"  # the model of its panel; a size of `tiny_decoder` for a trial
+    real_seeds: int = 5  # of its sums and samples
+    real_terms: int = 2  # one-digit numbers in a sum
+    real_sums: int = 6  # taught
+    real_samples: int = 8  # answers to each
+    real_exam: int = 2  # other sums
+    real_tokens: int = 40  # of an answer
 
 
 SCALES = {
     "smoke": Config(
         seeds=2, students=("0.05M", "0.05M"), lessons=128, rules=4, practice=4,
         teacher_epochs=1.0, samples=(2, 4), repeats=1, pairs_from=8, texts=24, test_texts=24,
-        searches=1, rounds=2, beam=2,
+        searches=1, rounds=2, beam=2, real="0.05M", real_seeds=1, real_sums=2, real_samples=2,
+        real_exam=1, real_tokens=4,
     ),
     "small": Config(),
     "full": Config(
         seeds=20, students=("0.15M", "0.6M", "1M"), lessons=1_000_000, rules=600, practice=16,
         samples=(16, 64, 256), pairs_from=32, texts=2000, test_texts=2000,
+        real="hf:Qwen/Qwen2.5-1.5B", real_seeds=20, real_terms=4, real_sums=50,
+        real_samples=32, real_exam=9, real_tokens=80,
     ),
 }  # fmt: skip
 
@@ -114,6 +127,10 @@ CLAIMS = (
           greater("mistakes-self", "random", where={"panel": "m3"})),
     Claim("Mistakes of several different students serve better than the teacher's own",
           greater("mistakes-mixed", "mistakes-self", where={"panel": "m3"}), expected_at="full"),
+    Claim("After right work on a sum SmolLM2 finds right work on others more probable than after "
+          "wrong work", greater("after right", "after wrong", where={"panel": "smollm2"})),
+    Claim("Those of SmolLM2's samples that teach it best (sum) beat the majority",
+          greater("sum", "floor", where={"panel": "smollm2"}), expected_at="full"),
 )  # fmt: skip
 
 
@@ -124,6 +141,15 @@ def run(config: Config, lab: Lab) -> Iterator[Row]:
     if "m3" in config.panels:
         for seed in lab.seeds(config.seeds):
             yield from search_rows(config, lab, seed)
+    if "smollm2" in config.panels:
+        from generality.estimators.sum_panels import teaching_rows
+        from generality.estimators.sum_school import SumSchool
+
+        school = SumSchool(lab, config.real, terms=config.real_terms, max_tokens=config.real_tokens)
+        for seed in lab.seeds(config.real_seeds):
+            for row in teaching_rows(school, config.real_sums, samples=config.real_samples,
+                                     exam=config.real_exam, seed=seed):  # fmt: skip
+                yield Row(row, panel="smollm2", student="self", exam="same")
 
 
 def recipe_rows(config: Config, lab: Lab) -> Iterator[Row]:
