@@ -30,12 +30,19 @@ if TYPE_CHECKING:
         parse_confidence,
     )
     from generality.agents.choice_cases import (
+        known_and_asked,
         paired_failures,
         perturb,
         select_demos,
         stratified_cases,
     )
     from generality.agents.choice_models import ChatChoice, NameSimilarity, OptionLikelihood
+    from generality.agents.class_ids import (
+        clip_ids,
+        demos_of_next_domain,
+        likeliest_ids,
+        nearest_name_ids,
+    )
     from generality.agents.debate import (
         Consultancy,
         Debate,
@@ -77,6 +84,11 @@ __all__ = [
     "augment_with_context",
     "bandit_environment",
     "bandit_text",
+    "clip_ids",
+    "demos_of_next_domain",
+    "known_and_asked",
+    "likeliest_ids",
+    "nearest_name_ids",
     "paired_failures",
     "parse_arm",
     "parse_choice",
@@ -115,6 +127,11 @@ __getattr__, __dir__ = lazy_names(
         "bandit_environment": "gymnasium_bandit",
         "bandit_text": "text_bandit",
         "paired_failures": "choice_cases",
+        "known_and_asked": "choice_cases",
+        "clip_ids": "class_ids",
+        "demos_of_next_domain": "class_ids",
+        "likeliest_ids": "class_ids",
+        "nearest_name_ids": "class_ids",
         "parse_arm": "text_bandit",
         "parse_choice": "choice",
         "parse_confidence": "choice",

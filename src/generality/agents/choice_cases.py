@@ -51,6 +51,26 @@ def stratified_cases(
     return rng.permutation(rows)
 
 
+def known_and_asked(
+    data: MultiDomain, known: int, asked: int, *, seed: int = 0
+) -> tuple[MultiDomain, MultiDomain]:
+    """Labelled examples, `known` of each domain and class, and others to ask about, `asked` each.
+
+    A cell with fewer than both gives its first to the known.
+
+    >>> data = MultiDomain(list("abcdef"), np.array([0, 0, 0, 1, 1, 1]), np.zeros(6, int),
+    ...                    ("no", "yes"), ("here",))
+    >>> [len(part) for part in known_and_asked(data, 2, 1)]
+    [4, 2]
+    """
+    drawn = data.take(stratified_cases(data, per_cell=known + asked, seed=seed))
+    cells = len(drawn.label_names) * drawn.domains + drawn.labels
+    nth = np.zeros(len(drawn), np.int64)
+    for cell in np.unique(cells):
+        nth[cells == cell] = np.arange((cells == cell).sum())
+    return drawn.take(nth < known), drawn.take(nth >= known)
+
+
 def paired_failures(
     right: Bool[np.ndarray, " cases"], count: int | None = None, *, seed: int = 0
 ) -> Int[np.ndarray, " failures"]:

@@ -33,6 +33,7 @@ from generality.estimators.ensemble_search import (
 )
 from generality.estimators.evolution_search import evolution_search
 from generality.estimators.fact_debaters import FactDebaters
+from generality.estimators.feature_ids import logistic_ids, nearest_mean_ids
 from generality.estimators.feature_memory import FeatureMemory
 from generality.estimators.federated_vote import federated_vote
 from generality.estimators.federation import Federation, Round, fedavg
@@ -80,6 +81,7 @@ from generality.estimators.shot import SHOT
 from generality.estimators.shrinking_sampler import ShrinkingSampler, combo_diversity
 from generality.estimators.simplicity_numbers import remedy_numbers, simplicity_numbers
 from generality.estimators.site_strategies import site_scores
+from generality.estimators.site_tuning import tune_for_site
 from generality.estimators.skill_experts import (
     adapter_conflict,
     merge_experts,
@@ -182,10 +184,12 @@ __all__ = [
     "invariant_projections",
     "labelling_agreement",
     "learn_prompt",
+    "logistic_ids",
     "mean_head",
     "merge_experts",
     "meta_train",
     "name_scores",
+    "nearest_mean_ids",
     "one_copy",
     "one_shot_accuracy",
     "picked_accuracy",
@@ -205,6 +209,7 @@ __all__ = [
     "train_skill_experts",
     "train_steps",
     "train_supernet",
+    "tune_for_site",
     "tune_prompt",
     "view_network",
     "ways_to_tune",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
@@ -79,6 +80,25 @@ class VisionBackbone(nn.Module):
             pooled = hidden.mean(1) if hidden.ndim == 3 else hidden.mean((2, 3))
         flat: Tensor = pooled.flatten(1)
         return flat
+
+
+@torch.inference_mode()
+def encode_images(
+    network: nn.Module, pixels: np.ndarray, *, batch: int = 64
+) -> Float[np.ndarray, "n features"]:
+    """Features (n, features) of images (n, 3, h, w), a batch at a time where the network is.
+
+    A function of a network and an array, to be kept: `lab.step(encode_images, network, pixels)`.
+
+    >>> encode_images(nn.Flatten(), np.ones((3, 3, 2, 2), np.float32)).shape
+    (3, 12)
+    """
+    device = next((weight.device for weight in network.parameters()), torch.device("cpu"))
+    parts = [
+        network(torch.from_numpy(pixels[start : start + batch]).to(device)).cpu().numpy()
+        for start in range(0, len(pixels), batch)
+    ]
+    return np.concatenate(parts)
 
 
 def image_side(name: str) -> int:

@@ -28,19 +28,22 @@ from typing import Any
 import numpy as np
 
 from generality.agents import (
-    ChoiceTask,
-    NameSimilarity,
-    OptionLikelihood,
+    clip_ids,
+    demos_of_next_domain,
+    known_and_asked,
+    likeliest_ids,
+    nearest_name_ids,
     perturb,
-    select_demos,
     stratified_cases,
 )
 from generality.benchmarks import MultiDomain, digit_domains, folder_or_digits, sentiment_domains
 from generality.claims import Claim, Row, greater, monotone
 from generality.errors import UserError, unknown
+from generality.estimators import logistic_ids, nearest_mean_ids
 from generality.lab import Lab
 from generality.measures import ShiftReport
 from generality.models.identity import model_identity
+from generality.models.vision_backbone import VisionBackbone, encode_images
 from generality.studies.study import Paper
 
 PAPER = Paper(
@@ -151,7 +154,11 @@ def run(config: Config, lab: Lab) -> Iterator[Row]:
 
 def texts(config: Config, lab: Lab, seed: int) -> Iterator[Row]:
     """Sentiment of the test rows; examples and probes come from the training rows."""
-    train, held = (brief(sentiment_domains(split=s), config.characters) for s in ("train", "test"))
+    train, held = (sentiment_domains(split=split) for split in ("train", "test"))
+    train, held = (
+        part.take([len(text) <= config.characters for text in part.inputs])
+        for part in (train, held)
+    )
     train = train.take(stratified_cases(train, per_cell=config.train_per_cell, seed=seed))
     cases = held.take(stratified_cases(held, per_cell=config.per_cell, seed=seed))
     few = stratified_cases(cases, per_cell=config.lm_per_cell, seed=seed)
@@ -164,16 +171,16 @@ def texts(config: Config, lab: Lab, seed: int) -> Iterator[Row]:
         seen = np.asarray(lab.embed(config.encoder, asked, max_length=64))
         said = {
             name: lab.step(
-                nearest_names, config.encoder, model_identity(config.encoder), template,
+                nearest_name_ids, config.encoder, model_identity(config.encoder), template,
                 seen, cases.label_names,
             )
             for name, template in named.items()
         }  # fmt: skip
-        said["probe"] = lab.step(probe, known[source], train.labels[source], seen)
+        said["probe"] = lab.step(logistic_ids, known[source], train.labels[source], seen)
         best = np.zeros(len(cases), np.int64)
         for name, rows in own.items():
             mine = cases.rows(name)
-            best[mine] = lab.step(probe, known[rows], train.labels[rows], seen[mine])
+            best[mine] = lab.step(logistic_ids, known[rows], train.labels[rows], seen[mine])
         factors = {"seed": seed, "panel": "texts", "disturbance": "typos", "amount": amount}
         extra = {"shots": 0, "cases": "all"}
         yield from rows_of(cases, said, best, config.source, {**factors, **extra})
@@ -182,9 +189,9 @@ def texts(config: Config, lab: Lab, seed: int) -> Iterator[Row]:
         part = cases.take(few)
         few_said = {name: np.asarray(labels)[few] for name, labels in said.items()}
         for shots in config.shots if amount == 0 else config.shots[:1]:
-            demos = source_demos(train, part, shots, seed)
+            demos = demos_of_next_domain(train, part, shots, seed=seed)
             answers = lab.step(
-                likeliest_names, config.lm, model_identity(config.lm),
+                likeliest_ids, config.lm, model_identity(config.lm),
                 [asked[i] for i in few], part.label_names, demos,
             )  # fmt: skip
             also = few_said if shots == 0 else {}
@@ -197,8 +204,6 @@ def texts(config: Config, lab: Lab, seed: int) -> Iterator[Row]:
 
 def images(config: Config, lab: Lab, seed: int) -> Iterator[Row]:
     """Digits of every style, or a folder's images, by class means from each; by CLIP if named."""
-    from generality.models.vision_backbone import VisionBackbone
-
     per_cell = config.images_per_cell + config.means_per_class
     if config.folder is None:
         drawn = digit_domains(
@@ -206,21 +211,13 @@ def images(config: Config, lab: Lab, seed: int) -> Iterator[Row]:
         )
     else:
         drawn = folder_or_digits(config.folder, layout=config.layout, size=config.pixels)
-    kept = drawn.take(stratified_cases(drawn, per_cell=per_cell, seed=seed))
-    kept = replace(kept, inputs=np.asarray(kept.inputs, np.float32))
-    cells = len(kept.label_names) * kept.domains + kept.labels
-    nth = np.zeros(len(kept), np.int64)
-    for cell in np.unique(cells):
-        nth[cells == cell] = np.arange((cells == cell).sum())
-    shown, cases = (
-        kept.take(nth < config.means_per_class),
-        kept.take(nth >= config.means_per_class),
-    )
+    parts = known_and_asked(drawn, config.means_per_class, config.images_per_cell, seed=seed)
+    shown, cases = (replace(p, inputs=np.asarray(p.inputs, np.float32)) for p in parts)
     lab.fetch(config.backbone)
     network = VisionBackbone(config.backbone).to(lab.device).eval()
 
     def features(pixels: Any) -> np.ndarray:
-        found: np.ndarray = lab.step(encode, network, np.asarray(pixels))
+        found: np.ndarray = lab.step(encode_images, network, np.asarray(pixels))
         return found
 
     known = features(shown.inputs)
@@ -229,10 +226,10 @@ def images(config: Config, lab: Lab, seed: int) -> Iterator[Row]:
         seen = features(asked)
         best = np.zeros(len(cases), np.int64)
         answers = {}
-        for style in kept.domain_names:
+        for style in drawn.domain_names:
             rows, mine = shown.rows(style), cases.rows(style)
-            best[mine] = lab.step(probe, known[rows], shown.labels[rows], seen[mine])
-            answers[style] = lab.step(nearest_means, known[rows], shown.labels[rows], seen)
+            best[mine] = lab.step(logistic_ids, known[rows], shown.labels[rows], seen[mine])
+            answers[style] = lab.step(nearest_mean_ids, known[rows], shown.labels[rows], seen)
         factors = {
             "seed": seed, "panel": "images", "disturbance": "noise", "amount": amount, "shots": 0,
             "cases": "all",
@@ -244,7 +241,7 @@ def images(config: Config, lab: Lab, seed: int) -> Iterator[Row]:
             lab.fetch(config.clip)
             identity = model_identity(config.clip)
             said = {
-                name: lab.step(clip_names, config.clip, identity, template, asked, kept.label_names)
+                name: lab.step(clip_ids, config.clip, identity, template, asked, drawn.label_names)
                 for name, template in (("clip", None), ("clip-template", config.clip_template))
             }
             yield from rows_of(cases, said, best, None, factors)
@@ -281,87 +278,3 @@ def rows_of(
                 rescued=rescued[model],
                 **factors,
             )  # fmt: skip
-
-
-def brief(data: MultiDomain, characters: int) -> MultiDomain:
-    """The texts that are not longer."""
-    return data.take([len(text) <= characters for text in data.inputs])
-
-
-def source_demos(
-    train: MultiDomain, cases: MultiDomain, shots: int, seed: int
-) -> list[list[tuple[str, str]]]:
-    """Examples before every case, from the domain after its own."""
-    found: list[list[tuple[str, str]]] = []
-    for index, domain in enumerate(cases.domains):
-        other = train.domain_names[(int(domain) + 1) % len(train.domain_names)]
-        pool = train.take(train.rows(other))
-        [shown] = select_demos(pool, [cases.inputs[index]], shots, seed=seed * len(cases) + index)
-        found.append([(str(demo.item), demo.label) for demo in shown])
-    return found
-
-
-def likeliest_names(
-    model: str, identity: str, items: list[str], classes: tuple[str, ...],
-    demos: list[list[tuple[str, str]]],
-) -> dict[str, np.ndarray]:  # fmt: skip
-    """Class ids by a language model, as it is and without its liking for a class."""
-    from generality.agents import Demo
-
-    task = ChoiceTask(items, classes, item_name="Review", answer_name="Sentiment")
-    shown = [[Demo(*demo) for demo in each] for each in demos]
-    found = {}
-    for name, neutral in (("lm", None), ("lm-calibrated", "N/A")):
-        chosen = OptionLikelihood(model, neutral=neutral).predict(task, shown)
-        found[name] = np.array([classes.index(str(choice.label)) for choice in chosen])
-    return found
-
-
-def nearest_names(
-    encoder: str, identity: str, template: str | None, items: np.ndarray, classes: tuple[str, ...]
-) -> np.ndarray:
-    """Class ids by the nearest name, for items that are encoded already."""
-    model = NameSimilarity(encoder, template=template, encode_items=np.asarray)
-    chosen = model.predict(ChoiceTask(items, classes))  # type: ignore[arg-type]
-    return np.array([classes.index(str(choice.label)) for choice in chosen])
-
-
-def probe(known: np.ndarray, labels: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """Class ids by logistic regression."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    fitted = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=500))
-    return np.asarray(fitted.fit(known, labels).predict(seen))
-
-
-def nearest_means(known: np.ndarray, labels: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """Class ids by the cosine to the mean feature of each class that is known."""
-    classes = np.unique(labels)
-    means = np.stack([known[labels == label].mean(0) for label in classes])
-    cosines = seen @ (means / np.linalg.norm(means, axis=1, keepdims=True)).T
-    return np.asarray(classes[cosines.argmax(1)])
-
-
-def clip_names(
-    model: str, identity: str, template: str | None, pixels: np.ndarray, classes: tuple[str, ...]
-) -> np.ndarray:
-    """Class ids by CLIP's zero-shot rule."""
-    from generality.agents import ClipZeroShot
-
-    chosen = ClipZeroShot(model, template=template).predict(ChoiceTask(list(pixels), classes))
-    return np.array([classes.index(str(choice.label)) for choice in chosen])
-
-
-def encode(network: Any, pixels: np.ndarray) -> np.ndarray:
-    """Features of images, 64 at a time."""
-    import torch
-
-    device = next(network.parameters()).device
-    with torch.inference_mode():
-        parts = [
-            network(torch.from_numpy(pixels[start : start + 64]).to(device)).cpu().numpy()
-            for start in range(0, len(pixels), 64)
-        ]
-    return np.concatenate(parts)
