@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 import pandas as pd
 
 from generality.benchmarks.hospital_notes import hospital_notes
 from generality.benchmarks.splits import holdout
-from generality.errors import UserError
+from generality.errors import UserError, unknown
 
-Split = Literal["random", "temporal"]
 _CODES_FROM = 547  # of 730 days: codes are in use in hospital notes from then on
 
 
@@ -22,12 +19,12 @@ def read_sites(path: str) -> pd.DataFrame:
 
     >>> read_sites("missing.csv")
     Traceback (most recent call last):
-    generality.errors.UserError: There is no table at missing.csv.
+    generality.errors.UserError: There is no table at missing.csv: name a CSV file.
     """
     try:
         rows = pd.read_csv(path)
     except OSError as error:
-        raise UserError(f"There is no table at {path}.") from error
+        raise UserError(f"There is no table at {path}: name a CSV file.") from error
     lacking = {"text", "label", "site", "date"} - set(rows.columns)
     if lacking or not rows["label"].isin([0, 1]).all():
         raise UserError(f"{path} needs text, label (0 or 1), site and date.")
@@ -35,7 +32,7 @@ def read_sites(path: str) -> pd.DataFrame:
 
 
 def split_sites(
-    rows: pd.DataFrame, split: Split, *, share: float = 0.3, drawn: float = 1.0, seed: int = 0
+    rows: pd.DataFrame, split: str, *, share: float = 0.3, drawn: float = 1.0, seed: int = 0
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Training and test rows of a table with a date; both splits have as many test rows.
 
@@ -51,6 +48,7 @@ def split_sites(
     >>> test["date"].tolist(), len(train)
     ([4], 3)
     """
+    _check(split)
     rng = np.random.default_rng(seed)
     train, test = holdout(rows["date"].to_numpy(), by="time", share=share)
     if split == "random":
@@ -61,7 +59,7 @@ def split_sites(
 
 
 def hospital_splits(
-    split: Split,
+    split: str,
     *,
     notes: int = 2000,
     test_notes: int = 600,
@@ -85,6 +83,7 @@ def hospital_splits(
     >>> test["site"].value_counts().tolist(), "hospital" in train
     ([5, 5, 5, 5], False)
     """
+    _check(split)
     rng = np.random.default_rng(seed)
     pool = hospital_notes(notes * 4 // 3, seed=10 * seed)
     early, _ = holdout(pool["day"].to_numpy(), by="time", held=_CODES_FROM)
@@ -104,3 +103,8 @@ def hospital_splits(
         for frame in (pool.iloc[np.sort(chosen)], pd.concat(tests), pd.concat(more))
     )
     return train, test, added
+
+
+def _check(split: str) -> None:
+    if split not in ("random", "temporal"):
+        raise unknown("split", split, ("random", "temporal"))

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from generality.measures import accuracy
 
 Strategy = Literal["active", "random", "oracle"]
+Pick = Literal["active", "random", "oracle", "ensemble"]
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def disagreement(
 
 
 def picked_accuracy(
-    pick: Strategy | Literal["ensemble"],
+    pick: Pick,
     asked: Float[NDArray, "hypotheses n classes"],
     asked_labels: Int[NDArray, " n"],
     test: Float[NDArray, "hypotheses m classes"],

@@ -30,6 +30,7 @@ from generality.benchmarks import digit_dominoes, spurious_2d, waterbirds_parts
 from generality.claims import Claim, Row, equivalent, greater, less, monotone
 from generality.errors import UserError, unknown
 from generality.estimators import diverse_beliefs, labelling_agreement, picked_accuracy
+from generality.estimators.disambiguate import Pick
 from generality.lab import Lab
 from generality.measures import accuracy, chosen_elsewhere
 from generality.objectives import DBATLoss, DivDisLoss
@@ -42,7 +43,7 @@ PAPER = Paper(
 )
 
 METHODS = ("dbat", "dbat-strong", "divdis", "seeds")
-PICKS = ("oracle", "active", "random", "ensemble")
+PICKS: tuple[Pick, ...] = ("oracle", "active", "random", "ensemble")
 
 
 @dataclass(frozen=True)

@@ -30,11 +30,10 @@ import pandas as pd
 from generality.benchmarks import hospital_splits, load_benchmark, read_sites, split_sites
 from generality.claims import Claim, Row, greater, interacts, less
 from generality.errors import UserError, unknown
-from generality.estimators import Global, Local, site_scores
-from generality.lab import Lab, TrainConfig
+from generality.estimators import site_scores, tune_for_site
+from generality.lab import Lab
 from generality.measures import GroupAudit, delong, failure_drivers
 from generality.models import BagOfWords
-from generality.objectives import soft_cross_entropy
 from generality.studies.study import Paper
 
 PAPER = Paper(
@@ -271,23 +270,16 @@ def tuned_rows(
     site: str, train: pd.DataFrame, test: pd.DataFrame, shared: Row, config: Config, lab: Lab
 ) -> Iterator[Row]:
     """Global and local tuning of the whole encoder, at one site or at "all", in as many steps."""
-    where = train["site"].to_numpy()
-    for name in np.unique(where) if site == "all" else [site]:
+    for name in np.unique(train["site"]) if site == "all" else [site]:
         asked = test[test["site"] == name]
-        aucs = {}
-        for method, strategy in {"global": Global(), "local": Local()}.items():
-            rows = train.iloc[strategy.training_rows(np.zeros((len(train), 1)), where, name)]
-            tuned = lab.finetune(
-                config.encoder, rows["text"].tolist(), np.eye(2)[rows["label"]],
-                objective=soft_cross_entropy, seed=shared["seed"], layer=config.tuned_layer,
-                max_length=config.tuned_tokens,
-                predict={"test": asked["text"].tolist()},
-                config=TrainConfig(
-                    epochs=config.tuned_epochs * len(train) / len(rows),
-                    learning_rate=config.tuned_learning_rate,
-                ),
-            )  # fmt: skip
-            aucs[method] = delong(asked["label"].to_numpy(), tuned.probabilities["test"][:, 1])[0]
+        said = tune_for_site(
+            lab, config.encoder, name, train["text"].tolist(), train["label"].to_numpy(),
+            train["site"].tolist(), asked["text"].tolist(), epochs=config.tuned_epochs,
+            learning_rate=config.tuned_learning_rate, layer=config.tuned_layer,
+            max_length=config.tuned_tokens, seed=shared["seed"],
+        )  # fmt: skip
+        truth = asked["label"].to_numpy()
+        aucs = {method: delong(truth, each[:, 1])[0] for method, each in said.items()}
         for method, auc in aucs.items():
             if np.isfinite(auc):
                 yield Row(

@@ -249,6 +249,7 @@ def text_rows(lab: Lab, config: Config, seed: int) -> Iterator[Row]:
     specs = [DomainSpec(name) for name in rng.permutation(REVIEWED)[: config.text_domains]]
     per_class = (config.text_total - config.text_real) // (2 * len(specs)) + 1
     none: tuple[list[str], np.ndarray] = ([], np.empty(0, int))
+    arms: dict[str, tuple[Sequence[DomainSpec], tuple[list[str], np.ndarray]]]
     arms = {"erm": ([], none)}
     arms["template"] = specs, template_reviews(specs, per_class=per_class, seed=seed)
     if config.chat is not None:

@@ -23,6 +23,7 @@ import functools
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -141,7 +142,7 @@ def run(config: Config, lab: Lab) -> Iterator[Row]:
 
 def load(config: Config, lab: Lab, panel: str, seed: int) -> Domains:
     """Inputs and labels of each domain."""
-    shape = {"size": config.size, "per_domain": config.per_domain, "seed": seed}
+    shape: dict[str, Any] = {"size": config.size, "per_domain": config.per_domain, "seed": seed}
     if panel == "rotated":
         angles = (*config.source_angles, *config.target_angles)
         return lab.step(turned_vectors, angles, **shape)
