@@ -56,9 +56,9 @@ def test_a_vector_is_learned_kept_and_written_with(generality, tmp_path, model):
 def test_indecision_between_choices_is_a_weight(generality, tmp_path, model):
     records = [{"prompt": r["prompt"], "choices": [" a", " b"]} for r in RECORDS]
     lines = written(tmp_path / "prompts.jsonl", records)
-    done = generality("steer", model, "--learn", lines, "-o", "v.safetensors", "--layer", "0")
+    done = generality("steer", model, "--learn", lines, "-o", "v.safetensors", "--layer", "1")
     assert done.code == 0, done.err
-    assert "layer: 0" in done.out
+    assert "layer: 1" in done.out
     mean = float(done.out.split("mean weight: ")[1].split()[0])
     assert 0 < mean <= 0.6932  # nats; at most that of two choices that are as likely
 
@@ -68,11 +68,20 @@ def test_indecision_between_choices_is_a_weight(generality, tmp_path, model):
     [
         ([], "Say what to learn from"),
         (["--learn", "good.jsonl"], "-o OUT.safetensors"),
-        (["--learn", "none.jsonl", "-o", "v"], "cannot be read"),
+        (["--learn", "none.jsonl", "-o", "v"], "There is no file none.jsonl"),
+        (["--learn", "utf16.jsonl", "-o", "v"], "record 1: unparseable"),
+        (["--learn", "none.json", "-o", "v"], "record 1 needs a"),
+        (["--learn", "one.jsonl", "-o", "v"], "a list of two texts or more"),
+        (["--learn", "even.jsonl", "-o", "v"], "all weights, or all activations, are alike"),
+        (["--learn", "long.jsonl", "-o", "v"], "longer than the 64 tokens"),
+        (["--learn", "good.jsonl", "-o", "."], "is a folder; name a file"),
+        (["--learn", "good.jsonl", "-o", "none/v"], "does not exist; make it"),
+        (["--vector", "wide.safetensors", "--prompt", "a", "--beta", "nan"], "a finite number"),
         (["--learn", "good.jsonl", "-o", "v", "--layer", "9"], "layer is 0"),
         (["--learn", "flat.jsonl", "-o", "v"], "all weights are 0"),
         (["--vector", "wide.safetensors"], "--prompt"),
         (["--vector", "wide.safetensors", "--prompt", "a", "--control", "other"], "shuffled or"),
+        (["--vector", "wide.safetensors", "--prompt", " "], "Say by --prompt"),
         (["--vector", "wide.safetensors", "--prompt", "a"], "does not fit this model"),
         (["--vector", "good.jsonl", "--prompt", "a"], "no steering vector"),
     ],
@@ -80,6 +89,11 @@ def test_indecision_between_choices_is_a_weight(generality, tmp_path, model):
 def test_mistakes_are_one_sentence(generality, tmp_path, model, options, said):
     written(tmp_path / "good.jsonl", RECORDS)
     written(tmp_path / "flat.jsonl", [{**record, "weight": 0} for record in RECORDS])
+    (tmp_path / "utf16.jsonl").write_text('{"prompt": "a", "weight": 1}', encoding="utf-16")
+    written(tmp_path / "none.json", [{"prompt": "a", "weight": float("nan")}])
+    written(tmp_path / "even.jsonl", [{"prompt": "a", "weight": 2}] * 2)
+    written(tmp_path / "long.jsonl", [{"prompt": "a " * 65, "weight": 1}])
+    written(tmp_path / "one.jsonl", [{"prompt": "a", "choices": ["b"]}])
     SteeringVector(torch.ones(3), 0, 1.0).save(tmp_path / "wide.safetensors")
     done = generality("steer", model, *options)
     assert done.code == 2

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json as jsonlib
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -55,17 +55,27 @@ def steer(
         raise UserError("Say what to learn from by --learn, or which --vector to write with.")
     if learn is not None and out is None:
         raise UserError("Name the vector's file by -o OUT.safetensors.")
-    if vector is not None and prompt is None:
+    if vector is not None and not _is_text(prompt):
         raise UserError("Say by --prompt what to write after.")
     if control not in (None, "shuffled", "random"):
         raise UserError("--control is shuffled or random.")
     from generality.models import load_model, load_tokenizer
+    from generality.selection.teacher import context_of
+    from generality.selection.training_files import check_output
 
+    records = read_weighted(learn) if learn is not None else []
+    if out is not None:
+        check_output(out, ())
     lab = options.make_lab(device)
     lab.fetch(model)
     network, tokenizer = load_model(model, device=lab.device).eval(), load_tokenizer(model)
+    if not hasattr(network, "generate"):
+        raise UserError(f"The model '{model}' does not write text: name a causal language model.")
+    for text in [record["prompt"] for record in records] or [str(prompt)]:
+        if len(tokenizer(text)["input_ids"]) > (room := context_of(model)):
+            raise UserError(f"A prompt is longer than the {room:.0f} tokens that '{model}' reads.")
     if learn is not None:
-        told = _learned(network, tokenizer, read_weighted(learn), layer, out)
+        told = _learned(network, tokenizer, records, layer, out)
     else:
         told = _written(
             network, tokenizer, vector, prompt, beta=beta, control=control, seed=seed,
@@ -82,28 +92,34 @@ def steer(
 
 def read_weighted(path: Path) -> list[dict[str, Any]]:
     """Records with a prompt and a weight or choices, checked."""
-    try:
-        lines = [line for line in path.read_text().splitlines() if line.strip()]
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error}.") from error
+    from generality.selection.training_files import read_records
+
     records = []
-    for number, line in enumerate(lines, 1):
-        try:
-            record = jsonlib.loads(line)
-        except ValueError as error:
-            raise UserError(f"{path}, line {number} is no JSON: {error}.") from error
-        fine = isinstance(record, dict) and isinstance(record.get("prompt"), str)
-        weight = record.get("weight") if fine else None
-        choices = record.get("choices") if fine else None
-        if not fine or not (isinstance(weight, int | float) or isinstance(choices, list)):
+    for record in read_records(path):
+        content = record.content or {}
+        if record.problem:
+            raise UserError(f"{path}, record {record.number}: {record.problem}.")
+        if not _is_text(content.get("prompt")) or not (
+            _is_number(content.get("weight")) or _are_choices(content.get("choices"))
+        ):
             raise UserError(
-                f'{path}, line {number} needs a "prompt" and a "weight" (a number) or "choices" '
-                "(a list of texts)."
+                f'{path}, record {record.number} needs a "prompt" and a "weight" (a number) or '
+                '"choices" (a list of two texts or more).'
             )
-        records.append(record)
-    if not records:
-        raise UserError(f"{path} is empty.")
+        records.append(content)
     return records
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _are_choices(value: Any) -> bool:
+    return isinstance(value, list) and len(value) > 1 and all(map(_is_text, value))
 
 
 def _learned(
@@ -115,7 +131,7 @@ def _learned(
 
     weights = []
     for record in records:
-        if "weight" in record:
+        if _is_number(record.get("weight")):
             weights.append(float(record["weight"]))
             continue
         logs = choice_logprobs(network, tokenizer, [record["prompt"]], record["choices"])[0]
@@ -128,9 +144,12 @@ def _learned(
         direction = weighted_steering_vector(states, weights, groups)
     except ValueError as error:
         raise UserError(f"No vector can be learned: {error}.") from error
-    norm = float(states.norm(dim=-1).mean())
+    norm, length = float(states.norm(dim=-1).mean()), float(direction.norm())
+    if length < 1e-6 * norm:
+        raise UserError(
+            "No vector can be learned: within each group all weights, or all activations, are alike."
+        )
     SteeringVector(direction, place, norm).save(out)
-    length = float(direction.norm())
     return {
         "vector": str(out), "layer": place, "prompts": len(records), "length": round(length, 4),
         "share of an activation's length": round(length / norm, 4),
