@@ -23,20 +23,18 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import numpy as np
-import torch
-
-from generality.benchmarks import folder_or_digits, sentiment_domains, stratified
+from generality.benchmarks import folder_or_digits
+from generality.benchmarks.left_out_domain import LeftOut, left_out_images, left_out_texts
 from generality.claims import Claim, Row, greater, less
 from generality.errors import UserError
+from generality.estimators.adapter_groups import (
+    image_features,
+    source_and_target,
+    tuned_with_adapters,
+)
 from generality.lab import Lab, TrainConfig
-from generality.lab.train import train
-from generality.measures import accuracy
-from generality.models import TextClassifier
 from generality.models.identity import model_identity
-from generality.models.image_classifier import ImageClassifier
-from generality.modules import LoRAGroup, probed
-from generality.objectives import orthogonal_group_loss, soft_cross_entropy
+from generality.modules import probed
 from generality.studies.study import Paper
 
 PAPER = Paper(
@@ -160,12 +158,12 @@ def run(config: Config, lab: Lab) -> Iterator[Row]:
         read = partial(lab.step, image_features, config.model, identity, lab.device)
     for target in config.targets:
         sources, own, tests = leave_out(config, target)
-        call = partial(lab.step, tune, config.model, identity, **common)
+        call = partial(lab.step, tuned_with_adapters, config.model, identity, **common)
         group: dict[str, Any] = {"rank": config.rank, "num": config.group, "settings": adapters}
         one = {**group, "rank": config.rank * config.group, "num": 1}
         tried = {w: call(sources, tests, seed=0, **group, lam=w) for w in config.lambdas}
         lam = min(tried, key=lambda weight: tried[weight]["source_loss"])
-        probe = scored(
+        probe = source_and_target(
             lab.step(
                 probed, read(sources[0]), sources[1],
                 {name: read(texts) for name, (texts, _) in tests.items()},
@@ -191,110 +189,12 @@ def run(config: Config, lab: Lab) -> Iterator[Row]:
                 )  # fmt: skip
 
 
-Labelled = tuple[Any, np.ndarray]  # texts, or images of the model's size
-
-
-def leave_out(config: Config, target: str) -> tuple[Labelled, Labelled, dict[str, Labelled]]:
+def leave_out(config: Config, target: str) -> LeftOut:
     """Training rows of the sources, of the target, and rows to test on."""
-    sources = [name for name in config.sources if name != target]
-
-    def rows(domains: list[str], split: str, count: int) -> Labelled:
-        if config.images is not None:
-            return image_rows(config, domains, split, count)
-        # drawn, half of each class: the file of movie snippets is sorted by rating
-        data = sentiment_domains(split=split, per_domain=count, balanced=True)
-        chosen = data.take(np.concatenate([data.rows(domain) for domain in domains]))
-        return list(chosen.inputs), chosen.labels
-
-    tests = {
-        "source": rows(sources, "test", config.validation),
-        "target": rows([target], "test", config.test),
-    }
-    own = rows([target], "train", config.train * len(sources))  # as many, so as many steps
-    return rows(sources, "train", config.train), own, tests
-
-
-def image_rows(config: Config, domains: list[str], split: str, count: int) -> Labelled:
-    """Up to `count` images of each domain, four fifths being "train", classes in proportion."""
+    counts = {"train": config.train, "validation": config.validation, "test": config.test}
+    if config.images is None:
+        return left_out_texts(target, config.sources, **counts)
     from generality.models.vision_backbone import image_side
 
     data = folder_or_digits(config.images, layout=config.layout, size=image_side(config.model))
-    chosen = []
-    for name in domains:
-        mine = data.rows(name)
-        train = mine[stratified(data.labels[mine], len(mine) * 4 // 5, 0)]
-        part = train if split == "train" else np.setdiff1d(mine, train)
-        chosen.append(part[stratified(data.labels[part], min(count, len(part)), 0)])
-    rows = np.concatenate(chosen)
-    return np.asarray(data.inputs)[rows].astype(np.float32), data.labels[rows]
-
-
-def image_features(model: str, identity: str, device: str, pixels: np.ndarray) -> np.ndarray:
-    """What a linear probe reads of images."""
-    body = ImageClassifier.from_name(model, 1, tuning="probe", device=device).body.eval()
-    with torch.inference_mode():
-        parts = [body(each.to(device)).cpu() for each in torch.from_numpy(pixels).split(32)]
-    return torch.cat(parts).numpy()
-
-
-def tune(
-    model: str, identity: str, source: Labelled, tests: dict[str, Labelled], *, layer: int,
-    max_length: int, device: str, settings: TrainConfig, seed: int, rank: int = 0, num: int = 0,
-    lam: float = 0.0, preserve: bool = True, diversify: bool = True,
-) -> dict[str, float]:  # fmt: skip
-    """Tune everything (num 0) or a group of adapters; scores, and what became of the updates."""
-    images = isinstance(source[0], np.ndarray)
-    classes = 1 + max(int(labels.max()) for _, labels in (source, *tests.values()))
-    classifier: Any
-    if images:
-        classifier = ImageClassifier.from_name(model, classes, device=device)
-        classifier.body.requires_grad_(False).tower.requires_grad_(True)  # no tower of texts
-        body, blocks, inputs, collate = classifier.body.tower, None, list(source[0]), stacked
-    else:
-        classifier = TextClassifier.from_name(
-            model, classes, layer=layer, pooling="mean", device=device
-        )
-        body, blocks, collate = classifier.model, layer, classifier.collate
-        inputs = classifier.tokenize(source[0], max_length=max_length)
-    backbone = sum(p.numel() for p in body.parameters())
-    group = None
-    if num:
-        group = LoRAGroup(body, rank=rank, num=num, blocks=blocks, seed=seed)
-    penalty = partial(orthogonal_group_loss, lam=lam, preserve=preserve, diversify=diversify)
-    soft = np.eye(classes, dtype=np.float32)[source[1]]
-    train(
-        classifier, [{"input_ids": i, "targets": t} for i, t in zip(inputs, soft, strict=True)],
-        soft_cross_entropy, settings, seed=seed, device=device, collate=collate,
-        penalty=penalty if lam else None,
-    )  # fmt: skip
-
-    def say(name: str) -> np.ndarray:
-        options = {} if images else {"max_length": max_length}
-        found: np.ndarray = classifier.predict_proba(tests[name][0], **options)
-        return found
-
-    updates = {"trained_share": 1.0}
-    said = {"source": say("source")}
-    if group:
-        trained = sum(parameter.numel() for parameter in group.parameters())
-        updates = {**group.report(), "trained_share": trained / backbone}
-        group.unload()
-        merged = say("source")
-        updates["merge_error"] = float(np.abs(np.log(merged) - np.log(said["source"])).max())
-    return {**scored({**said, "target": say("target")}, tests), **updates}
-
-
-def stacked(examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-    """A batch of images."""
-    return {"images": torch.from_numpy(np.stack([each["input_ids"] for each in examples]))}
-
-
-def scored(said: dict[str, np.ndarray], tests: dict[str, Labelled]) -> dict[str, float]:
-    """Accuracy on the target, accuracy and cross-entropy (nats) on rows of the sources."""
-    (_, target), (_, source) = tests["target"], tests["source"]
-    own = said["source"][np.arange(len(source)), source]
-    return {
-        "score": accuracy(said["target"], target),
-        "source_score": accuracy(said["source"], source),
-        "source_loss": float(-np.log(own.clip(1e-9)).mean()),
-    }
+    return left_out_images(data, target, config.sources, **counts)
