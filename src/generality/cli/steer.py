@@ -147,7 +147,7 @@ def _learned(
     norm, length = float(states.norm(dim=-1).mean()), float(direction.norm())
     if length < 1e-6 * norm:
         raise UserError(
-            "No vector can be learned: within each group all weights, or all activations, are alike."
+            "No vector can be learned: in each group all weights, or all activations, are alike."
         )
     SteeringVector(direction, place, norm).save(out)
     return {
