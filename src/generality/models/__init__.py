@@ -30,6 +30,12 @@ if TYPE_CHECKING:
     from generality.models.hidden_states import HiddenStatePooler, hidden_state
     from generality.models.load import fetch_model, load_model, load_tokenizer
     from generality.models.multi_head import MultiHead, combine_heads, entropy_weights
+    from generality.models.named_networks import (
+        hidden_network,
+        image_body,
+        image_network,
+        named_network,
+    )
     from generality.models.prompt_response import encode_response
     from generality.models.teacher_topk import teacher_topk
     from generality.models.text_classifier import TextClassifier
@@ -71,10 +77,14 @@ __all__ = [
     "fetch",
     "fetch_model",
     "generate_texts",
+    "hidden_network",
     "hidden_state",
+    "image_body",
+    "image_network",
     "load_model",
     "load_tokenizer",
     "mlp",
+    "named_network",
     "project_topk",
     "resolve_device",
     "sklearn_mlp",
@@ -116,6 +126,10 @@ __getattr__, __dir__ = lazy_names(
         "fetch_model": "load",
         "generate_texts": "generation",
         "hidden_state": "hidden_states",
+        "hidden_network": "named_networks",
+        "image_body": "named_networks",
+        "image_network": "named_networks",
+        "named_network": "named_networks",
         "load_model": "load",
         "load_tokenizer": "load",
         "mlp": "featurized",
