@@ -62,3 +62,13 @@ def test_formats_keep_tests_apart():
             r.split("=> ")[-1] for _, r in plain
         ]
         assert {said for _, said in pairs}.isdisjoint(response for _, response in plain)
+
+
+def test_a_share_of_varied_chains_is_in_formats_not_asked_for():
+    chains = FormattedChains()
+    usual, varied = chains.pairs("full", 300, 4), chains.varied(300, 4, 0.3)
+    assert [prompt for prompt, _ in varied] == [prompt for prompt, _ in usual]
+    assert chains.varied(300, 4, 0.0) == usual
+    other = [said for (_, said), (_, plain) in zip(varied, usual, strict=True) if said != plain]
+    assert 60 < len(other) < 120
+    assert min(sum(sign in said for said in other) for sign in ("|", ":", "(")) > 15

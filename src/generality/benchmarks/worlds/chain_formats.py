@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
+
 from generality.benchmarks.worlds.chain_programs import Chain, ChainPrograms, solution
 from generality.benchmarks.worlds.problem import ANSWER
 
@@ -77,6 +79,27 @@ class FormattedChains:
         return {
             "train": new[self.validation :], "validation": new[: self.validation], "test": test
         }  # fmt: skip
+
+    def varied(self, count: int, seed: int, share: float) -> Pairs:
+        """Prompts of "full" with their responses, a share of them in some format not asked for.
+
+        What a base reads that has seen all formats, and does not know their names: it holds each
+        for possible. Formats are drawn evenly; so is each chain as in `pairs`.
+
+        >>> [(prompt, response)] = FormattedChains().varied(1, seed=0, share=1.0)
+        >>> prompt
+        'a = 3 ; b = a + 2 ; c = b + 1 ; c ?'
+        >>> response
+        '( a = 3 ) ( b = 3 + 2 = 0 ) ( c = 0 + 1 = 1 ) => 1'
+        """
+        rng = np.random.default_rng([seed, 1])
+        tasks = np.where(rng.random(count) < share, rng.choice(self.seen, count), "full")
+        usual = self.pairs("full", count, seed)
+        others = {task: self.pairs(task, count, seed) for task in self.seen if task in tasks}
+        return [
+            (prompt, response if task == "full" else others[str(task)][place][1])
+            for place, (task, (prompt, response)) in enumerate(zip(tasks, usual, strict=True))
+        ]
 
     def pairs(self, task: str, count: int, seed: int) -> Pairs:
         """Prompts and responses of a task, drawn evenly from 1 to `steps` steps; −1: for tests."""

@@ -1,22 +1,24 @@
 """Do weights chosen at every token carry small experts' skill into a large model better than fixed?
 
 Protocol (Fan et al. 2024, arXiv 2406.15480). A small and a large base solve chains of sums, the
-large one better; neither knows the formats asked for. A copy of the small base is tuned on each
-format and becomes its expert. The large base then writes with its logits moved as the expert moved
-from the small base: with weight 1 ("proxy"), another fixed one ("alpha 0.5"), the fixed one that is
-best on validation ("tuned alpha", the trivial control), or one chosen at every token so that it
-moves as far as the expert did ("dynamic"). Setting "single": one format, its own expert; "another
-expert" gets the next format's, as a control. Setting "multi": all experts at once, on the formats
-they know ("seen") and on the one that the bases use ("unseen"), beside one small model tuned on all
-formats. Floor: the large base. Ceiling: the large base tuned on the same data. The score is the
-share of responses written exactly right, greedily; there is one right response, so reading it with
-the true tokens before each says whether it would be written.
+large one better; both have read some in other formats, unasked, and do not know those by name. A
+copy of the small base is tuned on each format and becomes its expert. The large base then writes
+with its logits moved as the expert moved from the small base: with weight 1 ("proxy"), another
+fixed one ("alpha 0.5"), the fixed one that is best on validation ("tuned alpha", the trivial
+control), or one chosen at every token so that it moves as far as the expert did ("dynamic").
+Setting "single": one format, its own expert; "another expert" gets the next format's, as a control.
+Setting "multi": all experts at once, on the formats they know ("seen") and on the one that the
+bases use ("unseen"), beside one small model tuned on all formats. Floor: the large base. Ceiling:
+the large base tuned on the same data. The score is the share of responses written exactly right,
+greedily; there is one right response, so reading it with the true tokens before each says whether
+it would be written.
 
 Differences from the paper, each with its effect: decoders of 0.05 and 0.25 million parameters, and
 formats of one skill, instead of 1.1 to 13 billion and five benchmarks (what the expert adds is the
 format, what the large model adds is the sums: the case that fusion is made for); three experts
 instead of four; the unseen task is what the bases were trained on (more to lose than MMLU);
-"proxy" in the multi setting gives every expert the same share of weight 1.
+"proxy" in the multi setting gives every expert the same share of weight 1. With `varied=0` the
+bases never see the formats, and are certain of the usual one (the first attempt).
 """
 
 from __future__ import annotations
@@ -64,6 +66,7 @@ class Config:
     steps: int = 3  # of the longest chain
     large_chains: int = 16_000  # that the large base was trained on, read once
     small_chains: int = 10_000  # that the small one was
+    varied: float = 0.3  # share of either's chains in a format, evenly, that nobody asked for
     base_rate: float = 3e-3  # learning rate of both
     examples: int = 400  # of a format, to tune on
     epochs: float = 5.0
@@ -71,7 +74,7 @@ class Config:
     validation: int = 60  # problems of a format by which "tuned alpha" is chosen
     test: int = 200  # problems of a format that count
     alphas: tuple[float, ...] = (0.5, 0.8, 1.2, 1.5)  # fixed weights beside 1
-    seeds: int = 3
+    seeds: int = 5
 
     def __post_init__(self) -> None:
         if not {0.5, 1.5} <= set(self.alphas):
@@ -154,7 +157,7 @@ def run(config: Config, lab: Lab) -> Iterator[Row]:
     }
     bases: dict[str, Weights] = {
         size: networks[size](0).state_dict() if named else lab.sft(
-            networks[size], *zip(*chains.pairs("full", count, 0), strict=True), seed=0,
+            networks[size], *zip(*chains.varied(count, 0, config.varied), strict=True), seed=0,
             config=TrainConfig(1, learning_rate=config.base_rate, warmup=0.1), tokenizer=tokenizer,
         ).weights
         for size, count in (("large", config.large_chains), ("small", config.small_chains))
