@@ -14,7 +14,7 @@ from generality.estimators.sum_panels import explanation_rows
 from generality.estimators.sum_school import SumSchool
 from generality.estimators.writer import Writer
 from generality.lab import Lab
-from generality.modules import adapters_alone
+from generality.models import adapters_alone
 
 expressions = st.lists(st.integers(0, 99), min_size=2, max_size=5).flatmap(
     lambda numbers: st.tuples(

@@ -8,15 +8,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from torch import nn
 
 from generality.benchmarks.worked_sums import WorkedSum, worked_sums
 from generality.claims import Row
 from generality.estimators.writer import Writer
 from generality.lab import Lab, TrainConfig
-from generality.models import load_model, load_tokenizer
+from generality.models import load_tokenizer, lora_network
 from generality.models.artifacts import ARTIFACTS
-from generality.models.identity import model_identity
 
 Lesson = tuple[str, str]
 """A prompt and the response that is learned."""
@@ -72,9 +70,7 @@ class SumSchool:
         """The model as it is."""
         if self.model[0].isdigit() and self.model not in ARTIFACTS:
             return Writer.tiny(self.model)
-        network = functools.partial(
-            _adapted, self.model, model_identity(self.model), self.rank, self.last
-        )
+        network = lora_network(self.model, rank=self.rank, last=self.last)
         return Writer(network, None, load_tokenizer(self.model))
 
     def taught(
@@ -131,10 +127,3 @@ class SumSchool:
 
     def _tokens(self, lesson: Lesson) -> int:
         return len(self.start.tokenizer(" ".join(lesson))["input_ids"]) + 1
-
-
-def _adapted(name: str, identity: str, rank: int, last: int | None, seed: int) -> nn.Module:
-    """`identity` names the weights, for the keys of what is kept."""
-    from generality.modules import adapters_alone
-
-    return adapters_alone(load_model(name, device="cpu"), rank=rank, last=last, seed=seed)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from generality.models.generation import generate_texts, stream_tokens
     from generality.models.hidden_states import HiddenStatePooler, hidden_state
     from generality.models.load import fetch_model, load_model, load_tokenizer
+    from generality.models.lora_alone import adapters_alone, lora_network
     from generality.models.multi_head import MultiHead, combine_heads, entropy_weights
     from generality.models.named_networks import (
         hidden_network,
@@ -66,6 +67,7 @@ __all__ = [
     "TextClassifier",
     "TinyConvNet",
     "TwoTowers",
+    "adapters_alone",
     "align_tokens",
     "alignment_cost",
     "ask",
@@ -83,6 +85,7 @@ __all__ = [
     "image_network",
     "load_model",
     "load_tokenizer",
+    "lora_network",
     "mlp",
     "named_network",
     "project_topk",
@@ -132,6 +135,8 @@ __getattr__, __dir__ = lazy_names(
         "named_network": "named_networks",
         "load_model": "load",
         "load_tokenizer": "load",
+        "adapters_alone": "lora_alone",
+        "lora_network": "lora_alone",
         "mlp": "featurized",
         "project_topk": "token_alignment",
         "topk_columns": "token_alignment",

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from generality.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from generality.modules.adapters_alone import adapters_alone
     from generality.modules.cell_network import CellNetwork
     from generality.modules.darts_cell import DartsCell, GenotypeCell
     from generality.modules.differentiable_grid import DifferentiableGrid, Stage
@@ -105,7 +104,6 @@ __all__ = [
     "TruncatableMLP",
     "VisualPrompt",
     "Zero",
-    "adapters_alone",
     "apply_l4q",
     "apply_qalora",
     "apply_qat",
@@ -141,7 +139,6 @@ __all__ = [
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
-        "adapters_alone": "adapters_alone",
         "DualViewClassifier": "edge_view",
         "EdgeView": "edge_view",
         "dual_view_loss": "edge_view",

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import re
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
+
+from generality.models.identity import model_identity
+from generality.models.load import load_model
 
 _BLOCK = re.compile(r"\.(?:layers|h|blocks)\.(\d+)\.")
 
@@ -40,6 +44,8 @@ def adapters_alone(
     >>> all("lora_" in name for name in state), sum(each.numel() for each in state.values()) < 5000
     (True, True)
     """
+    from peft import LoraConfig, inject_adapter_in_model  # takes seconds
+
     if rank < 1 or (last is not None and last < 1):
         raise ValueError(f"rank and last are at least 1, not {rank} and {last}")
     blocks = {
@@ -61,6 +67,25 @@ def adapters_alone(
     model.register_state_dict_post_hook(_drop_frozen)
     model.register_load_state_dict_post_hook(_ask_for_adapters)
     return model
+
+
+def lora_network(
+    name: str, *, rank: int = 8, last: int | None = None
+) -> Callable[[int], nn.Module]:
+    """A named language model with LoRA, as `Lab.sft` and `Lab.generate` take networks.
+
+    What is called with a seed gives the model, `adapters_alone` on it. It is named by the weights,
+    so that what is kept of one model is never taken for another's.
+
+    >>> network = lora_network("smollm2-135m", rank=4, last=6)
+    >>> network.keywords
+    {'rank': 4, 'last': 6}
+    """
+    return functools.partial(_adapted, name, model_identity(name), rank=rank, last=last)
+
+
+def _adapted(name: str, identity: str, seed: int, *, rank: int, last: int | None) -> nn.Module:
+    return adapters_alone(load_model(name, device="cpu"), rank=rank, last=last, seed=seed)
 
 
 def _drop_frozen(module: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
