@@ -385,6 +385,26 @@ def test_an_atomic_folder_keeps_the_old_one_when_writing_fails(tmp_path: Path):
     assert [path.name for path in tmp_path.rglob("*")] == ["kept", "new"]
 
 
+def test_an_atomic_folder_has_one_writer_and_a_place(tmp_path: Path):
+    with atomic_folder(tmp_path / "kept") as fresh:
+        (fresh / "first").touch()
+        with (
+            pytest.raises(UserError, match="Another run is writing '.*kept'"),
+            atomic_folder(tmp_path / "kept"),
+        ):
+            pass
+    (tmp_path / ".kept.new" / "killed").mkdir(parents=True)
+    with atomic_folder(tmp_path / "kept") as fresh:
+        assert not list(fresh.iterdir())
+        (fresh / "second").touch()
+    assert [path.name for path in tmp_path.rglob("*")] == ["kept", "second"]
+    with (
+        pytest.raises(UserError, match="cannot be made .*: name another place"),
+        atomic_folder(tmp_path / "kept" / "second" / "under a file"),
+    ):
+        pass
+
+
 def test_the_catalogue_is_complete():
     assert {name for name, artifact in ARTIFACTS.items() if artifact.kind == "model"} == {
         "smollm2-135m",

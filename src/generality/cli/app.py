@@ -146,15 +146,21 @@ def main() -> None:
     except (ClosedPipe, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
         sys.exit(0)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        if not _disk_is_full(error):
             raise
         print(
-            f"Error: the disk is full ({error.filename or 'no space left'}). Finished steps are "
-            "kept: free space and run the same command again.",
+            f"Error: the disk is full ({getattr(error, 'filename', None) or 'no space left'}). "
+            "Finished steps are kept: free space and run the same command again.",
             file=sys.stderr,
         )
         sys.exit(2)
+
+
+def _disk_is_full(error: Exception) -> bool:
+    """By its number, or, as safetensors has it, in words."""
+    full = (errno.ENOSPC, errno.EDQUOT)
+    return getattr(error, "errno", None) in full or any(os.strerror(n) in str(error) for n in full)
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
