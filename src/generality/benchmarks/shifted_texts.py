@@ -109,7 +109,7 @@ def coded_lists(
     >>> vocabulary = {f"word{chr(97 + i % 26)}{chr(97 + i // 26)}": i for i in range(300)}
     >>> lists = coded_lists(vocabulary, train=8, test=4)
     >>> {name: len(group.texts[0].split()) for name, group in lists.tests.items()}
-    {'in-domain': 5, 'longer': 11, 'diluted': 10}
+    {'in-domain': 7, 'longer': 13, 'diluted': 14}
     """
     usable = [
         w for w in sorted(vocabulary, key=vocabulary.__getitem__) if w.isalpha() and len(w) > 4

@@ -50,7 +50,7 @@ class CellSpace:
 
     >>> space = CellSpace(width=4, nodes=1)
     >>> space.by_hand(), space.random(1, seed=0)
-    (((0, 'skip'), (1, 'sep3')),), [(((0, 'sep5'), (1, 'sep3')),)])
+    ((((0, 'skip'), (1, 'sep3')),), [(((0, 'sep3'), (1, 'pool')),)])
     """
 
     width: int = 8
