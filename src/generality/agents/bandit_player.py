@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+import torch
+from jaxtyping import Float, Num
 from torch import nn
 
 from generality.agents.text_bandit import (
@@ -27,6 +28,9 @@ History = list[tuple[int, int]]
 
 class BanditPlayer:
     """A model that is asked many times at one prompt, so that its doubt can be counted.
+
+    One that cannot be trusted to think and then answer is read instead: asked 0 times, it is given
+    the prompt up to where the arms' names differ, and the probabilities of what follows are exact.
 
     Args:
         model: a causal language model in eval mode.
@@ -50,10 +54,19 @@ class BanditPlayer:
     ) -> None:
         self.model, self.tokenizer = model, tokenizer
         self.rounds, self.max_tokens = rounds, max_tokens
+        self._past: dict[tuple[int, ...], Any] = {}
 
     def prompts(self, histories: Sequence[History], style: str) -> list[str]:
         """What the model reads at each history."""
         return [bandit_text(history, STYLES[style], self.rounds) for history in histories]
+
+    def tokens(
+        self, histories: Sequence[History], style: str, *, read: bool = False
+    ) -> list[list[int]]:
+        """Of `prompts`; when it is read, up to where the names of the arms differ."""
+        more, _arms = self._names(style) if read else ([], [])
+        rows = [list(self.tokenizer(p)["input_ids"]) for p in self.prompts(histories, style)]
+        return [row + more for row in rows]
 
     def counts(
         self,
@@ -64,17 +77,22 @@ class BanditPlayer:
         *,
         steered: contextlib.AbstractContextManager[Any] | None = None,
         temperature: float = 1.0,
-    ) -> Int[np.ndarray, "histories 3"]:
+    ) -> Num[np.ndarray, "histories 3"]:
         """How often the first arm, the second and none was named at each history.
+
+        With 0 answers, how probable each is as the next word.
 
         Args:
             histories: what was seen so far.
             style: a key of `STYLES`.
-            answers: drawn at each.
+            answers: drawn at each; 0 reads probabilities, and keeps up to 64 prompts' keys and
+                values, so that another steering of the same prompts costs a token each.
             seed: of what is drawn.
             steered: entered while the model writes, such as a `SteeringHook`.
             temperature: of what is drawn.
         """
+        if not answers:
+            return self._chances(histories, style, steered, temperature)
         prompts = self.prompts(histories, style)
         with steered or contextlib.nullcontext():
             texts = generate_texts(
@@ -87,6 +105,51 @@ class BanditPlayer:
         for place, arm in enumerate(arms):
             table[place // answers, 2 if arm is None else arm] += 1
         return table
+
+    @torch.inference_mode()
+    def _chances(
+        self, histories: Sequence[History], style: str,
+        steered: contextlib.AbstractContextManager[Any] | None, temperature: float,
+    ) -> Float[np.ndarray, "histories 3"]:  # fmt: skip
+        _more, arms = self._names(style)
+        place = next(self.model.parameters()).device
+        table = np.zeros((len(histories), 3))
+        for number, row in enumerate(self.tokens(histories, style, read=True)):
+            past = self._read(tuple(row[:-1]))  # not steered: only the last token is
+            with steered or contextlib.nullcontext():
+                logits = self.model(
+                    torch.tensor([row[-1:]], device=place), past_key_values=past, use_cache=True
+                ).logits[0, -1]
+            past.crop(-1)  # what was steered
+            chances = (logits.double() / temperature).softmax(-1)[arms].tolist()
+            table[number] = *chances, max(1 - sum(chances), 0.0)
+        return table
+
+    def _read(self, tokens: tuple[int, ...]) -> Any:
+        """Keys and values of a prompt, kept."""
+        from transformers import DynamicCache
+
+        if tokens not in self._past:
+            if len(self._past) >= 64:
+                self._past.clear()
+            self._past[tokens] = DynamicCache()
+            if tokens:
+                place = next(self.model.parameters()).device
+                self.model(
+                    torch.tensor([tokens], device=place), past_key_values=self._past[tokens],
+                    use_cache=True, logits_to_keep=1,
+                )  # fmt: skip
+        return self._past[tokens]
+
+    def _names(self, style: str) -> tuple[list[int], list[int]]:
+        """Tokens with which the names of both arms begin after a prompt, and those that differ."""
+        lead = STYLES[style].ask.split()[-1] if STYLES[style].intro else ""
+        first, second = (
+            list(self.tokenizer(name.removeprefix(lead), add_special_tokens=False)["input_ids"])
+            for name in STYLES[style].names
+        )
+        same = next(i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b)
+        return first[:same], [first[same], second[same]]
 
     def play(
         self, bandits: Sequence[TextBandit], style: str, answers: int, seed: int

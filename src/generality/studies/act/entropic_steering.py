@@ -14,7 +14,9 @@ trained here to imitate Thompson samplers of which most believe too firmly (Mixt
 overconfident by itself; this one by construction, but it has seen doubt); its thought is a guess of
 each arm's mean, so doubt shows before the arm is named, and temperature acts on the thought too; 8
 rounds instead of 50; words of uncertainty cannot be counted. `full` plays with a chat model of
-your own in the paper's words. Entropies from few answers are biased low, all alike.
+your own in the paper's words. Entropies from few answers are biased low, all alike. A small known
+model (`model=smollm2-135m`, in words) is not asked but read (`samples=0`, `answers=0`): the
+probabilities of the two names are exact, and nothing is thought before them.
 """
 
 from __future__ import annotations
@@ -70,9 +72,9 @@ class Config:
     sd: float = 3.0  # of rewards, which lie in 0 to 20
     rounds: int = 8
     runs: int = 16  # with equal arms, for the vector
-    samples: int = 20  # answers to each prompt of them
+    samples: int = 20  # answers to each prompt of them; 0: probabilities are read instead
     prompts: int = 60  # held out
-    answers: int = 15  # to each of those
+    answers: int = 15  # to each of those; likewise
     layer: int = 1  # whose output is steered
     betas: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0)
     temperatures: tuple[float, ...] = (1.25, 1.5, 2.0, 3.0)
@@ -115,6 +117,8 @@ CLAIMS = (
 
 def run(config: Config, lab: Lab) -> Iterator[Row]:
     """Every seed: a player, its vector, and all ways to make it doubt."""
+    if not config.model[0].isdigit():
+        lab.fetch(config.model)
     for rows in lab.map(arms, [(config, seed) for seed in lab.seeds(config.seeds)],
                         description="Playing"):  # fmt: skip
         yield from rows
@@ -159,7 +163,7 @@ def played(config: Config, weights: dict[str, Tensor], seed: int) -> list[dict[s
         for _ in range(config.runs)
     ]
     histories, entropies, runs = player.play(equal, words, config.samples, seed)
-    tokens = [tokenizer(prompt)["input_ids"] for prompt in player.prompts(histories, words)]
+    tokens = player.tokens(histories, words, read=not config.samples)
     states = collect_activations(model, tokens, [config.layer])[0]
     known = np.nan_to_num(entropies)
     known = known if known.any() else np.ones_like(known)  # no doubt, no direction: centred, 0
