@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from generality.benchmarks.domain_vectors import Domains
 from generality.estimators.drm import (
@@ -20,17 +20,8 @@ from generality.estimators.drm import (
 )
 from generality.estimators.test_time import evaluate_online
 from generality.measures import refit_ceiling
-from generality.models import Featurized, MultiHead, combine_heads, mlp
-
-
-def hidden_network(inputs: int, widths: Sequence[int], outputs: int) -> Featurized:
-    """A perceptron whose last hidden layer are the features, and one (wide) head.
-
-    >>> hidden_network(8, (16, 4), 6)(torch.zeros(5, 8)).shape
-    torch.Size([5, 6])
-    """
-    body = nn.Sequential(mlp(inputs, *widths), nn.ReLU())
-    return Featurized(body, nn.Linear(widths[-1], outputs))
+from generality.models import MultiHead, combine_heads
+from generality.models.named_networks import hidden_network
 
 
 def combine_domain_heads(

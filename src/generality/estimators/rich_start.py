@@ -23,7 +23,8 @@ from generality.estimators.rich_features import (
     own_logits,
     predict_then_interpolate,
 )
-from generality.models import Featurized, mlp
+from generality.models import Featurized
+from generality.models.named_networks import hidden_network
 
 Accuracies = tuple[
     Float[np.ndarray, "seeds weights environments"], Float[np.ndarray, "seeds weights tests"]
@@ -72,8 +73,7 @@ class RichPlan:
 
     def network(self, seed: int) -> Featurized:
         """Two hidden layers and one logit; Xavier weights, no biases to start with."""
-        body = nn.Sequential(mlp(2 * 14 * 14, self.width, self.width), nn.ReLU())
-        model = Featurized(body, nn.Linear(self.width, 1))
+        model = hidden_network(2 * 14 * 14, (self.width, self.width), 1)
         for layer in model.modules():
             if isinstance(layer, nn.Linear):
                 nn.init.xavier_uniform_(layer.weight)

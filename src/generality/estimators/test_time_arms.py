@@ -38,6 +38,7 @@ def adapter_of(method: str, setting: Mapping[str, Any], source: Labelled, head: 
         source: labelled features of the sources, for the memory.
         head: the network's own.
 
+    >>> import torch
     >>> source = np.eye(3, dtype=np.float32), np.arange(3)
     >>> adapter = adapter_of("t3a", {"supports": 5}, source, (np.eye(3), np.zeros(3)))
     >>> adapter.predict(torch.eye(3)).shape

@@ -12,6 +12,18 @@ from generality.models.featurized import Featurized, mlp
 from generality.models.multi_head import MultiHead
 
 
+def hidden_network(inputs: int, widths: Sequence[int], outputs: int) -> Featurized:
+    """A perceptron whose last hidden layer are the features, and a linear head on them.
+
+    Without widths the inputs are the features.
+
+    >>> hidden_network(8, (16, 4), 6).head
+    Linear(in_features=4, out_features=6, bias=True)
+    """
+    body = nn.Sequential(mlp(inputs, *widths), nn.ReLU()) if widths else nn.Identity()
+    return Featurized(body, nn.Linear((inputs, *widths)[-1], outputs))
+
+
 def image_body(name: str, *, width: int = 16) -> tuple[nn.Module, int]:
     """What turns RGB images into features, and how many these are.
 

@@ -64,9 +64,9 @@ def written_reviews(
         lab: keeps the answers, if given.
 
     >>> from generality.models import RecordedChat
-    >>> chat = RecordedChat(["nothing", "1. Dirty rooms.", "1. Lovely staff."])
+    >>> chat = RecordedChat(["nothing", "1. The rooms were dirty.", "1. Such lovely staff."])
     >>> written_reviews(chat, [DomainSpec("hotels")], domains=1, per_class=1)[1][0]
-    ['Dirty rooms.', 'Lovely staff.']
+    ['The rooms were dirty.', 'Such lovely staff.']
     """
     labels = tuple(TEMPLATES)
     proposer = DomainProposer(chat, kind="customer review", mode="dataset", reasoning=False,

@@ -27,7 +27,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from generality.benchmarks import listed_images, load_images, sentiment_domains
 from generality.benchmarks.domain_vectors import Domains, leave_out, stack_domains, turned_vectors
@@ -36,7 +35,7 @@ from generality.errors import UserError, unknown
 from generality.estimators.test_time_arms import NEIGHBOURS, follow_streams
 from generality.lab import Lab
 from generality.lab.encoders import ModuleEncoder
-from generality.models import Featurized, mlp
+from generality.models import Featurized, hidden_network
 from generality.models.vision_backbone import VisionBackbone
 from generality.studies.study import Paper
 
@@ -208,8 +207,7 @@ def trained(
     classes, widths = int(y.max()) + 1, config.widths if panel == "rotated" else ()
 
     def network(_seed: int) -> Featurized:
-        body = nn.Sequential(mlp(X.shape[1], *widths), nn.ReLU()) if widths else nn.Identity()
-        return Featurized(body, nn.Linear((X.shape[1], *widths)[-1], classes))
+        return hidden_network(X.shape[1], widths, classes)
 
     replicas = lab.replicate(
         network, X, np.eye(classes, dtype=np.float32)[y[among]], rows=among,

@@ -31,8 +31,7 @@ from generality.errors import UserError
 from generality.estimators import probe_beliefs
 from generality.lab import Lab, TrainConfig
 from generality.measures import accuracy, domain_overlap
-from generality.models import LocalChat
-from generality.models.named_networks import image_network
+from generality.models import LocalChat, image_network
 from generality.selection import (
     DomainSpec,
     MadeImages,

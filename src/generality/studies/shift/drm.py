@@ -39,9 +39,8 @@ from generality.benchmarks.domain_vectors import (
 from generality.claims import Claim, Row, equivalent, greater, interacts
 from generality.errors import UserError, unknown
 from generality.estimators import adaptivity_gap, combine_domain_heads
-from generality.estimators.drm_rules import hidden_network
 from generality.lab import Lab
-from generality.models import Featurized
+from generality.models import Featurized, hidden_network
 from generality.objectives import ALGORITHMS
 from generality.objectives.domain_algorithms import DomainAlgorithm
 from generality.objectives.drm_algorithm import DRMAlgorithm
