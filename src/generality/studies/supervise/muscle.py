@@ -91,7 +91,7 @@ SCALES = {
     ),
     "small": Config(),
     "full": Config(size="5M", old_examples=400_000, new_examples=1_600_000, items=5_000,
-                   test=5_000, steps=(1, 6), gaps=(0.3, 0.5, 1.0), texts=1_000),
+                   test=5_000, steps=(1, 6), gaps=(0.35, 0.5, 1.0), texts=1_000),
 }  # fmt: skip
 
 CHAINS, FIRST = {"panel": "chains"}, {"panel": "chains", "gap": 0.35}
