@@ -151,10 +151,7 @@ def merge(
     Models are read a few megabytes at a time. OUT appears when it is whole, with config, tokenizer
     and a card that says what was merged how; the same command goes on where a killed one was.
     """
-    import torch
-
     from generality.lab.progress import ProgressBars
-    from generality.weights.merge_adapter import merge_adapters
     from generality.weights.merge_models import merge_models
     from generality.weights.merging import Recipe
 
@@ -178,6 +175,8 @@ def merge(
     if as_adapter:
         if method != "average":
             raise UserError("--as-adapter is for the method average.")
+        from generality.weights.merge_adapter import merge_adapters
+
         merged = merge_adapters(models, weights=_numbers(weights, len(models)), base=base)
         merged.save(out, command=command)
         report: dict[str, Any] = {"method": "cat", "models": models, "ranks": merged.ranks}
@@ -198,8 +197,7 @@ def merge(
         with ProgressBars(enabled=True).task(f"Merging {len(models)} models") as bar:
             report = merge_models(
                 models, out, recipe, base=base, fisher=fisher or (), progress=bar,
-                dtype=getattr(torch, dtype) if dtype else None, shard_bytes=_bytes(shard_size),
-                command=command,
+                dtype=dtype, shard_bytes=_bytes(shard_size), command=command,
             )  # fmt: skip
         report |= {"evaluation": evaluation} if evaluation else {}
     if json:

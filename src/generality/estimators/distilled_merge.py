@@ -33,6 +33,7 @@ from generality.models.quiet import quiet
 from generality.objectives import TopkDistillation
 from generality.selection.training_files import plain_pair, read_records
 from generality.weights.checkpoint_stream import open_checkpoint, refuse_existing
+from generality.weights.stored_numbers import torch_dtype
 
 if TYPE_CHECKING:
     from generality.lab import Lab
@@ -206,8 +207,8 @@ def pivot(name: str, identity: str, seed: int) -> nn.Module:
 
 
 def _dtype(name: str) -> torch.dtype:
-    kinds = (spec.dtype for spec in open_checkpoint(name).specs.values())
-    return next(kind for kind in kinds if kind.is_floating_point)
+    specs = open_checkpoint(name).specs.values()
+    return torch_dtype(next(spec.dtype for spec in specs if spec.floating))
 
 
 def _loaded(name: str, weights: Any, device: str) -> nn.Module:

@@ -10,28 +10,34 @@ import os
 import re
 import shutil
 import threading
+import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+import numpy as np
 import xxhash
 from filelock import FileLock, Timeout
-from torch import Tensor
 
 from generality.errors import UserError
+from generality.weights.stored_numbers import (
+    DTYPES,
+    as_tensor,
+    dtype_name,
+    is_floating,
+    narrow,
+    numpy_dtype,
+    stored,
+    wide_dtype,
+    widen,
+)
 
-DTYPES = {
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "I64": torch.int64,
-    "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8,
-    "BOOL": torch.bool, "C64": torch.complex64,
-}  # fmt: skip
-"""Types of tensors by the names that safetensors has for them."""
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
 
-NAMES = {dtype: name for name, dtype in DTYPES.items()}
 SHARD_BYTES = 5_000_000_000
 INDEX = "model.safetensors.index.json"
 HEADS = ("lm_head.weight", "output_projection.weight")
@@ -40,10 +46,34 @@ EMBEDDINGS = re.compile(r"(^|\.)(embed_tokens|wte|word_embeddings|embed_in)\.wei
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """What a tensor is, without its content."""
+    """What a tensor is, without its content.
 
-    dtype: torch.dtype
+    Attributes:
+        dtype: safetensors' name of it, "F32" or "BF16" for instance; torch's is taken too.
+        shape: of the tensor.
+
+    Raises:
+        ValueError: safetensors stores no such type.
+
+    >>> TensorSpec("bfloat16", (2, 3)).dtype, TensorSpec("F32", (2, 3)).bytes
+    ('BF16', 24)
+    """
+
+    dtype: str
     shape: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "dtype", dtype_name(self.dtype))
+
+    @property
+    def floating(self) -> bool:
+        """Whether its elements are real floating-point numbers."""
+        return is_floating(self.dtype)
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of an element."""
+        return numpy_dtype(self.dtype).itemsize
 
     @property
     def size(self) -> int:
@@ -53,10 +83,10 @@ class TensorSpec:
     @property
     def bytes(self) -> int:
         """Size on disk."""
-        return self.size * self.dtype.itemsize
+        return self.size * self.itemsize
 
 
-class Checkpoint(Mapping[str, Tensor]):
+class Checkpoint(Mapping[str, "Tensor"]):
     """The tensors of a model's safetensors, one file or many; each is mapped when asked for.
 
     A tensor takes no memory of its own: its pages are the file's, and go when it is let go.
@@ -76,6 +106,7 @@ class Checkpoint(Mapping[str, Tensor]):
         UserError: there are no safetensors; a shard is missing or cut off; the index does not say
             what the shards hold.
 
+    >>> import torch
     >>> from tempfile import mkdtemp
     >>> from safetensors.torch import save_file
     >>> folder = Path(mkdtemp())
@@ -90,6 +121,7 @@ class Checkpoint(Mapping[str, Tensor]):
         self.config = _config(self.folder, self.name)
         self.specs: dict[str, TensorSpec] = {}
         self._places: dict[str, tuple[Path, int]] = {}
+        self._opened: dict[Path, int] = {}
         files: Mapping[Path, set[str] | None] = (
             {self.folder / file: None} if file else _files(self.folder, self.name)
         )
@@ -108,7 +140,7 @@ class Checkpoint(Mapping[str, Tensor]):
                         f"'{tensor}' of '{self.name}' has the type {entry['dtype']}, which is not "
                         f"read here; save it as one of {', '.join(DTYPES)}."
                     )
-                self.specs[tensor] = TensorSpec(DTYPES[entry["dtype"]], tuple(entry["shape"]))
+                self.specs[tensor] = TensorSpec(entry["dtype"], tuple(entry["shape"]))
                 self._places[tensor] = (path, begin + entry["data_offsets"][0])
         if self.config.get("tie_word_embeddings") and any(map(EMBEDDINGS.search, self.specs)):
             for head in HEADS:
@@ -117,6 +149,32 @@ class Checkpoint(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         spec, (file, begin) = self.specs[name], self._places[name]
         return _mapped(file, begin, spec)
+
+    def numbers(
+        self, name: str, begin: int = 0, end: int | None = None, out: NDArray[Any] | None = None
+    ) -> tuple[NDArray[Any], str]:
+        """Elements begin to end of a tensor, flat, and safetensors' name of what they are.
+
+        They are read into memory of their own (`out`, where that is of their type): nothing stays
+        mapped. bfloat16 comes as the unsigned integers of its bits.
+        """
+        spec, (file, at) = self.specs[name], self._places[name]
+        count = max(0, (spec.size if end is None else min(end, spec.size)) - begin)
+        held = numpy_dtype(spec.dtype)
+        found = out[:count] if out is not None and out.dtype == held else np.empty(count, held)
+        self._fill(file, at + begin * spec.itemsize, found)
+        return found, spec.dtype
+
+    def _fill(self, file: Path, at: int, out: NDArray[Any]) -> None:
+        if file not in self._opened:
+            self._opened[file] = descriptor = os.open(file, os.O_RDONLY)
+            weakref.finalize(self, os.close, descriptor)
+        left = memoryview(out.view(np.uint8))
+        while len(left):
+            got = os.preadv(self._opened[file], [left], at)
+            if not got:
+                raise UserError(f"{file.name} of '{self.name}' was cut off while it was read.")
+            left, at = left[got:], at + got
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.specs)
@@ -169,7 +227,7 @@ class AdaptedCheckpoint(Checkpoint):
             )
         self._weights = Checkpoint(self.folder, self.name, file="adapter_model.safetensors")
         self.factors = self._find_factors()
-        self._last: tuple[str, Tensor] | None = None
+        self._last: tuple[str, NDArray[Any], str] | None = None
 
     def _find_factors(self) -> dict[str, tuple[str, ...]]:
         """Tensor of the base → the names of its two factors, or of what replaces it."""
@@ -210,8 +268,13 @@ class AdaptedCheckpoint(Checkpoint):
 
     def factor(self, tensor: str) -> tuple[Tensor, Tensor, float]:
         """A (rank, in), B (out, rank) and the scale of B @ A for a tensor with a LoRA."""
-        keys = self.factors[tensor]
-        a, b = (self._weights[key].float() for key in keys)
+        import torch
+
+        a, b, scale = self._factor(tensor)
+        return torch.from_numpy(a), torch.from_numpy(b), scale
+
+    def _factor(self, tensor: str) -> tuple[NDArray[Any], NDArray[Any], float]:
+        a, b = (_wide(self._weights, key, np.dtype(np.float32)) for key in self.factors[tensor])
         module, rank = tensor.removesuffix(".weight"), a.shape[0]
         alpha = self.adapter.get("lora_alpha") or rank
         for pattern, value in (self.adapter.get("alpha_pattern") or {}).items():
@@ -220,20 +283,29 @@ class AdaptedCheckpoint(Checkpoint):
         return a, b, alpha / (math.sqrt(rank) if self.adapter.get("use_rslora") else rank)
 
     def __getitem__(self, name: str) -> Tensor:
+        if name not in self.factors:
+            return self.base[name]
+        return as_tensor(*self.numbers(name), self.specs[name].shape).clone()
+
+    def numbers(
+        self, name: str, begin: int = 0, end: int | None = None, out: NDArray[Any] | None = None
+    ) -> tuple[NDArray[Any], str]:
+        """As of `Checkpoint`; what the adapter changes is not to be written into."""
         keys = self.factors.get(name)
         if keys is None:
-            return self.base[name]
+            return self.base.numbers(name, begin, end, out)
         if self._last is None or self._last[0] != name:  # it is asked for piece by piece
             if len(keys) == 1:
-                made = self._weights[keys[0]]
+                self._last = (name, *self._weights.numbers(keys[0]))
             else:
-                a, b, scale = self.factor(name)
+                a, b, scale = self._factor(name)
                 delta = b @ a
                 if delta.shape != self.specs[name].shape or self.adapter.get("fan_in_fan_out"):
                     delta = delta.T
-                made = torch.add(self.base[name].float(), delta, alpha=scale)
-            self._last = (name, made)
-        return self._last[1]
+                made = _wide(self.base, name, wide_dtype(self.specs[name].dtype))
+                made += delta * scale
+                self._last = (name, made.reshape(-1), dtype_name(made.dtype))
+        return self._last[1][begin:end], self._last[2]
 
     @cached_property
     def identity(self) -> str:
@@ -295,9 +367,10 @@ class CheckpointWriter:
         UserError: the folder is there already, another process writes it, or the disk is too small
             for what is still to be written.
 
+    >>> import torch
     >>> from tempfile import mkdtemp
     >>> folder = Path(mkdtemp(), "model")
-    >>> with CheckpointWriter(folder, {"w": TensorSpec(torch.float32, (3,))}) as writer:
+    >>> with CheckpointWriter(folder, {"w": TensorSpec("F32", (3,))}) as writer:
     ...     writer.write("w", [torch.zeros(2), torch.ones(1)])
     ...     writer.finish({"config.json": "{}"})
     >>> Checkpoint(folder)["w"]
@@ -353,7 +426,9 @@ class CheckpointWriter:
             self._journal.close()
         self._lock.release()
 
-    def write(self, name: str, content: Tensor | Iterable[Tensor]) -> None:
+    def write(
+        self, name: str, content: Tensor | NDArray[Any] | Iterable[Tensor | NDArray[Any]]
+    ) -> None:
         """One tensor, whole or as its pieces in order; it is cast to its spec's dtype.
 
         Raises:
@@ -361,8 +436,8 @@ class CheckpointWriter:
         """
         spec, (file, at) = self.specs[name], self._places[name]
         digest, end, descriptor = xxhash.xxh3_128(), at + spec.bytes, self._files[file]
-        for piece in [content] if isinstance(content, Tensor) else content:
-            raw = _raw(piece.to(spec.dtype))
+        for piece in [content] if hasattr(content, "dtype") else content:
+            raw = _raw(piece, spec.dtype)
             if at + len(raw) > end:
                 raise ValueError(f"'{name}' got more than its {spec.size} numbers")
             digest.update(raw)
@@ -421,13 +496,13 @@ class CheckpointWriter:
         planned = {}
         for number, names in enumerate(groups, 1):
             # wide types first, so that every tensor begins at a multiple of its element's size
-            names = sorted(names, key=lambda name: -self.specs[name].dtype.itemsize)
+            names = sorted(names, key=lambda name: -self.specs[name].itemsize)
             header: dict[str, Any] = {"__metadata__": dict(self.metadata)}
             at, offsets = 0, {}
             for name in names:
                 spec = self.specs[name]
                 header[name] = {
-                    "dtype": NAMES[spec.dtype], "shape": list(spec.shape),
+                    "dtype": spec.dtype, "shape": list(spec.shape),
                     "data_offsets": [at, at + spec.bytes],
                 }  # fmt: skip
                 offsets[name], at = at, at + spec.bytes
@@ -563,7 +638,10 @@ def _header(file: Path, name: str) -> tuple[dict[str, Any], int]:
             header.pop("__metadata__", None)
             ends = [entry["data_offsets"][1] for entry in header.values()]
             sizes = [
-                (math.prod(entry["shape"]) * DTYPES[entry["dtype"]].itemsize, entry["data_offsets"])
+                (
+                    math.prod(entry["shape"]) * numpy_dtype(entry["dtype"]).itemsize,
+                    entry["data_offsets"],
+                )
                 for entry in header.values()
                 if entry["dtype"] in DTYPES
             ]
@@ -582,21 +660,35 @@ def _header(file: Path, name: str) -> tuple[dict[str, Any], int]:
 
 def _mapped(file: Path, begin: int, spec: TensorSpec) -> Tensor:
     """A tensor on the pages of a file."""
+    held = numpy_dtype(spec.dtype)
     if not spec.size:
-        return torch.empty(spec.shape, dtype=spec.dtype)
+        return as_tensor(np.empty(0, held), spec.dtype, spec.shape)
     start = begin - begin % mmap.ALLOCATIONGRANULARITY
     with file.open("rb") as stream:
         pages = mmap.mmap(
             stream.fileno(), begin - start + spec.bytes, access=mmap.ACCESS_COPY, offset=start
         )
-    flat = torch.frombuffer(pages, dtype=spec.dtype, count=spec.size, offset=begin - start)
-    return flat.view(spec.shape)
+    flat = np.frombuffer(pages, np.uint8, count=spec.bytes, offset=begin - start)
+    return as_tensor(flat, spec.dtype, spec.shape)
 
 
-def _raw(tensor: Tensor) -> memoryview:
-    """The bytes of a tensor."""
-    flat: Any = tensor.contiguous().view(-1).view(torch.uint8).numpy()
-    return memoryview(flat)
+def _wide(checkpoint: Checkpoint, name: str, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """A whole tensor in memory of its own."""
+    spec = checkpoint.specs[name]
+    room = np.empty(spec.size, dtype)
+    np.copyto(room, widen(*checkpoint.numbers(name, out=room), room))
+    return room.reshape(spec.shape)
+
+
+def _raw(content: Any, dtype: str) -> memoryview:
+    """The bytes of a tensor, or an array, cast to a type."""
+    held, own = stored(content)
+    if own != dtype and is_floating(own):
+        room = np.empty(len(held), wide_dtype(own))
+        held = widen(held, own, room)
+    if own != dtype:
+        held = narrow(held, dtype)
+    return memoryview(held.view(np.uint8))
 
 
 def _whole_lines(journal: Path) -> Iterator[tuple[str, str]]:

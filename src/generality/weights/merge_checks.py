@@ -9,6 +9,7 @@ from typing import Any
 
 from generality.errors import UserError
 from generality.weights.checkpoint_stream import AdaptedCheckpoint, Checkpoint
+from generality.weights.stored_numbers import torch_name
 
 ARITHMETIC = (
     "model_type", "num_attention_heads", "num_key_value_heads", "head_dim", "hidden_act",
@@ -69,10 +70,11 @@ def _compare_tensors(first: Checkpoint, other: Checkpoint) -> None:
                 f"'{name}' is {_times(mine.shape)} in '{first.name}' and {_times(theirs.shape)} in "
                 f"'{other.name}'. {advice}"
             )
-        if mine.dtype.is_floating_point != theirs.dtype.is_floating_point:
+        if mine.floating != theirs.floating:
             raise UserError(
-                f"'{name}' is {mine.dtype} in '{first.name}' and {theirs.dtype} in "
-                f"'{other.name}': save both in floating-point numbers."
+                f"'{name}' is {torch_name(mine.dtype)} in '{first.name}' and "
+                f"{torch_name(theirs.dtype)} in '{other.name}': save both in floating-point "
+                "numbers."
             )
 
 

@@ -8,14 +8,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from generality.errors import UserError
 from generality.models.hub_card import merged_card
 from generality.weights.checkpoint_stream import (
-    NAMES,
     SHARD_BYTES,
     AdaptedCheckpoint,
     Checkpoint,
@@ -25,6 +22,10 @@ from generality.weights.checkpoint_stream import (
 )
 from generality.weights.merge_checks import check_mergeable, home
 from generality.weights.merging import FROM_BASE, Merger, Recipe
+from generality.weights.stored_numbers import dtype_name, torch_name
+
+if TYPE_CHECKING:
+    import torch
 
 KEPT = (".json", ".txt", ".model", ".jinja")
 LEFT = ("adapter_config.json", "trainer_state.json", "provenance.json")
@@ -38,7 +39,7 @@ def merge_models(
     *,
     base: str | Path | None = None,
     fisher: Sequence[str | Path] = (),
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
     shard_bytes: int = SHARD_BYTES,
     command: str = "",
     progress: Callable[[int, int], None] | None = None,
@@ -54,7 +55,8 @@ def merge_models(
         recipe: how; see `Recipe` and `merge`.
         base: what they were tuned from; adapters name theirs, unless it is given here.
         fisher: of "fisher": a folder of safetensors for each model.
-        dtype: of the result; by default, tensor by tensor, the base's or the first model's.
+        dtype: of the result, as torch has it or its name ("bfloat16"); by default, tensor by
+            tensor, the base's or the first model's.
         shard_bytes: a file holds at most as much.
         command: what was typed, for the card.
         progress: called with (tensors done, tensors in all).
@@ -67,6 +69,7 @@ def merge_models(
         UserError: a model is not whole, two do not fit, a number is not finite, `out` is there
             already, or the disk is too small.
 
+    >>> import torch
     >>> from tempfile import mkdtemp
     >>> from safetensors.torch import save_file
     >>> folder = Path(mkdtemp())
@@ -100,7 +103,7 @@ def merge_models(
     except ValueError as error:
         raise UserError(f"These cannot be merged: {error}.") from error
     specs = {
-        name: replace(spec, dtype=dtype) if dtype and spec.dtype.is_floating_point else spec
+        name: replace(spec, dtype=dtype) if dtype and spec.floating else spec
         for name, spec in merger.specs.items()
     }
     settings = _settings(recipe, len(opened))
@@ -167,7 +170,7 @@ def _settings(recipe: Recipe, count: int) -> dict[str, Any]:
     return plain
 
 
-def _other_files(models: Sequence[Checkpoint], dtype: torch.dtype | None) -> dict[str, Any]:
+def _other_files(models: Sequence[Checkpoint], dtype: Any) -> dict[str, Any]:
     """Configuration and tokenizer: the first model's, and the tokenizer's from whoever has it."""
     found: dict[str, Any] = {}
     for model in models:
@@ -183,8 +186,7 @@ def _other_files(models: Sequence[Checkpoint], dtype: torch.dtype | None) -> dic
             break
     if dtype is not None and "config.json" in found:
         config = json.loads(found["config.json"].read_text(encoding="utf-8"))
-        said = str(dtype).removeprefix("torch.")
+        said = torch_name(dtype_name(dtype))
         known = [key for key in ("dtype", "torch_dtype") if key in config] or ["torch_dtype"]
         found["config.json"] = json.dumps(config | dict.fromkeys(known, said), indent=2) + "\n"
-    assert dtype is None or dtype in NAMES
     return found

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -43,6 +42,7 @@ def interference(
     Raises:
         ValueError: names or shapes differ.
 
+    >>> import torch
     >>> base = {"w": torch.zeros(2)}
     >>> seen = interference([{"w": torch.tensor([1.0, 1])}, {"w": torch.tensor([1.0, -1])}], base)
     >>> float(seen.cosines[0, 1]), seen.sign_conflict, seen.cancelled
@@ -50,25 +50,25 @@ def interference(
     """
     for expert in experts:
         compare_specs(base, expert)
-    gram = torch.zeros(len(experts), len(experts), dtype=torch.float64)
+    gram = np.zeros((len(experts), len(experts)))
     conflicts = changed = 0
     left = whole = 0.0
     for name, spec in specs_of(base).items():
-        if not spec.dtype.is_floating_point or not spec.size:
+        if not spec.floating or not spec.size:
             continue
         parts = (flat_pieces(each, name) for each in (base, *experts))
         for origin, *thetas in zip(*parts, strict=True):
-            deltas = torch.stack([theta - origin for theta in thetas])
-            wide = deltas.double()
+            deltas = np.stack([theta - origin for theta in thetas])
+            wide = deltas.astype(np.float64)
             gram += wide @ wide.T
             rising, falling = (deltas > 0).any(0), (deltas < 0).any(0)
             conflicts += int((rising & falling).sum())
             changed += int((rising | falling).sum())
-            left += float(wide.sum(0).abs().sum())
-            whole += float(wide.abs().sum())
-    norms = gram.diagonal().sqrt()
-    cosines = gram / torch.outer(norms, norms).clamp_min(torch.finfo(torch.float64).tiny)
+            left += float(np.abs(wide.sum(0)).sum())
+            whole += float(np.abs(wide).sum())
+    norms = np.sqrt(gram.diagonal())
+    cosines = gram / np.maximum(np.outer(norms, norms), np.finfo(np.float64).tiny)
     return Interference(
-        cosines.numpy(), norms.numpy(), conflicts / changed if changed else 0.0,
+        cosines, norms, conflicts / changed if changed else 0.0,
         1 - left / whole if whole else 0.0,
     )  # fmt: skip
