@@ -71,7 +71,7 @@ def unblocked(q: Tensor, k: Tensor, v: Tensor, clamp: float | None, kernel=torch
 @pytest.mark.parametrize(("sinks", "sources"), [(300, 300), (5, 400), (400, 129)])
 @pytest.mark.parametrize("clamp", [None, 5.0])
 def test_blocks_change_neither_outputs_nor_gradients(sinks, sources, clamp, monkeypatch):
-    monkeypatch.setattr("generality.modules.flow_attention._BLOCK", 1)  # 128 tokens each
+    monkeypatch.setattr("generality.modules.flow_attention._BLOCK", 1)  # 64 tokens each
     lengths = (sinks, sources, sources)
     inputs = [random(2, 2, n, 4, seed=n).requires_grad_() for n in lengths]
     found, wanted = flow_attend(*inputs, clamp=clamp), unblocked(*inputs, clamp)

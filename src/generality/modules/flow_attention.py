@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 _EPS = 1e-6
-_CHUNK = 128  # tokens whose products are made by one matrix
+_CHUNK = 64  # tokens whose products are made by one matrix
 _BLOCK = 2**18  # numbers in the queries that are worked on together: 1 MiB stays in the cache
 
 Kernel = Callable[[Tensor], Tensor]
@@ -46,7 +46,7 @@ def flow_attend(
     number). Without both this is linear attention with the kernel φ.
 
     With `causal` every sum runs over the tokens so far, those over sinks too (the paper's
-    approximation), and the product over sources is made in chunks of 128: no state per token
+    approximation), and the product over sources is made in chunks of 64: no state per token
     is kept. Sums are in float32 at least, under autocast too. Tokens are worked on in blocks that
     fit the cache, between which only sums are carried.
 
@@ -268,32 +268,23 @@ def _both_ways(
     )  # fmt: skip
     k_sum = _sum(y.sum(-2, keepdim=True) for y, _ in sources)
     q_sum = _sum(x.sum(-2, keepdim=True) for x, _ in sinks)
-    emitted = absorbed = None
-    if allocation:
-        emitted = _sum(_inverse(y @ q_sum.mT).mT @ y for y, _ in sources)
-    if competition:
-        absorbed = _sum(_inverse(x @ k_sum.mT).mT @ x for x, _ in sinks)
-    summary = every = None
+    emitted = _sum(_inverse(y @ q_sum.mT).mT @ y for y, _ in sources)
+    absorbed = _sum(_inverse(x @ k_sum.mT).mT @ x for x, _ in sinks)
+    products, totals = [], []
     for (y, true), value in zip(sources, v.split(size, -2), strict=True):
         value = value.to(y)
-        if absorbed is None:
-            product = y.mT @ value
-            summary = product if summary is None else summary + product
-            continue
-        flow = _competing(y @ absorbed.mT, clamp, true)
-        here = flow.logsumexp(-2, keepdim=True)
-        product = y.mT @ (value * (flow - here).exp())
-        if summary is None:
-            summary, every = product, here
-            continue
-        both = torch.logaddexp(every, here)  # the softmax over the sources so far
-        summary = summary * (every - both).exp() + product * (here - both).exp()
-        every = both
-    if competition:
-        summary = summary * true_sources
+        if competition:
+            flow = _competing(y @ absorbed.mT, clamp, true)
+            totals.append(flow.logsumexp(-2, keepdim=True))
+            value = value * (flow - totals[-1]).exp()
+        products.append(y.mT @ value)
+    if competition:  # a softmax over all blocks
+        shares = torch.stack(totals).softmax(0) * true_sources
+        products = [product * share for product, share in zip(products, shares, strict=True)]
+    summary = _sum(products)
     for x, _ in sinks:
         share = _inverse(x @ k_sum.mT)
-        if emitted is not None:
+        if allocation:
             share = share * (x @ emitted.mT * (true_sinks / true_sources)).sigmoid()
         yield x @ summary * share
 
