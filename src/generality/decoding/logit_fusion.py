@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 Logits = Float[Tensor, "batch vocabulary"]
+_BLOCK = 2**16  # logits that are worked on together, so that they stay in the cache
 
 
 class FusionStrategy(Protocol):
@@ -189,23 +190,32 @@ def _divergences(a: Logits, b: Logits) -> tuple[Float[Tensor, " batch"], Float[T
 
 def _along(
     log_p: Logits, moved: Logits, low: float, step: float, count: int
-) -> tuple[list[Tensor], list[Tensor]]:
+) -> tuple[Float[Tensor, "weights batch"], Float[Tensor, "weights batch"]]:
     """KL(P~‖P) and KL(P‖P~) for P~ ∝ P·exp(α·moved) at `count` values of α.
 
     With the shift centred under P, KL(P‖P~) = K(α) and KL(P~‖P) = α K'(α) − K(α) for
     K(α) = log E_P exp(α·moved), which is never below 0.
     """
+    size = max(_BLOCK // max(log_p.shape[-1], 1), 1)
+    rows = zip(log_p.split(size), moved.split(size), strict=True)
+    out, back = zip(*(_along_rows(p, by, low, step, count) for p, by in rows), strict=True)
+    return torch.cat(out, 1), torch.cat(back, 1)
+
+
+def _along_rows(
+    log_p: Logits, moved: Logits, low: float, step: float, count: int
+) -> tuple[Tensor, Tensor]:
     p = log_p.exp()
     centred = moved - (p * moved).sum(-1, keepdim=True)
     tilted, factor = p * (low * centred).exp(), (step * centred).exp()
-    out, back = [], []
+    found = log_p.new_empty(2, count, len(log_p))
     for k in range(count):
         if k:
-            tilted = tilted * factor
+            tilted.mul_(factor)
         total = tilted.sum(-1)
-        log_total, mean = total.log(), (tilted * centred).sum(-1) / total
-        back.append(log_total)
-        out.append((low + k * step) * mean - log_total)
-    if log_p.dtype == torch.float32 and not torch.isfinite(torch.stack([*out, *back])).all():
-        return _along(log_p.double(), moved.double(), low, step, count)  # exp(88) and beyond
-    return out, back
+        log_total, mean = total.log(), torch.linalg.vecdot(tilted, centred) / total
+        found[0, k], found[1, k] = (low + k * step) * mean - log_total, log_total
+    if log_p.dtype == torch.float32 and not torch.isfinite(found).all():
+        out, back = _along_rows(log_p.double(), moved.double(), low, step, count)
+        return out.float(), back.float()  # exp(88) and beyond
+    return found[0], found[1]

@@ -53,9 +53,9 @@ class Members(nn.Module):
         positions = (attention_mask.cumsum(1) - 1).clamp(min=0)[:, -input_ids.shape[1] :]
         found = []
         for place, model in enumerate(self.models):
-            trained = any(parameter.requires_grad for parameter in model.parameters())
             first = next(model.parameters())
-            with torch.set_grad_enabled(torch.is_grad_enabled() and trained):
+            trained = torch.is_grad_enabled() and any(x.requires_grad for x in model.parameters())
+            with torch.set_grad_enabled(trained):
                 output = model(
                     input_ids=input_ids.to(first.device),
                     attention_mask=attention_mask.to(first.device),
