@@ -6,7 +6,8 @@ in its outcome, clean solutions of parts of the same tasks, or both. Wrong solut
 errors of two teachers of different strength, one slip that the rest follows from, or random
 values. Floor: the model after stage 1. Ceiling: after stage 2 on right solutions only. Test: other
 hard tasks. Arms of hard tasks and of subtasks read equally many tokens; where something is added
-to hard tasks, equally many examples.
+to hard tasks, equally many examples. The panel `smollm2` asks the same of a model people know, with
+sums of reasoning-gym: floor that model as it is, ceiling after right work.
 
 Differences from the paper, each with its effect: chains of sums modulo 5 and a decoder of a
 quarter million parameters instead of competition mathematics and Llama 3 (steps are short and all
@@ -27,6 +28,8 @@ from scipy import stats
 from generality.claims import Claim, Outcome, Row, Test, equivalent, greater, rank_correlates
 from generality.errors import UserError
 from generality.estimators.hard_tasks import ChainTasks, FileTasks, HardTasks
+from generality.estimators.sum_panels import error_rows
+from generality.estimators.sum_school import SumSchool
 from generality.estimators.writer import Writer
 from generality.lab import Lab, TrainConfig
 from generality.measures import outcome_error_rate, step_error_rate
@@ -70,6 +73,10 @@ class Config:
     batch_size: int = 16
     max_tokens: int = 32  # of an answer
     seeds: int = 3
+    real: str | None = "smollm2-135m"  # the model of its panel, or a size of `tiny_decoder`
+    real_sums: int = 24  # that it learns from by LoRA, of three one-digit numbers
+    real_test: int = 24  # other sums
+    real_tokens: int = 40  # of an answer
 
     def __post_init__(self) -> None:
         if not 0 < self.weak < self.strong < 1 or not self.error_rates:
@@ -81,13 +88,15 @@ class Config:
 SCALES = {
     "smoke": Config(
         model="0.05M", style="states", easy=200, teacher_tasks=64, tasks=32, test=16, seeds=1,
-        samples=1, error_rates=(0.9,), max_tokens=7,
+        samples=1, error_rates=(0.9,), max_tokens=7, real="0.05M", real_sums=4, real_test=2,
+        real_tokens=4,
     ),
     "small": Config(),
     "full": Config(
         model="hf:meta-llama/Meta-Llama-3-8B", data_path="data/hard-supervision", easy=164_000,
         error_rates=tuple(rate / 10 for rate in range(1, 11)), easy_learning_rate=2e-5,
         learning_rate=2e-5, epochs=2.0, seeds=5, batch_size=16, max_tokens=2048,
+        real="hf:Qwen/Qwen2.5-1.5B", real_sums=500, real_test=200,
     ),
 }  # fmt: skip
 
@@ -150,6 +159,14 @@ CLAIMS = (
         "Paraphrases teach no more than the hard tasks read twice as often",
         equivalent("hard+paraphrases", "hard-doubled", margin=0.05),
     ),
+    Claim(
+        "SmolLM2 learns more from sums 90 % wrong by one slip than from right parts of these sums",
+        greater("slips", "parts", where={"panel": "smollm2"}),
+    ),
+    Claim(
+        "It learns from sums 90 % wrong by one slip at all",
+        greater("slips", "floor", where={"panel": "smollm2"}),
+    ),
 )  # fmt: skip
 
 
@@ -192,6 +209,11 @@ def run(config: Config, lab: Lab) -> Iterator[Row]:
         for row in rows:  # arms with something added read more than the ceiling does
             added = row["method"] in ("hard+subtasks", "hard+paraphrases", "hard-doubled")
             yield Row(row, ceiling=None if added else rows[0]["score"])
+    if config.real:
+        school = SumSchool(lab, config.real, max_tokens=config.real_tokens)
+        for seed in lab.seeds(config.seeds):
+            for row in error_rows(school, config.real_sums, config.real_test, seed=seed):
+                yield Row(row, panel="smollm2")
 
 
 def tasks(config: Config) -> HardTasks:

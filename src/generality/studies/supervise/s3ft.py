@@ -8,7 +8,9 @@ that the base finds most probable (fit, after GRAPE). The task is chains of sums
 three styles, of a length that the base has seen too little of to solve more than half; four tasks
 on strings of letters are what may be forgotten. Two axes: on "target" the floor is the base and the
 ceiling SFT on four times the data, read for twice as long; on "others" the floor is SFT and the
-ceiling the base, which has forgotten nothing.
+ceiling the base, which has forgotten nothing. The panel `smollm2` does the same to a model people
+know, with sums of reasoning-gym whose gold answers are in an odd notation; what it may forget is
+how probable news articles are.
 
 Differences from the paper, each with its effect: a decoder of a quarter million parameters and
 procedural tasks instead of Mistral-7B and GSM8K (gold differs from the base's own words in its
@@ -70,6 +72,12 @@ class Config:
     max_tokens: int = 48  # of an answer
     drift: int = 64  # answers on which the distance to the base is measured
     seeds: int = 4
+    real: str | None = "smollm2-135m"  # the model of its panel, or a size of `tiny_decoder`
+    real_seeds: int = 3  # of its sums and their order
+    real_sums: int = 24  # that it learns from by LoRA, of three one-digit numbers
+    real_test: int = 24  # other sums
+    real_articles: int = 16  # of 40 words
+    real_tokens: int = 40  # of an answer
 
     def __post_init__(self) -> None:
         if len(self.styles) != len(self.shares) or len(self.styles) < 2:
@@ -79,12 +87,14 @@ class Config:
 SCALES = {
     "smoke": Config(
         model="0.05M", pretraining=200, examples=24, test=24, updates=6, more=2, drift=4, seeds=2,
-        max_tokens=16, steps=2, others=("copy", "last"),
+        max_tokens=16, steps=2, others=("copy", "last"), real="0.05M", real_seeds=1, real_sums=4,
+        real_test=2, real_articles=2, real_tokens=4,
     ),
     "small": Config(),
     "full": Config(
         model="hf:mistralai/Mistral-7B-Instruct-v0.2", data_path="data/s3ft", examples=7473,
         more=1, test=1319, updates=700, learning_rate=1e-5, max_tokens=512, seeds=3,
+        real="hf:Qwen/Qwen2.5-1.5B", real_sums=500, real_test=200, real_articles=200,
     ),
 }  # fmt: skip
 
@@ -117,6 +127,15 @@ CLAIMS = (
         "The base finds gold answers least probable, then paraphrases, then its own",
         monotone("method", on="base_logprob", order=("sft", "sdft", "own"), where=TARGET),
         paper_says="-84.3 nats for a gold answer, -36.6 for its own",
+    ),
+    Claim(
+        "SmolLM2's own right answers and paraphrases teach it sums better than odd gold answers",
+        greater("s3ft", "sft", where={"axis": "smollm2-target"}),
+        expected_at="full",
+    ),
+    Claim(
+        "They leave news articles more probable",
+        greater("s3ft", "sft", where={"axis": "smollm2-others"}),
     ),
 )
 
@@ -164,6 +183,21 @@ def run(config: Config, lab: Lab) -> Iterator[Row]:
             yield Row(
                 shared, axis="others", score=left[method], floor=left["sft"], ceiling=left["base"]
             )
+    if config.real:
+        yield from real_rows(config, lab, config.real)
+
+
+def real_rows(config: Config, lab: Lab, name: str) -> Iterator[Row]:
+    """A real model that learns sums, and what it then makes of news."""
+    from generality.benchmarks import load_benchmark
+    from generality.estimators.sum_panels import own_words_rows
+    from generality.estimators.sum_school import SumSchool
+
+    articles = load_benchmark("bbc", words=40).splits["test"]["text"][: config.real_articles]
+    school = SumSchool(lab, name, max_tokens=config.real_tokens)
+    for seed in lab.seeds(config.real_seeds):
+        for row in own_words_rows(school, config.real_sums, config.real_test, articles, seed=seed):
+            yield Row(row, axis=f"smollm2-{row['axis']}")
 
 
 def start(config: Config, lab: Lab) -> tuple[Task, Writer]:
