@@ -5,8 +5,9 @@ worth what the student gets right of an exam of discriminative questions with it
 in context; the teacher is tuned by preference optimisation on these worths, and writes the data on
 which the student is tuned. All arms tune the same student on equally many examples. Floor: data of
 the teacher as it is, rationales drawn. Ceiling: data of the one kind and technique that gave the
-best validation accuracy after tuning on it. Zero-shot and one-shot accuracy on longer chains of
-sums than the student knows well, and on still longer ones ("ood").
+best validation accuracy after tuning on it. Zero-shot and one-shot accuracy on chains of sums, half
+of them of a length that the student knows well and half one step longer, and on still longer ones
+("ood").
 
 Differences from the paper, each with its effect: the teacher is a softmax over 6 kinds of questions
 and 4 ways to explain them (no model writes; its preferences are learned exactly, in a second, and
@@ -54,8 +55,9 @@ class Config:
     lesson_rate: float = 3e-3  # Adam, batch 32, cosine
     styles: tuple[str, ...] = ("full", "full", "terse", "reversed")  # of lessons, in equal shares
     known: int = 2  # steps of chains in lessons, at most
-    hard: float = 0.05  # share of lessons that are as long as the target's, beside those
-    steps: int = 3  # of the target task's chains; one more in "ood"
+    hard: float = 0.05  # share of lessons that are as long as the target's longest, beside those
+    easiest: int = 2  # steps of the target task's shortest chains
+    steps: int = 3  # of its longest, drawn evenly between; one more in "ood"
     lengths: tuple[int, ...] = (1, 2, 3)  # steps of the chains that a teacher may ask about
     operators: tuple[str, ...] = ("+", "+-")  # and what they are made of
     validation: int = 100  # questions that exams are chosen from and cells judged by
@@ -70,15 +72,15 @@ class Config:
 
 SCALES = {
     "smoke": Config(
-        seeds=2, student="0.05M", other="0.05M", lessons=96, known=1, steps=2, lengths=(2,),
-        operators=("+-",), validation=12, exam=4, test=8, questions=6, question_pairs=4,
-        written=16, cell=8,
+        seeds=2, student="0.05M", other="0.05M", lessons=96, known=1, easiest=1, steps=2,
+        lengths=(2,), operators=("+-",), validation=12, exam=4, test=8, questions=6,
+        question_pairs=4, written=16, cell=8,
     ),
     "small": Config(),
     "full": Config(
-        seeds=20, student="1M", other="0.6M", lessons=500_000, known=4, steps=5, lengths=(3, 4, 5),
-        validation=400, exam=100,
-        test=2000, questions=250, question_pairs=50, written=6750, cell=1000,
+        seeds=20, student="1M", other="0.6M", lessons=500_000, known=4, easiest=4, steps=5,
+        lengths=(3, 4, 5), validation=400, exam=100, test=2000, questions=250,
+        question_pairs=50, written=6750, cell=1000,
     ),
 }  # fmt: skip
 
@@ -135,7 +137,8 @@ def held_out(config: Config) -> Held:
     """Different chains for validation, tests and the one that is shown."""
     from generality.benchmarks.worlds.chain_lessons import BETWEEN
 
-    drawn = ChainPrograms().sample(20 * (config.validation + config.test), config.steps, 0)
+    count, steps = 20 * (config.validation + config.test), (config.easiest, config.steps)
+    drawn = ChainPrograms().sample(count, steps, 0)
     chains: list[Any] = list({chain.prompt: chain for chain in drawn}.values())
     end = config.validation + config.test
     ood = ChainPrograms().sample(config.test, config.steps + 1, 0)
