@@ -40,7 +40,10 @@ def test_mistakes_are_explained(generality, tmp_path: Path):
     (tmp_path / "src").mkdir()
     for words, said in (
         (["nowhere"], "There is no folder 'nowhere'"),
-        (["src", "-o", "c.csv"], "written as .parquet"),
+        (["src", "-o", "c.csv"], "must end in .parquet"),
+        (["src", "-o", "none/c.parquet"], "does not exist; make it"),
+        (["src"], "'src' (none found) is not allowed"),
+        (["src", "--any-licence"], "no source of these languages"),
         (["src", "--language", "fortran"], "fortran"),
         (["src", "src"], "one name"),
     ):

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from generality.cli.app import app
@@ -29,6 +29,17 @@ def test_a_checkpoint_goes_to_ranks_and_back(tmp_path: Path):
     done = typed(ranks, "--to", "weights", "-o", back, "--json")
     assert json.loads(done.stdout)["extra"] == ["step"]
     assert torch.equal(load_file(back / "model.safetensors")["a.weight"], weight)
+
+
+def test_places_that_do_not_do_are_said(tmp_path: Path):
+    save_file({"w": torch.ones(4)}, tmp_path / "w.safetensors")
+    for source, out, said in (
+        (tmp_path, "out", "holds a model, not a checkpoint: name a .safetensors file in it"),
+        (tmp_path / "w.safetensors", "w.safetensors/out", "name another place"),
+    ):
+        done = typed(source, "-o", tmp_path / out)
+        assert isinstance(done.exception, UserError)
+        assert said in str(done.exception)
 
 
 @pytest.mark.parametrize(

@@ -137,7 +137,8 @@ def write_corpus(
     Raises:
         UserError: there is nothing to write, or the file does not end in .parquet.
     """
-    from datasets import Dataset
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
     from generality.lab.runs import write_atomically
 
@@ -158,7 +159,7 @@ def write_corpus(
         }
         for module in modules
     ]
-    write_atomically(Path(path), lambda fresh: Dataset.from_list(rows).to_parquet(str(fresh)))
+    write_atomically(Path(path), lambda fresh: pq.write_table(pa.Table.from_pylist(rows), fresh))
 
 
 def failures_by_reason(failures: Iterable[NotCompiled]) -> Counter[str]:

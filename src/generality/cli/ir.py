@@ -55,12 +55,13 @@ def ir(
     from generality.benchmarks.licences import PERMISSIVE
     from generality.errors import unknown
     from generality.measures.corpus_audit import audit_corpus
+    from generality.selection.training_files import check_output
 
     for name in language or ():
         if name not in LANGUAGES.values():
             raise unknown("language", name, sorted(set(LANGUAGES.values())))
-    if out is not None and out.suffix != ".parquet":
-        raise UserError(f"A corpus is written as .parquet, not as '{out.name}'.")
+    if out is not None:
+        check_output(out, (".parquet",))
     if missing := [str(folder) for folder in folders if not folder.is_dir()]:
         raise UserError(f"There is no folder '{missing[0]}' with sources.")
     names = [folder.resolve().name for folder in folders]
@@ -73,9 +74,16 @@ def ir(
     }
     refused = [name for name in names if not (any_licence or licences[name].accepted)]
     taken = [f for f, name in zip(folders, names, strict=True) if name not in refused]
+    if not taken:
+        raise UserError(
+            f"The licence of '{refused[0]}' ({licences[refused[0]].expression or 'none found'}) is "
+            "not allowed: allow it by --allow, or look at none with --any-licence."
+        )
     modules, failures = compiled_folders(
         taken, languages=language or None, seconds=seconds, memory=round(memory * GIBIBYTE)
     )
+    if not modules and not failures:
+        raise UserError("There is no source of these languages in the folders.")
     kept = unique_modules(modules)
     records = ir_records(modules)
     before = audit_corpus([r.key for r in records], [r.language for r in records])

@@ -70,7 +70,8 @@ def serve(
         )
     except OSError as error:
         raise UserError(
-            f"Cannot listen at {host}, port {port}: {error.strerror}. Name another --port or --host."
+            f"Cannot listen at {host}, port {port}: {error.strerror}. Name another --port or "
+            "--host."
         ) from error
     with server:
         print(f"'{server.name}' at {server.url} (Ctrl-C ends it)", file=sys.stderr, flush=True)

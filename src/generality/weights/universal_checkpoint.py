@@ -152,6 +152,8 @@ def open_training_state(path: str | Path) -> TrainingState:
         return _from_ranks(path)
     if (path / ".metadata").exists():
         return _from_dcp(DcpCheckpoint(path))
+    if any(path.glob("*.safetensors")):
+        raise UserError(f"{path} holds a model, not a checkpoint: name a .safetensors file in it.")
     raise UserError(
         f"{path} is no checkpoint: none of {MANIFEST}, {LAYOUT} and .metadata is in it. A "
         "distributed checkpoint lacks .metadata when its saving did not end."
@@ -190,7 +192,10 @@ def save_training_state(
         raise UserError(f"{out} exists already; name another folder.")
     if isinstance(to, str) and to not in ("universal", "dcp", "weights"):
         raise ValueError(f"to is 'universal', 'dcp', 'weights' or a LayoutSpec, not {to!r}")
-    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{out} cannot be made ({error.strerror}): name another place.") from error
     total = sum(_nbytes(state.parameters[name]) for name in state.parameters)
     needed = total * (to.dp if isinstance(to, LayoutSpec) and to.zero == 0 else 1)
     if (free := shutil.disk_usage(out.parent).free) < needed:
