@@ -47,6 +47,7 @@ from generality.estimators.guidance_training import GuidancePlan, train_guidance
 from generality.estimators.hypotheses import Hypotheses, fit_dbat, fit_divdis
 from generality.estimators.invariant_projections import invariant_projections
 from generality.estimators.linear_head import as_head
+from generality.estimators.made_text_probe import made_text_probe
 from generality.estimators.meta_train import MetaHistory, MetaTask, adapt, meta_train
 from generality.estimators.probe_ladder import ProbeLadder
 from generality.estimators.prompt_learner import (
@@ -185,6 +186,7 @@ __all__ = [
     "labelling_agreement",
     "learn_prompt",
     "logistic_ids",
+    "made_text_probe",
     "mean_head",
     "merge_experts",
     "meta_train",

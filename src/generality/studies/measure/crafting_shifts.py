@@ -190,6 +190,7 @@ def candidates(config: Config, lab: Lab, seed: int) -> pd.DataFrame:
     """A row for each method, learning rate and output: its three values and its test accuracy."""
     bank, data = image_bank(), load(config)
     pool, tests = sources(config)
+    made = lab.step(craft_views, pool, tests)
     labels = data.labels[data.rows(config.source)][: len(pool)]
     order = np.random.default_rng(seed).permutation(len(pool))
     held = order[: config.validation]
@@ -197,7 +198,7 @@ def candidates(config: Config, lab: Lab, seed: int) -> pd.DataFrame:
     @functools.cache
     def predicted(method: str, rate: float, categories: tuple[str, ...]) -> dict[str, np.ndarray]:
         return ViewTraining(
-            lab, lab.step(craft_views, pool, tests), tests, labels, len(data.label_names),
+            lab, made, tests, labels, len(data.label_names),
             order[config.validation :], held,
             TrainConfig(
                 epochs=config.epochs, batch_size=config.batch_size, learning_rate=rate,

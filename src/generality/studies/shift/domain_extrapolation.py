@@ -28,7 +28,7 @@ import numpy as np
 from generality.benchmarks import MultiDomain, folder_or_digits, sentiment_domains
 from generality.claims import Claim, Row, greater, interacts, monotone
 from generality.errors import UserError
-from generality.estimators import probe_beliefs
+from generality.estimators import made_text_probe
 from generality.lab import Lab, TrainConfig
 from generality.measures import accuracy, domain_overlap
 from generality.models import LocalChat, image_network
@@ -41,7 +41,6 @@ from generality.selection import (
     first_domains,
     matched_budget,
     mixup_examples,
-    real_and_made,
     render_digits,
     template_reviews,
     written_reviews,
@@ -258,25 +257,17 @@ def text_rows(lab: Lab, config: Config, seed: int) -> Iterator[Row]:
             per_class=config.text_per_class, max_tokens=config.max_tokens, lab=lab, seed=seed,
         )  # fmt: skip
 
-    def scores(rows: np.ndarray, more: tuple[list[str], np.ndarray], tested: Sequence[str]) -> Any:
-        texts = [*(str(data.inputs[row]) for row in rows), *more[0]]
-        kept = real_and_made(len(rows), len(more[0]), config.text_total)
-        X = lab.embed("minilm-l6", texts, max_length=64)[kept]
-        y = np.concatenate([data.labels[rows], more[1]])[kept]
-        found = {}
-        for name in tested:
-            test = order[name][: config.text_test]
-            Z = lab.embed("minilm-l6", [str(data.inputs[row]) for row in test], max_length=64)
-            said = lab.step(probe_beliefs, X, y, Z, seed=seed)
-            found[name] = accuracy(said, data.labels[test])
-        return found
+    def texts(rows: np.ndarray) -> tuple[list[str], np.ndarray]:
+        return [str(data.inputs[row]) for row in rows], data.labels[rows]
 
-    real = order[source][: config.text_real]
-    said = {method: scores(real, more, targets) for method, (_, more) in arms.items()}
+    probe = functools.partial(made_text_probe, lab, "minilm-l6", total=config.text_total, seed=seed)
+    tests = {name: texts(order[name][: config.text_test]) for name in targets}
+    real = texts(order[source][: config.text_real])
+    said = {method: probe(real, more, tests) for method, (_, more) in arms.items()}
     need = max(config.text_real, config.text_total)
     for name in targets:
-        own = order[name][config.text_test : config.text_test + need]
-        ceiling = scores(own, none, [name])[name]
+        own = texts(order[name][config.text_test : config.text_test + need])
+        ceiling = probe(own, none, {name: tests[name]})[name]
         for method, (used, more) in arms.items():
             near = domain_overlap(
                 [each.name for each in used], targets, lambda names: lab.embed("minilm-l6", names)
