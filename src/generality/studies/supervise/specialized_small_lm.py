@@ -53,27 +53,27 @@ class Config:
     """Every knob of the study."""
 
     sizes: tuple[str, ...] = ("0.05M", "0.15M", "0.25M")  # ascending; with data_path model names
-    main: str = "0.05M"  # the size at which all arms run; at the others "sample" alone
+    main: str = "0.15M"  # the size at which all arms run; at the others "sample" alone
     data_path: str | None = None  # folder of your own tasks; None: chains and lists
     others: tuple[str, ...] = ("copy", "reverse", "first", "last", "max")  # tasks that should stay
-    style: str = "states"  # of the steps: these values, or "equations" or "full" work
+    style: str = "full"  # of the steps: all their work, or "equations", or the values as "states"
     modulus: int = 5  # of the sums
-    base_steps: int = 1  # of the longest chain before specialising
-    steps: int = 2  # of the chains that are specialised on
-    base: int = 16_000  # chains the generic model learns from
-    lists: int = 8000  # problems of the other tasks, in equal shares
+    base_steps: int = 2  # of the longest chain before specialising
+    steps: int = 3  # of the chains that are specialised on
+    base: int = 20_000  # chains the generic model learns from
+    lists: int = 4000  # problems of the other tasks, in equal shares
     base_learning_rate: float = 3e-3
     teacher: str = "0.25M"  # size of the teacher
-    teacher_chains: int = 12_000  # of up to `steps` steps that the teacher learns from
+    teacher_chains: int = 6000  # of up to `steps` steps that the teacher learns from
     k: int = 5  # token probabilities that the teacher tells
     k_shot: int = 1  # demonstrations in a prompt
     problems: int = 4000  # of specialisation
-    tokens: int = 240_000  # read by each arm
-    learning_rate: float = 3e-3
+    tokens: int = 120_000  # read by each arm
+    learning_rate: float = 2e-3
     batch_size: int = 16
     validation: int = 50  # problems of each kind that a checkpoint is chosen by
     test: int = 100  # problems of each kind that count
-    max_tokens: int = 10  # of an answer
+    max_tokens: int = 40  # of an answer
     checkpoints: tuple[float, ...] = (0.33, 0.67)  # shares of training, and its end
     seeds: int = 4
 
