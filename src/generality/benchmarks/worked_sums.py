@@ -25,7 +25,7 @@ class WorkedSum:
     >>> problem.prompt
     'Question: What is 4 - 1 + 7?\\nAnswer:'
     >>> problem.worked
-    '4 - 1 = 3. 3 + 7 = 10. The answer is 10.'
+    '4 - 1 + 7 = 3 + 7 = 10. The answer is 10.'
     >>> problem.slipped(0) != problem.worked, problem.check("3 and 7 make 10."), problem.parts()
     (True, True, [WorkedSum(expression='4 - 1'), WorkedSum(expression='3 + 7')])
     """
@@ -58,7 +58,11 @@ class WorkedSum:
 
     @property
     def worked(self) -> str:
-        """Every step, then the answer."""
+        """What is left to do after each step, then the answer.
+
+        Steps on their own ("4 - 1 = 3. 3 + 7 = 10.") are harder: SmolLM2-135M, tuned on 64 of them,
+        copied the work well and went on adding after the last number.
+        """
         return self._written(self.values)
 
     @property
@@ -97,13 +101,8 @@ class WorkedSum:
 
     def _written(self, totals: tuple[int, ...] | list[int]) -> str:
         rest = self.expression.split()[1:]
-        steps = [
-            f"{before} {sign} {number} = {after}."
-            for before, sign, number, after in zip(
-                totals, rest[::2], rest[1::2], totals[1:], strict=False
-            )
-        ]
-        return f"{' '.join(steps)} The answer is {totals[-1]}."
+        states = [" ".join([str(total), *rest[2 * i :]]) for i, total in enumerate(totals)]
+        return f"{' = '.join(states)}. The answer is {totals[-1]}."
 
 
 def final_number(response: str) -> str | None:
