@@ -411,6 +411,10 @@ def test_a_template_without_system_messages_is_helped() -> None:
         ("--teacher t@http://h/v1 --prompt nothing", "has no good prompt"),
         ("--teacher t@http://h/v1 --format same", "There is no format 'same'."),
         ("--teacher t@http://h/v1 --wrong-steps no", "drop or keep"),
+        ("--teacher t@http://h/v1 --reference no", "No record has the column 'no' of --reference"),
+        ("--teacher t@http://h/v1 --key-variable NONE", "variable NONE holds no key"),
+        ("--teacher t@http://h/v1 --failed p.jsonl", "would take the place of the prompts"),
+        ("--teacher t@http://h/v1 --pairs out.jsonl", "would take the place of --out"),
     ],
 )
 def test_mistakes_are_one_sentence(generality, options, message) -> None:

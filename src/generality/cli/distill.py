@@ -26,6 +26,7 @@ from generality.cli.data_options import (
 from generality.errors import UserError
 
 ENDPOINT, RECIPE = "Endpoints", "Of some recipes"
+KEY = "OPENAI_API_KEY"
 
 
 def distill(
@@ -133,7 +134,7 @@ def distill(
     key_variable: Annotated[
         str,
         typer.Option(help="Environment variable with the key.", rich_help_panel=ENDPOINT),
-    ] = "OPENAI_API_KEY",
+    ] = KEY,
     failed: Annotated[
         Path | None,
         typer.Option(help="JSONL file for prompts without example: reason and answer."),
@@ -168,6 +169,8 @@ def distill(
         "plain": plain_template, "workers": workers, "batch": batch_size, "timeout": timeout,
         "retries": retries, "give_up": give_up, "key": os.environ.get(key_variable, ""),
     }  # fmt: skip
+    if key_variable != KEY and not settings["key"]:
+        raise UserError(f"The environment variable {key_variable} holds no key.")
     name = teacher or (student if recipe == "self-sampled" else None)
     if name is None:
         raise UserError("Name who answers by --teacher MODEL@http://host/v1 or a local model.")
@@ -210,4 +213,6 @@ def distill(
     console = options.console()
     show_data_report(console, made.report)
     console.print(f"{made.written} examples written to {out}", soft_wrap=True)
+    if made.failures and failed is None:
+        console.print("What became no example, with its answer: --failed FILE")
     console.print(f"Report: {page}", soft_wrap=True)

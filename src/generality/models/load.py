@@ -110,7 +110,7 @@ def load_model(name: str, *, device: str = "auto", dtype: torch.dtype = torch.fl
     causal = architecture.endswith(CAUSAL)
     auto: Any = AutoModelForCausalLM if causal else AutoModel
     try:
-        with quiet():
+        with quiet(warnings=False):
             # left unset, transformers asks at the terminal whether to run a repository's code
             model, found = auto.from_pretrained(
                 folder, dtype=dtype, use_safetensors=True, trust_remote_code=False,
@@ -121,10 +121,11 @@ def load_model(name: str, *, device: str = "auto", dtype: torch.dtype = torch.fl
         raise UserError(
             f"The model '{name}' cannot be loaded: {reason}. Fetch or save it again."
         ) from error
-    if causal and found["missing_keys"]:  # transformers would draw them at random
+    # transformers draws them at random; an encoder's pooler is not used here, and often not saved
+    if lacking := [key for key in found["missing_keys"] if causal or "pooler" not in key]:
         raise UserError(
-            f"The model '{name}' is not whole: its files lack '{min(found['missing_keys'])}'. "
-            "Fetch or save it again."
+            f"The model '{name}' is not whole: its files lack '{min(lacking)}'. Fetch or save it "
+            "again."
         )
     _check_finite(model, name)
     return model.to(where).eval()

@@ -467,6 +467,12 @@ def distill(
         nonlocal seen
         stream = islice(main.examples(read_records(source, split=split), parse), limit)
         while chunk := list(islice(stream, _CHUNK)):
+            named = recipe.reference  # mistyped, it would leave every answer unchecked
+            if named and not seen and not any(named in example.record for example in chunk):
+                raise UserError(
+                    f"No record has the column '{named}' of --reference. The first one's: "
+                    f"{', '.join(chunk[0].record)}."
+                )
             seen += len(chunk)
             for outcome in _MAKERS[recipe.name](run, chunk):
                 if isinstance(outcome, Failed):
