@@ -14,8 +14,12 @@ HISTORIES = [[], [(0, 7)], [(0, 7), (1, 12)]]
 def player() -> BanditPlayer:
     tokenizer = world_tokenizer()
     model = tiny_decoder("0.05M", vocabulary=len(tokenizer)).eval()
-    with torch.no_grad():  # sure of something
-        model.lm_head.weight.mul_(20)
+    with torch.no_grad():  # it leans to the arms, and to the first
+        prompt = torch.tensor([tokenizer(":")["input_ids"]])
+        state = model.model(prompt).last_hidden_state[0, -1]
+        for name, logit in zip(STYLES["letters"].names, (5.0, 4.0), strict=True):
+            (place,) = tokenizer(name, add_special_tokens=False)["input_ids"]
+            model.lm_head.weight[place] = logit * state / (state @ state)
     return BanditPlayer(model, tokenizer, rounds=3, max_tokens=1)
 
 
@@ -24,7 +28,7 @@ def by_hand(player: BanditPlayer, history: list, temperature: float = 1.0) -> li
     (prompt,) = player.prompts([history], "letters")
     tokens = torch.tensor([player.tokenizer(prompt)["input_ids"]])
     chances = (player.model(tokens).logits[0, -1].double() / temperature).softmax(-1)
-    arms = [player.tokenizer(name)["input_ids"][0] for name in STYLES["letters"].names]
+    arms = player.tokenizer("a b", add_special_tokens=False)["input_ids"]
     found = chances[arms].tolist()
     return [*found, 1 - sum(found)]
 
@@ -41,6 +45,7 @@ def test_chances_are_those_of_the_next_word(player):
 def test_drawn_answers_are_as_frequent(player):
     counted = player.counts(HISTORIES[1:], "letters", 400, 0) / 400
     chances = player.counts(HISTORIES[1:], "letters", 0, 0)
+    assert chances[:, :2].min() > 0.1
     assert counted == pytest.approx(chances, abs=0.1)
 
 
