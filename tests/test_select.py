@@ -278,3 +278,20 @@ def test_a_stopped_choice_scores_no_chunk_again(data, tmp_path, model, monkeypat
     again = Lab(home=tmp_path / "steps", device="cpu", progress=False)
     chosen = select_examples(data, tmp_path / "out.jsonl", choice, lab=again)
     assert (again.steps.reused, again.steps.computed, chosen.written) == (2, 1, 2)
+
+
+def test_small_to_large_keeps_some_of_every_kind(generality, data, model) -> None:
+    options = f"--method s2l --model {model} --looks 3 --clusters 3 --keep 3".split()
+    answer = generality("select", data, "-o", "out.jsonl", *options, "--json")
+    assert answer.code == 0, answer.err
+    said = json.loads(answer.out)
+    assert said["written"] == len(read("out.jsonl")) == 3
+    [table] = [each for each in said["tables"] if "how the small model" in each["title"]]
+    assert sum(int(row[1]) for row in table["rows"]) == 6
+    assert [int(row[2]) for row in table["rows"]].count(0) == 0
+    assert all(row[3].count("→") == 2 for row in table["rows"])
+    again = json.loads(generality("select", data, "-o", "out.jsonl", *options, "--json").out)
+    assert again["steps"]["computed"] == 0
+    none = generality("select", data, "-o", "out.jsonl", "--method", "s2l")
+    assert none.code == 2
+    assert "name it by --model" in none.err

@@ -41,8 +41,9 @@ def select(
         str,
         typer.Option(
             help="grape, reverse-fit, random, longest, shortest, strongest (choose among the "
-            "responses to a prompt), g-vendi, prismatic (spread over gradients), s3ft (own "
-            "answers where they are right), dedup."
+            "responses to a prompt), g-vendi, prismatic (spread over gradients), s2l (some of "
+            "each kind, by a small model's losses in training), s3ft (own answers where they are "
+            "right), dedup."
         ),
     ] = "grape",
     model: Annotated[
@@ -95,7 +96,9 @@ def select(
     clusters: Annotated[
         float,
         typer.Option(
-            help="g-vendi, prismatic: regions, a number or a share.", rich_help_panel=METHOD
+            help="g-vendi, prismatic, s2l: regions or kinds, a number or a share (s2l: at most "
+            "100 by a share).",
+            rich_help_panel=METHOD,
         ),
     ] = 0.1,
     sparse: Annotated[
@@ -138,6 +141,18 @@ def select(
             min=2, help="g-vendi, prismatic: numbers of a gradient.", rich_help_panel=METHOD
         ),
     ] = 512,
+    looks: Annotated[
+        int,
+        typer.Option(
+            min=2, help="s2l: how often losses are recorded in training.", rich_help_panel=METHOD
+        ),
+    ] = 4,
+    proxy_examples: Annotated[
+        int,
+        typer.Option(
+            min=1, help="s2l: examples that the small model is trained on.", rich_help_panel=METHOD
+        ),
+    ] = 1000,
     max_tokens: Annotated[
         int,
         typer.Option(
@@ -205,7 +220,8 @@ def select(
         choice = Choice(
             method, model=model, per_prompt=per_prompt, keep=keep, template=template,
             reduce=one_of("--reduce", reduce, ("mean", "sum")), source=source, clusters=clusters,
-            sparse=sparse, dim=dim, max_length=max_length, seed=seed, batch_size=batch_size,
+            sparse=sparse, dim=dim, looks=looks, proxy_examples=proxy_examples,
+            max_length=max_length, seed=seed, batch_size=batch_size,
             judge=make_judge(judge) if judge else None, reference=reference,
         )  # fmt: skip
         added: Any = candidates

@@ -60,6 +60,7 @@ if TYPE_CHECKING:
         UnitTests,
         WorldCheck,
     )
+    from generality.selection.loss_trajectories import ProxyTraining, SmallToLarge
     from generality.selection.made_images import (
         MadeImages,
         depict_domains,
@@ -181,6 +182,7 @@ _WHERE = {
     "OnlineSelfSampler": "online_self_sampler",
     "ProceduralSynthesiser": "synthesisers",
     "PromptWriter": "prompt_writer",
+    "ProxyTraining": "loss_trajectories",
     "Question": "demonstration_worth",
     "RandomResponse": "fit_selector",
     "Recipe": "distillation",
@@ -196,6 +198,7 @@ _WHERE = {
     "SimilarExam": "exams",
     "SoftmaxDrafter": "softmax_drafter",
     "SolutionBuffer": "solution_buffer",
+    "SmallToLarge": "loss_trajectories",
     "Solved": "subtasks",
     "SparseClusterFilter": "sparse_cluster_filter",
     "StateTracer": "state_tracer",
@@ -317,6 +320,7 @@ __all__ = [
     "OnlineSelfSampler",
     "ProceduralSynthesiser",
     "PromptWriter",
+    "ProxyTraining",
     "Question",
     "RandomResponse",
     "Recipe",
@@ -330,6 +334,7 @@ __all__ = [
     "SeverityLadder",
     "ShortestResponse",
     "SimilarExam",
+    "SmallToLarge",
     "SoftmaxDrafter",
     "SolutionBuffer",
     "Solved",

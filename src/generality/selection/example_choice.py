@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xxhash
@@ -40,6 +40,9 @@ from generality.selection.training_files import (
 )
 from generality.selection.written_candidates import CandidateWriter
 
+if TYPE_CHECKING:
+    from generality.selection.loss_trajectories import ProxyTraining
+
 PER_PROMPT = {
     "grape": "the response that the model finds most probable",
     "reverse-fit": "the response that the model finds least probable (a control)",
@@ -52,16 +55,18 @@ SPREAD = {
     "g-vendi": "examples whose gradients are spread over many directions",
     "prismatic": "examples in regions of gradient space that have few",
 }
+LEARNED = {"s2l": "as many of each kind, by how a small model's losses on them went"}
 WHOLE = {"dedup": "every good record once"}
-METHODS = PER_PROMPT | SPREAD | WHOLE
+METHODS = PER_PROMPT | SPREAD | LEARNED | WHOLE
 """What is kept, by method."""
 
-NEEDS_MODEL = ("grape", "reverse-fit", *SPREAD)
+NEEDS_MODEL = ("grape", "reverse-fit", *SPREAD, *LEARNED)
 _CHUNK = 128
 _SHOWN = 3  # examples that a table quotes
 _PROMPTS = 5_000  # that a writer of candidates is shown from
 _DOTS = 1_500  # of the picture
 _VENDI_ROWS = 2_000
+_KINDS = 100  # clusters of loss trajectories at most, where no number was asked for
 
 
 @dataclass(frozen=True)
@@ -71,17 +76,20 @@ class Choice:
     Attributes:
         method: a key of `METHODS`.
         model: a name as in `load_model`: the model that will be trained, or for "g-vendi" and
-            "prismatic" any small one tuned to follow instructions.
+            "prismatic" any small one tuned to follow instructions, for "s2l" any small one.
         per_prompt: responses kept for each prompt, by methods that choose among responses.
         keep: examples kept in all: a number, or a share below 1; None: as many as the method gives
-            (half, for "g-vendi").
+            (half, for "g-vendi" and "s2l").
         template: what the model sees: "auto" (its chat template if it has one), "chat", or a text
             with {prompt}.
         reduce: "mean" log-probability of a response's tokens, or their "sum".
         source: whose responses "strongest" keeps.
-        clusters: of "prismatic" and "g-vendi": a number, or below 1 a share of the examples.
+        clusters: of "prismatic", "g-vendi" and "s2l": a number, or below 1 a share of the examples
+            (of "s2l" no more than 100).
         sparse: of "prismatic": the share of clusters that counts as sparse.
         dim: numbers that a gradient is projected to.
+        looks: of "s2l": how often the losses are recorded while the small model is trained.
+        proxy_examples: of "s2l": examples drawn to train it on.
         max_length: tokens (words without a model); longer examples are bad records.
         seed: of what is random.
         batch_size: examples that go through the model together.
@@ -99,6 +107,8 @@ class Choice:
     clusters: float = 0.1
     sparse: float = 0.5
     dim: int = 512
+    looks: int = 4
+    proxy_examples: int = 1000
     max_length: int | None = None
     seed: int = 0
     batch_size: int = 16
@@ -199,7 +209,10 @@ def select_examples(
     before, seen = DataPortrait(), _Seen()
     main = _screen(screen, choice, scorer)
     with tempfile.TemporaryDirectory(prefix="generality-") as folder, main.rejecting(rejected):
-        features = _Features(Path(folder, "features")) if choice.method in SPREAD else None
+        recorded = choice.method in SPREAD or choice.method in LEARNED
+        features = _Features(Path(folder, "features")) if recorded else None
+        if choice.method in LEARNED:
+            scorer.train_proxy(_examples(source, split, screen, choice, scorer))
         for chunk in _chunks(main.examples(read_records(source, split=split))):
             _judge(chunk, choice, lab, main)
             found, rows = scorer(chunk)
@@ -233,7 +246,7 @@ def select_examples(
             source, split, out, keep, values, seen, screen, choice, scorer, shape=shape,
             scores=scores,
         )  # fmt: skip
-        further = [] if features is None else [features.vendi(keep)]
+        further = [features.vendi(keep)] if features and choice.method in SPREAD else []
         report = _report(
             choice, source, main, before, after, reasons, tables, picture, further, scorer
         )
@@ -243,7 +256,7 @@ def select_examples(
 def _screen(make: Callable[[], Screen], choice: Choice, scorer: _Scorer) -> Screen:
     screen = make()
     screen.max_length = choice.max_length
-    if choice.model and choice.method in SPREAD and choice.max_length is None:
+    if choice.model and choice.method in SPREAD | LEARNED and choice.max_length is None:
         room = context_of(choice.model) - 2  # tokens that open and end a text
         screen.max_length = int(room) if np.isfinite(room) else None
     if choice.model and screen.max_length is not None:
@@ -309,10 +322,45 @@ class _Scorer:
         if choice.model:
             self.prompt = Prompter(choice.model, choice.template, lab)
             self.identity = model_identity(choice.model)
+        self.proxy: ProxyTraining | None = None
 
     def tokens(self, example: Example) -> int:
         """Length of an example as the model reads it."""
         return self.prompt.count(f"{self.prompt(example)} {example.response}")
+
+    def train_proxy(self, examples: Iterator[Example]) -> None:
+        """Train the small model of "s2l" on examples drawn evenly from all.
+
+        Raises UserError for a model that LoRA does not fit.
+        """
+        from generality.models import load_tokenizer, lora_network
+        from generality.selection.loss_trajectories import ProxyTraining
+
+        choice, rng = self.choice, np.random.default_rng(self.choice.seed)
+        drawn: list[Example] = []
+        for place, example in enumerate(examples):
+            if place < choice.proxy_examples:
+                drawn.append(example)
+            elif (at := int(rng.integers(place + 1))) < choice.proxy_examples:
+                drawn[at] = example
+        if not drawn:
+            return
+        name = str(choice.model)
+        try:
+            self.proxy = ProxyTraining.of(
+                self.lab, lora_network(name), load_tokenizer(name), *self._pairs(drawn),
+                looks=choice.looks, seed=choice.seed,
+            )  # fmt: skip
+        except ValueError as error:
+            raise UserError(f"'{name}' cannot be the small model of s2l: {error}.") from error
+
+    def _pairs(self, examples: list[Example]) -> tuple[list[str], list[str]]:
+        """Prompts as the model sees them, without an opening token, and responses."""
+        prompts = [self.prompt(example) for example in examples]
+        if self.prompt.chats:  # the chat template has written the opening token
+            tokenizer = _tokenizer(str(self.choice.model))
+            prompts = [_without_opening(tokenizer, prompt) for prompt in prompts]
+        return prompts, [example.response for example in examples]
 
     def __call__(self, chunk: list[Example]) -> tuple[list[float], Any]:
         """A score for each example, and a row of features for each where the method has them."""
@@ -326,6 +374,9 @@ class _Scorer:
             return [1.0 if e.source == choice.source else float("nan") for e in chunk], None
         if method in WHOLE or method == "random":
             return [0.0] * len(chunk), None
+        if self.proxy is not None:
+            rows = self.proxy.losses(self.lab, *self._pairs(chunk), batch_size=choice.batch_size)
+            return [float("nan")] * len(chunk), rows
         pairs = [[self.prompt(example) for example in chunk], [e.response for e in chunk]]
         special = not self.prompt.chats
         asked = (choice.model, self.identity, self.lab.device, *pairs)
@@ -386,6 +437,13 @@ def _reader(name: str, device: str) -> tuple[nn.Module, Any]:
     if not hasattr(model, "generate"):
         raise UserError(f"'{name}' is no causal language model, so that it finds no text probable.")
     return model, load_tokenizer(name)
+
+
+@functools.lru_cache(maxsize=1)
+def _tokenizer(name: str) -> Any:
+    from generality.models import load_tokenizer
+
+    return load_tokenizer(name)
 
 
 class _Features:
@@ -461,6 +519,10 @@ def _choose(
         assert features is not None
         keep, reasons = _spread(choice, features)
         return keep, reasons, [], features.picture(keep)
+    if choice.method in LEARNED:
+        assert features is not None
+        keep, reasons, table = _of_each_kind(choice, features)
+        return keep, reasons, [table], None
     if choice.method in WHOLE:
         keep = np.ones(count, bool)
         reasons["kept: good and not a duplicate"] = count
@@ -567,6 +629,48 @@ def _spread(choice: Choice, features: _Features) -> tuple[Bool[np.ndarray, " n"]
             "left out: in a region with many, or beyond --keep": int((~keep).sum()),
         }
     return keep, {reason: number for reason, number in reasons.items() if number}
+
+
+def _of_each_kind(
+    choice: Choice, features: _Features
+) -> tuple[Bool[np.ndarray, " n"], dict[str, int], dict[str, Any]]:
+    """What "s2l" keeps, why, and the kinds it found."""
+    from generality.selection.loss_trajectories import SmallToLarge
+    from generality.selection.sparse_cluster_filter import clusters_of
+
+    losses = np.array(features.mapped)
+    known = np.flatnonzero(np.isfinite(losses).all(1))
+    if not len(known):
+        raise UserError("No example is short enough for the small model's context.")
+    losses = losses[known]
+    most = len(losses) if choice.clusters >= 1 else _KINDS
+    kinds = min(most, clusters_of(choice.clusters, len(losses)))
+    many = _wanted(choice.keep, len(losses)) or max(1, len(losses) // 2)
+    chooser = SmallToLarge(many, k=kinds, seed=choice.seed)
+    chosen = chooser.select(losses)
+    keep = np.zeros(features.rows, bool)
+    keep[known[chosen]] = True
+    sizes = np.bincount(chooser.members)
+    kept = np.bincount(chooser.members[chosen], minlength=len(sizes))
+    whole = (kept == sizes)[chooser.members[chosen]].sum()
+    reasons = {
+        "kept: losses went as those of few others, all of which are kept": int(whole),
+        "kept: drawn from those whose losses went alike": int(len(chosen) - whole),
+        "left out: others whose losses went alike were drawn": int(len(losses) - len(chosen)),
+        "left out: longer than the small model's context": features.rows - len(losses),
+    }
+    order = np.argsort(sizes, kind="stable")[-12:][::-1]
+    means = [losses[chooser.members == kind].mean(0) for kind in order]
+    table = {
+        "title": "Kinds of examples, by how the small model's losses on them went",
+        "columns": ["Kind", "Examples", "Kept", "Mean loss at each look, nats"],
+        "rows": [
+            [str(kind), str(sizes[kind]), str(kept[kind]), " → ".join(f"{x:.2f}" for x in mean)]
+            for kind, mean in zip(order, means, strict=True)
+        ],
+        "note": f"The largest of {len(sizes)} kinds. Losses that stay high may be errors.",
+    }
+    return keep, {reason: number for reason, number in reasons.items() if number}, table
 
 
 def _regions(features: _Features, choice: Choice, examples: Iterator[Example]) -> dict[str, Any]:
