@@ -179,9 +179,11 @@ class EndpointChat:
         limits = httpx.Limits(max_connections=None)
         try:
             self._client = httpx.Client(timeout=timeout, transport=transport, limits=limits)
-            httpx.URL(self.url)
+            address = httpx.URL(self.url)
         except httpx.InvalidURL as error:
             raise UserError(f"'{url}' is no address of an endpoint: {error}.") from error
+        if not address.host or address.scheme not in ("http", "https"):
+            raise UserError(f"'{url}' is no address like http://localhost:8000/v1.")
 
     @property
     def fingerprint(self) -> str:

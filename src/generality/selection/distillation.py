@@ -30,7 +30,7 @@ from generality.selection.record_screen import Screen, screen_table
 from generality.selection.solution_steps import checked_steps, final_answer
 from generality.selection.state_tracer import StateTracer
 from generality.selection.system_messages import SystemMessage, SystemMessageMixer
-from generality.selection.teacher import PROBLEMS, Answer, Teacher
+from generality.selection.teacher import PASSING, PROBLEMS, Answer, Teacher
 from generality.selection.training_files import (
     SHAPES,
     Columns,
@@ -483,6 +483,12 @@ def distill(
                 yield {**SHAPES[shape](outcome.example), **outcome.extra}
         if not seen:
             raise main.nothing_good(source, "prompt", "Say which holds them by --prompt.")
+        if not made.count and counts and not counts.keys() - set(PASSING):
+            told = ", ".join(f"{count} {problem}" for problem, count in counts.items())
+            raise UserError(
+                f"Of {seen} prompts none was answered ({told}). Nothing is written: run the same "
+                "command again when the teacher is well."
+            )
 
     def refuse_or_log(outcome: Failed) -> None:
         if main.on_bad == "refuse" and outcome.problem != "held out":

@@ -416,6 +416,8 @@ def make_teacher(
     if name.startswith(("http://", "https://")):
         raise UserError(f"Say which model to ask there: --teacher MODEL@{name}.")
     if address or url:
+        if not model:
+            raise UserError(f"Say which model to ask there: --teacher MODEL{name}.")
         chat = EndpointChat(
             model, url=address or str(url), key=key, timeout=timeout, retries=retries
         )
