@@ -33,7 +33,7 @@ from generality.estimators.ensemble_search import (
 )
 from generality.estimators.evolution_search import evolution_search
 from generality.estimators.fact_debaters import FactDebaters
-from generality.estimators.feature_ids import logistic_ids, nearest_mean_ids
+from generality.estimators.feature_ids import logistic_ids, nearest_mean_ids, own_domain_ids
 from generality.estimators.feature_memory import FeatureMemory
 from generality.estimators.federated_vote import federated_vote
 from generality.estimators.federation import Federation, Round, fedavg
@@ -194,6 +194,7 @@ __all__ = [
     "nearest_mean_ids",
     "one_copy",
     "one_shot_accuracy",
+    "own_domain_ids",
     "picked_accuracy",
     "predict_then_interpolate",
     "probe_beliefs",

@@ -39,7 +39,7 @@ from generality.agents import (
 from generality.benchmarks import MultiDomain, digit_domains, folder_or_digits, sentiment_domains
 from generality.claims import Claim, Row, greater, monotone
 from generality.errors import UserError, unknown
-from generality.estimators import logistic_ids, nearest_mean_ids
+from generality.estimators import logistic_ids, nearest_mean_ids, own_domain_ids
 from generality.lab import Lab
 from generality.measures import ShiftReport
 from generality.models.identity import model_identity
@@ -165,7 +165,6 @@ def texts(config: Config, lab: Lab, seed: int) -> Iterator[Row]:
     named = {"names": None, "names-template": "This text is {}."}
     known = np.asarray(lab.embed(config.encoder, train.inputs, max_length=64))
     source = train.rows(config.source)
-    own = {name: train.rows(name) for name in train.domain_names}
     for amount in config.typos:
         asked = list(perturb(cases.inputs, "typos", amount, seed=seed))
         seen = np.asarray(lab.embed(config.encoder, asked, max_length=64))
@@ -177,10 +176,7 @@ def texts(config: Config, lab: Lab, seed: int) -> Iterator[Row]:
             for name, template in named.items()
         }  # fmt: skip
         said["probe"] = lab.step(logistic_ids, known[source], train.labels[source], seen)
-        best = np.zeros(len(cases), np.int64)
-        for name, rows in own.items():
-            mine = cases.rows(name)
-            best[mine] = lab.step(logistic_ids, known[rows], train.labels[rows], seen[mine])
+        best = lab.step(own_domain_ids, replace(train, inputs=known), replace(cases, inputs=seen))
         factors = {"seed": seed, "panel": "texts", "disturbance": "typos", "amount": amount}
         extra = {"shots": 0, "cases": "all"}
         yield from rows_of(cases, said, best, config.source, {**factors, **extra})
@@ -224,18 +220,15 @@ def images(config: Config, lab: Lab, seed: int) -> Iterator[Row]:
     for amount in config.noise:
         asked = np.asarray(perturb(cases.inputs, "gaussian_noise", amount, seed=seed))
         seen = features(asked)
-        best = np.zeros(len(cases), np.int64)
-        answers = {}
-        for style in drawn.domain_names:
-            rows, mine = shown.rows(style), cases.rows(style)
-            best[mine] = lab.step(logistic_ids, known[rows], shown.labels[rows], seen[mine])
-            answers[style] = lab.step(nearest_mean_ids, known[rows], shown.labels[rows], seen)
+        best = lab.step(own_domain_ids, replace(shown, inputs=known), replace(cases, inputs=seen))
         factors = {
             "seed": seed, "panel": "images", "disturbance": "noise", "amount": amount, "shots": 0,
             "cases": "all",
         }  # fmt: skip
-        for style, labels in answers.items():
-            said = {"class-means": labels}
+        for style in drawn.domain_names:
+            rows = shown.rows(style)
+            means = lab.step(nearest_mean_ids, known[rows], shown.labels[rows], seen)
+            said = {"class-means": means}
             yield from rows_of(cases, said, best, style, {**factors, "source": style})
         if config.clip is not None:
             lab.fetch(config.clip)
