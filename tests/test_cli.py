@@ -198,6 +198,10 @@ def test_damage_is_found_told_and_cleaned(generality, home: Path) -> None:
         ("cache gc --max-size lots", "write a size such as 500MB or 20GB"),
         ("predict nowhere data.csv", "data.csv"),
         ("predict nowhere data.csv -o out.xlsx", "must end in .csv, .jsonl, .parquet"),
+        ("predict nowhere data.csv -o none/out.csv", "does not exist; make it"),
+        ("predict nowhere data.csv -o data.csv", "would take the place of the data"),
+        ("compare missing.csv --draws nan", "Invalid value for '--draws'"),
+        ("ir . --memory inf", "--memory is a finite number, not inf."),
         ("compare missing.csv", "missing.csv"),
     ],
 )  # fmt: skip

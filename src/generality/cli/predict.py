@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from generality.cli import options
-from generality.errors import UserError
 
 
 def predict(
@@ -30,7 +29,8 @@ def predict(
         typer.Option("--skip-unreadable", help="No prediction for images that cannot be read."),
     ] = False,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="File to write: .csv, .jsonl or .parquet.")
+        Path | None,
+        typer.Option("--output", "--out", "-o", help="File to write: .csv, .jsonl or .parquet."),
     ] = None,
     device: options.Device = "auto",
     json: options.Json = False,
@@ -39,10 +39,14 @@ def predict(
     from generality.benchmarks import read_rows
     from generality.benchmarks.image_folders import is_image_folder, list_images
     from generality.compare import predict as predict_rows
+    from generality.lab.runs import write_atomically
+    from generality.selection.self_supervised_data import without_bars
+    from generality.selection.training_files import check_output, check_outputs
 
     writers = {".csv": "to_csv", ".jsonl": "to_json", ".parquet": "to_parquet"}
-    if output is not None and output.suffix not in writers:
-        raise UserError(f"--output {output}: the name must end in {', '.join(writers)}.")
+    if output is not None:
+        check_output(output, tuple(writers))
+        check_outputs({"the data": data}, {"--output": output})
     images = is_image_folder(data)
     rows = predict_rows(
         model,
@@ -54,9 +58,13 @@ def predict(
         lab=options.make_lab(device),
     )
     if output is not None:
-        temporary = output.with_name(f".{output.stem}.tmp{output.suffix}")
-        getattr(rows, writers[output.suffix])(str(temporary))
-        temporary.replace(output)
+        with without_bars():
+            write_atomically(
+                output, lambda path: getattr(rows, writers[output.suffix.lower()])(str(path))
+            )
+        if json:
+            options.print_json({"rows": len(rows), "out": output})
+            return
         options.console().print(f"{len(rows)} predictions written to {output}", soft_wrap=True)
     elif json:
         options.print_json(rows.to_list())

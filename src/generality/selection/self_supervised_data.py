@@ -112,7 +112,7 @@ def write_self_supervised(
             "response": [each.response for each in chunk],
             "reference": [str(each.record.get(reference) or each.response) for each in chunk],
         }
-        with _without_bars():
+        with without_bars():
             return list(method.build(Dataset.from_dict(rows)))
 
     def records() -> Iterator[dict[str, Any]]:
@@ -157,8 +157,8 @@ def write_self_supervised(
 
 
 @contextmanager
-def _without_bars() -> Iterator[None]:
-    """The lab shows its own progress."""
+def without_bars() -> Iterator[None]:
+    """No progress bars of `datasets` inside the block: the lab shows its own progress."""
     shown = are_progress_bars_disabled()
     disable_progress_bars()
     try:
