@@ -14,10 +14,14 @@ import pytest
 import tiny_study
 from conftest import start
 from generality import __version__
+from generality.cli.options import print_json
 from generality.lab.steps import StepStore
 
 TINY = tiny_study.__file__
-COMMANDS = tuple("run list show claims compare predict select distill results report cache".split())
+COMMANDS = tuple(
+    "run list show claims compare predict select distill fuse serve merge ir compress reshard "
+    "steer results report cache".split()
+)
 
 
 def strict(text: str) -> object:
@@ -337,3 +341,8 @@ def until(true) -> None:
     while not true():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_json_knows_no_nan(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json({"a": [float("nan"), (1, float("-inf"))], "where": Path("x")})
+    assert strict(capsys.readouterr().out) == {"a": [None, [1, None]], "where": "x"}

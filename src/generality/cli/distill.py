@@ -154,7 +154,7 @@ def distill(
     Every answer is kept when it is there: the same command goes on where a killed one was.
     Refusals, failures and wrong answers are counted, and written to --failed with their reasons.
     """
-    from generality.report.data_report import json_safe, show_data_report, write_data_report
+    from generality.report.data_report import show_data_report, write_data_report
     from generality.selection.distillation import Recipe
     from generality.selection.distillation import distill as make
     from generality.selection.teacher import make_teacher
@@ -208,7 +208,7 @@ def distill(
     if json:
         told = {**made.report, "written": made.written, "out": out, "page": page,
                 "steps": lab.environment()["steps"]}  # fmt: skip
-        options.print_json(json_safe(told))
+        options.print_json(told)
         return
     console = options.console()
     show_data_report(console, made.report)

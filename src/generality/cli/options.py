@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -52,5 +54,14 @@ class _Console(Console):
 
 
 def print_json(value: Any) -> None:
-    """JSON for scripts, on standard output."""
-    print(json.dumps(value, indent=1, ensure_ascii=False, default=str))
+    """JSON for scripts, on standard output; what is no number is null, as JSON knows no NaN."""
+    print(json.dumps(json_safe(value), indent=1, ensure_ascii=False, default=str))
+
+
+def json_safe(value: Any) -> Any:
+    """Plain values with NaN and infinities as None, for JSON."""
+    if isinstance(value, Mapping):
+        return {str(key): json_safe(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_safe(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

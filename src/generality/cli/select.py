@@ -186,7 +186,7 @@ def select(
     Data are read as a stream: messages, prompt and completion, prompt and response(s), instruction
     and output. Scores are kept, so that the same command goes on where a killed one was.
     """
-    from generality.report.data_report import json_safe, show_data_report, write_data_report
+    from generality.report.data_report import show_data_report, write_data_report
     from generality.selection.example_choice import METHODS, Choice, select_examples
     from generality.selection.training_files import check_outputs
 
@@ -248,7 +248,7 @@ def select(
     if json:
         told = {**chosen.report, "reasons": chosen.reasons, "written": chosen.written,
                 "out": out, "page": page, "steps": lab.environment()["steps"]}  # fmt: skip
-        options.print_json(json_safe(told))
+        options.print_json(told)
         return
     console = options.console()
     show_data_report(console, chosen.report)

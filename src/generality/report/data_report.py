@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -66,12 +65,3 @@ def show_data_report(console: Console, report: Mapping[str, Any]) -> None:
     console.print(plain(report["answer"], "bold"))
     for note in report["notes"]:
         console.print(plain(note, "dim"))
-
-
-def json_safe(value: Any) -> Any:
-    """Plain values with NaN and infinities as None, for JSON."""
-    if isinstance(value, Mapping):
-        return {str(key): json_safe(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [json_safe(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
