@@ -45,6 +45,8 @@ BLOCK = 1 << 18  # elements whose draws have a key of their own
 WHOLE = 1 << 20  # up to here a tensor is one block where sums over it matter, and is kept
 SMALL = 1 << 21  # elements that are sorted as they are; of more, a narrow band is
 SAMPLE = 61  # one of so many elements says where the band is
+ROWS = 1 << 23  # bytes of rows that are allocated together
+LINE = 64  # bytes of a cache's line
 TINY = float(np.finfo(np.float32).tiny)
 DRAWS = 1 << 16  # DARE's density is a multiple of 1 / DRAWS
 BLOCKS = {
@@ -217,7 +219,7 @@ class Merger:
         names: Sequence[str] = (),
     ) -> None:
         self.experts, self.recipe, self.base, self.fisher = list(experts), recipe, base, fisher
-        self._rows: dict[Hashable, NDArray[Any]] = {}
+        self._rows = _Rows()
         self.names = list(names) or [f"model {i + 1}" for i in range(len(experts))]
         if not experts:
             raise ValueError("there is nothing to merge")
@@ -304,18 +306,23 @@ class Merger:
             sign = _bits(self._row("sign", base))
             minus = np.iinfo(sign.dtype).min  # the bit of the sign alone
             np.bitwise_and(_bits(total), minus, out=sign)
-            mixed, count = self._agreeing(parts, sign, weights, peft, divided)
-            if self.recipe.variant == "paper":
-                cancelled = (total == 0) & (mixed != 0)
-                if cancelled.any() and self._majority < 0:
-                    sign[cancelled] = minus
-                    mixed, count = self._agreeing(parts, sign, weights, peft, divided)
             if divided:
+                mixed, count = self._agreeing(parts, sign, weights, peft)
+                if self.recipe.variant == "paper":
+                    cancelled = (total == 0) & (mixed != 0)
+                    if cancelled.any() and self._majority < 0:
+                        sign[cancelled] = minus
+                        mixed, count = self._agreeing(parts, sign, weights, peft)
                 if min(weights) > 0:  # then nothing cancels, and 0 is divided by what is not 0
                     np.maximum(count, TINY, out=count)
                 else:
                     count[count == 0] = 1
                 mixed /= count
+            else:  # half of |Σ p| + Σ |p| is what agrees: the rest cancels
+                mixed = np.abs(total, out=total)
+                for part in parts:
+                    mixed += np.abs(part, out=part)
+                mixed *= 0.5
             if self.recipe.scale != 1:
                 mixed *= self.recipe.scale
             np.bitwise_xor(_bits(mixed), sign, out=_bits(mixed))
@@ -327,20 +334,18 @@ class Merger:
         sign: NDArray[Any],
         weights: list[float],
         peft: bool,
-        counted: bool,
     ) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Sum of what has the sign, times the sign; the sum of weights in it, if it is counted."""
+        """Sum of what has the sign, times the sign; and the sum of the weights in it."""
         mixed, count, agree, zeros, some = (
             self._row(use, parts[0]) for use in ("mixed", "count", "agree", "zeros", "some")
         )
-        for row in (mixed, count, zeros) if counted else (mixed, zeros):
+        for row in (mixed, count, zeros):
             row.fill(0)
         for part, weight in zip(parts, weights, strict=True):
             np.bitwise_xor(_bits(part), sign, out=_bits(agree))
             np.maximum(agree, zeros, out=agree)
-            if counted:
-                np.greater(agree, zeros, out=some)
-                count += some if peft or weight == 1 else np.multiply(some, weight, out=some)
+            np.greater(agree, zeros, out=some)
+            count += some if peft or weight == 1 else np.multiply(some, weight, out=some)
             mixed += np.multiply(agree, weight, out=agree) if peft and weight != 1 else agree
         return mixed, count
 
@@ -404,10 +409,10 @@ class Merger:
         elif self.recipe.variant == "mergekit":
             yield from self._rescaled(name)
         else:
-            drops = self._drops(name)
+            draws = self._draws(name)
             for base, deltas in self._deltas(name):
-                for drop, delta in zip(drops, deltas, strict=True):
-                    drop(self._finite(delta, name))
+                for draw, delta in zip(draws, deltas, strict=True):
+                    delta *= draw(delta)
                     delta *= DRAWS / self._bound
                 yield base, deltas
 
@@ -417,24 +422,23 @@ class Merger:
         Of a tensor that is not large the pieces are kept meanwhile; others are read and drawn anew.
         """
         kept = self.specs[name].size <= WHOLE
-        drops, pieces = self._drops(name), []
-        before, after = ([0.0] * len(drops) for _ in range(2))
+        draws, pieces = self._draws(name), []
+        before, after = ([0.0] * len(draws) for _ in range(2))
         for base, deltas in self._deltas(name, kept):
-            for number, (drop, delta) in enumerate(zip(drops, deltas, strict=True)):
-                sizes = np.abs(delta, out=self._row("term", delta))
+            for number, (draw, delta) in enumerate(zip(draws, deltas, strict=True)):
+                sizes, stays = np.abs(delta, out=self._row("term", delta)), draw(delta)
                 before[number] += _total(sizes)
-                if not math.isfinite(before[number]):
-                    self._finite(delta, name)
-                drop(delta)
-                after[number] += _total(np.abs(delta, out=sizes))
+                after[number] += _dot(sizes, stays)
+                if kept:
+                    delta *= stays
             if kept:
                 pieces.append((base, deltas))
         factors = [_ratio(*sums) for sums in zip(before, after, strict=True)]
-        drops = self._drops(name)
+        draws = self._draws(name)
         for base, deltas in pieces or self._deltas(name):
-            for drop, delta, factor in zip(drops, deltas, factors, strict=True):
+            for draw, delta, factor in zip(draws, deltas, factors, strict=True):
                 if not kept:
-                    drop(delta)
+                    delta *= draw(delta)
                 delta *= factor
             yield base, deltas
 
@@ -449,28 +453,29 @@ class Merger:
             yield base, [np.subtract(p, base, out=row) for p, row in zip(parts, rows, strict=True)]
             at += len(base) if kept else 0
 
-    def _drops(self, name: str) -> list[Callable[[NDArray[Any]], None]]:
-        """For each expert what sets numbers to 0 at random, given the pieces in order.
+    def _draws(self, name: str) -> list[Callable[[NDArray[Any]], NDArray[Any]]]:
+        """For each expert what says of its pieces in order which numbers stay: 1, the others 0.
 
-        The same ones whenever it is made anew.
+        The same ones whenever it is asked for anew.
         """
         summed = self.recipe.variant == "mergekit" and self.specs[name].size <= WHOLE
         block, named = WHOLE if summed else BLOCK, xxhash.xxh3_64_intdigest(name.encode())
 
-        def dropping(number: int) -> Callable[[NDArray[Any]], None]:
+        def drawing(number: int) -> Callable[[NDArray[Any]], NDArray[Any]]:
             at, bits = 0, np.random.SFC64(0)
 
-            def drop(delta: NDArray[Any]) -> None:
+            def draw(delta: NDArray[Any]) -> NDArray[Any]:
                 nonlocal at, bits
                 if at % block == 0:
                     bits = np.random.SFC64((self.recipe.seed, number, named, at // block))
                 raw = bits.random_raw(-(-len(delta) // 4)).astype("<u8", copy=False)
-                self._clear(delta, raw.view("<u2")[: len(delta)] >= self._bound)
                 at += len(delta)
+                drawn = raw.view("<u2")[: len(delta)]
+                return np.less(drawn, self._bound, out=self._row("stays", delta))
 
-            return drop
+            return draw
 
-        return [dropping(number) for number in range(len(self.experts))]
+        return [drawing(number) for number in range(len(self.experts))]
 
     @property
     def _bound(self) -> int:
@@ -484,19 +489,15 @@ class Merger:
         def trim(delta: NDArray[Any]) -> None:
             nonlocal left
             sizes = np.abs(delta, out=self._row("term", delta))
-            self._clear(delta, sizes < threshold)
+            mask = _bits(self._row("mask", delta))
+            np.subtract((sizes < threshold).view(np.int8), 1, out=mask)  # all bits, or none
+            np.bitwise_and(_bits(delta), mask, out=_bits(delta))
             if left is not None:
                 tied = np.flatnonzero(sizes == threshold)
                 delta[tied[left:]] = 0
                 left = max(0, left - len(tied))
 
         return trim
-
-    def _clear(self, numbers: NDArray[Any], flags: NDArray[np.bool_]) -> None:
-        """Sets those with a flag to 0."""
-        mask = _bits(self._row("mask", numbers))
-        np.subtract(flags.view(np.int8), 1, out=mask)  # all bits, or none where there is a flag
-        np.bitwise_and(_bits(numbers), mask, out=_bits(numbers))
 
     def _threshold(self, number: int, name: str) -> tuple[float, int | None]:
         """The smallest magnitude kept, and how many of those tied at it (None: all of them)."""
@@ -530,7 +531,7 @@ class Merger:
     def _majority(self) -> float:
         """Sign of the sum of all elected signs of the model."""
         total, apart = 0, copy.copy(self)
-        apart._rows = {}  # a piece is being merged in those of `self`
+        apart._rows = _Rows()  # a piece is being merged in those of `self`
         for name, spec in self.specs.items():
             if spec.floating:
                 weights = self._weights(name)
@@ -567,19 +568,13 @@ class Merger:
             count = min(PIECE, size - at)
             parts = []
             for number, source in enumerate(sources):
-                row = self._room((number, at if kept else 0), count, wide)
+                row = self._rows((number, at if kept else 0), count, wide)
                 parts.append(widen(*_held(source, name, at, at + count, row), row))
             yield parts
 
     def _row(self, use: Hashable, like: NDArray[Any]) -> NDArray[Any]:
-        """Room for as many numbers, the same for the same use."""
-        return self._room(use, len(like), like.dtype)
-
-    def _room(self, use: Hashable, count: int, dtype: np.dtype[Any]) -> NDArray[Any]:
-        row = self._rows.get((use, dtype))
-        if row is None or len(row) < count:
-            row = self._rows[use, dtype] = _aligned(count, dtype)
-        return row[:count]
+        """Room for as many numbers of the same type."""
+        return self._rows(use, len(like), like.dtype)
 
     def _integers(self, name: str) -> NDArray[Any]:
         sources = ([] if self.base is None else [self.base]) + self.experts
@@ -607,11 +602,31 @@ class Merger:
         raise UserError(f"'{name}' comes out with numbers that are not finite: lower the weights.")
 
 
-def _aligned(count: int, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Room that begins where a line of the cache does: arithmetic on it takes half as long."""
-    raw = np.empty(count * dtype.itemsize + 64, np.uint8)
-    begin = -raw.__array_interface__["data"][0] % 64
-    return raw[begin : begin + count * dtype.itemsize].view(dtype)
+class _Rows:
+    """Room for pieces, the same for the same use.
+
+    Rows begin where a line of the cache does, which halves the time of arithmetic on them, and lie
+    in blocks so large that NumPy asks for huge pages.
+    """
+
+    def __init__(self) -> None:
+        self._rows: dict[Hashable, NDArray[Any]] = {}
+        self._free = np.empty(0, np.uint8)
+
+    def __call__(self, use: Hashable, count: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+        row = self._rows.get((use, dtype))
+        if row is None or len(row) < count:
+            row = self._rows[use, dtype] = self._new(count, dtype)
+        return row[:count]
+
+    def _new(self, count: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+        size = count * dtype.itemsize
+        if size + LINE > len(self._free):
+            self._free = np.empty(max(ROWS, size + LINE), np.uint8)
+        begin = -self._free.__array_interface__["data"][0] % LINE
+        row = self._free[begin : begin + size].view(dtype)
+        self._free = self._free[begin + size :]
+        return row
 
 
 def _bits(numbers: NDArray[Any]) -> NDArray[Any]:
@@ -624,6 +639,13 @@ def _total(numbers: NDArray[Any]) -> float:
     whole = len(numbers) // 1024 * 1024
     rows = numbers[:whole].reshape(-1, 1024).sum(0)
     return float(rows.sum()) + float(numbers[whole:].sum())
+
+
+def _dot(one: NDArray[Any], other: NDArray[Any]) -> float:
+    """Σ one · other, in stretches so short that no number of threads changes the result."""
+    whole = len(one) // 8192 * 8192
+    rows = np.matmul(one[:whole].reshape(-1, 1, 8192), other[:whole].reshape(-1, 8192, 1))
+    return float(rows.sum()) + float(one[whole:] @ other[whole:])
 
 
 def _ratio(before: float, after: float) -> float:
