@@ -71,6 +71,23 @@ def test_channels_are_removed_from_every_layer(place, generality):
     assert found["after"]["domain_loss"] < found["before"]["domain_loss"]  # it trained on the way
 
 
+def test_heads_are_removed_from_every_layer(place, generality):
+    options = ["--method", "otov2", "--steps", "40", "--learning-rate", "0.01", "--sparsity", "0.3"]
+    found = compressed(place, generality, "heads", *options, "--heads", "0.5")
+    model = AutoModelForCausalLM.from_pretrained(place / "heads")
+    config = model.config
+    assert (config.num_attention_heads, config.num_key_value_heads, config.head_dim) == (2, 1, 8)
+    assert model.model.layers[1].self_attn.o_proj.in_features == 16
+    assert 38 <= config.intermediate_size <= 45
+    assert found["after"]["domain_loss"] < found["before"]["domain_loss"]
+    answer = generality(
+        "compress", str(place / "model"), "--domain", str(place / "domain.jsonl"), "-o", "none",
+        *options, "--heads", "0.1",
+    )  # fmt: skip
+    assert answer.code == 2
+    assert "comes to 0; it may be 0.50" in answer.err
+
+
 def test_weights_of_a_few_bits_load_as_they_were_saved(place, generality):
     options = ["--method", "l4q", "--bits", "3", "--group", "16", "--steps", "10"]
     options += ["--learning-rate", "0.01"]
@@ -93,6 +110,12 @@ def test_weights_of_a_few_bits_load_as_they_were_saved(place, generality):
         (["--method", "d-prunner"], "Did you mean 'd-pruner'"),
         (["--method", "otov2", "--steps", "5"], "--steps 20"),
         (["--text", "body"], "body"),
+        (["--heads", "0.5"], "removes no heads"),
+        (["--plain"], "ordinary layers anyway"),
+        (["--learning-rate", "-1"], "learning rate is above 0"),
+        (["--domain", "blank.jsonl"], "shorter than two tokens"),
+        (["--domain", "broken.jsonl"], "record 2: unparseable. Mend that line"),
+        (["--domain", "numbers.jsonl"], "Name the column of texts with --text"),
         (["-o", "model"], "is there already"),
         (["--domain", "one.txt"], "some to hold out"),
     ],
@@ -100,6 +123,9 @@ def test_weights_of_a_few_bits_load_as_they_were_saved(place, generality):
 def test_mistakes_are_one_sentence(place, generality, monkeypatch, options, complaint):
     monkeypatch.chdir(place)
     (place / "one.txt").write_text("only this")
+    (place / "broken.jsonl").write_text('{"text": "a"}\n{"text": \n')
+    (place / "numbers.jsonl").write_text('{"number": 3}\n{"number": 4}\n')
+    (place / "blank.jsonl").write_text('{"text": ""}\n{"text": "3"}\n')
     arguments = ["compress", "model", "--domain", "domain.jsonl", "-o", "new", *options]
     answer = generality(*arguments)
     assert answer.code == 2

@@ -38,6 +38,10 @@ def compress(
     sparsity: Annotated[
         float, typer.Option(min=0, max=0.99, help="Share of weights, or of channels, to remove.")
     ] = 0.5,
+    heads: Annotated[
+        float,
+        typer.Option(min=0, max=0.99, help="otov2: share of heads to remove in each layer."),
+    ] = 0.0,
     bits: Annotated[int, typer.Option(min=2, max=8, help="l4q: bits a weight.")] = 4,
     group: Annotated[int, typer.Option(min=1, help="l4q: inputs that share a step.")] = 128,
     rank: Annotated[int, typer.Option(min=1, help="l4q: rank of LoRA while tuning.")] = 4,
@@ -65,9 +69,17 @@ def compress(
         raise unknown("method", method, METHODS)
     if method == "otov2" and steps < 20:
         raise UserError("--method otov2 empties channels while it trains: give it --steps 20.")
-    how: Any = Compression(
-        method, sparsity, bits, group, rank, steps, learning_rate, batch_size, seed=seed
-    )  # fmt: skip
+    if heads and method != "otov2":
+        raise UserError(f"--heads is of --method otov2; {method} removes no heads.")
+    if plain and method != "l4q":
+        raise UserError(f"--plain is of --method l4q; {method} writes ordinary layers anyway.")
+    try:
+        how: Any = Compression(
+            method, sparsity, bits, group, rank, steps, learning_rate, batch_size, seed=seed,
+            heads=heads,
+        )  # fmt: skip
+    except ValueError as error:
+        raise UserError(f"Check the options: {error}.") from error
     lab = options.make_lab(device)
     lab.fetch(model)
     texts = read_texts(domain, text, limit)
@@ -103,9 +115,8 @@ def read_texts(source: str, column: str | None, limit: int) -> list[str]:
                 example = prompt_of(record)
                 texts.append(f"{example.prompt}\n{example.response}".strip())
         except BadRecord as bad:
-            raise UserError(
-                f"{source}, record {record.number}: {bad}. Name the column of texts with --text."
-            ) from bad
+            told = "Name the column of texts with --text." if record.content else "Mend that line."
+            raise UserError(f"{source}, record {record.number}: {bad}. {told}") from bad
     if len(texts) < 2:
         raise UserError(f"{source} holds {len(texts)} texts: some to work on, some to hold out.")
     return texts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -21,7 +22,12 @@ from generality.models.atomic_folder import atomic_folder
 from generality.models.packed_linear import PackedLinear
 from generality.models.quiet import quiet
 from generality.modules.l4q_linear import apply_l4q, dequantized_model, quantized_model
-from generality.weights.channel_groups import channel_groups, channel_norms, remove_channels
+from generality.weights.channel_groups import (
+    ChannelGroup,
+    channel_groups,
+    channel_norms,
+    remove_channels,
+)
 from generality.weights.checkpoint_stream import refuse_existing
 from generality.weights.dhspg import DHSPG
 
@@ -48,6 +54,8 @@ class Compression:
         batch_size: texts a step.
         strength: of d-pruner's anchor to what matters in general.
         seed: of the order of texts and LoRA's first weights.
+        heads: share of key-value heads, each with its heads of queries, that `otov2` removes from
+            every layer's attention, in [0, 1).
     """
 
     method: Method
@@ -60,12 +68,17 @@ class Compression:
     batch_size: int = 8
     strength: float = 0.1
     seed: int = 0
+    heads: float = 0.0
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise ValueError(f"method is one of {', '.join(METHODS)}, not '{self.method}'")
         if not 0 <= self.sparsity < 1:
             raise ValueError(f"the sparsity is a share in [0, 1), not {self.sparsity}")
+        if not 0 < self.rate < math.inf:
+            raise ValueError(f"the learning rate is above 0, not {self.rate}")
+        if not 0 <= self.heads < 1:
+            raise ValueError(f"the share of heads is in [0, 1), not {self.heads}")
         if self.method == "otov2" and self.steps < 20:
             raise ValueError("otov2 empties channels while it trains: give it at least 20 steps")
 
@@ -124,15 +137,19 @@ def compress_checkpoint(
         Sizes "before" and "after", the latter of the model as `load_model` reads it from `out`.
 
     Raises:
-        UserError: `out` is there, the model is no causal language model, or has no such layers.
+        UserError: `out` is there, the model is no causal language model or has no such layers, its
+            tokenizer is another's, texts are too short, or tuning diverged.
     """
     refuse_existing(out)
     model, tokenizer = load_model(name, device=device), load_tokenizer(name)
     if getattr(model, "get_output_embeddings", lambda: None)() is None:
         raise UserError(f"'{name}' is no causal language model: it predicts no next token.")
-    texts = [_encoded(tokenizer, kind, max_tokens) for kind in (domain, general)]
-    if not texts[0]:
-        raise UserError("the domain's texts are all shorter than two tokens")
+    limit = min(max_tokens, getattr(model.config, "max_position_embeddings", max_tokens))
+    texts = [_encoded(tokenizer, kind, limit) for kind in (domain, general)]
+    for kind, given, found in zip(("domain's", "general"), (domain, general), texts, strict=True):
+        if not found and (given or kind == "domain's"):
+            raise UserError(f"The {kind} texts are all shorter than two tokens: give longer ones.")
+    _check_tokens(model, texts, name)
     seen, wide = ([text for i, text in enumerate(kind) if i % 10] or kind for kind in texts)
     held = [kind[::10] for kind in texts]
     before = measured(model, fetch_model(name), *held, batch_size=how.batch_size)
@@ -140,6 +157,11 @@ def compress_checkpoint(
         small = compress(model, seen, wide, how, progress=progress)
     except ValueError as error:
         raise UserError(f"'{name}' cannot be made smaller by {how.method}: {error}") from error
+    if not all(weight.isfinite().all() for weight in small.parameters()):
+        raise UserError(
+            f"Tuning for {how.method} ended in numbers that are not finite: take a lower "
+            f"--learning-rate than {how.rate:g}."
+        )
     with quiet(), atomic_folder(out) as folder:
         _write(dequantized_model(small) if plain else small, folder)
         tokenizer.save_pretrained(folder)
@@ -163,7 +185,8 @@ def compress(
     matter least both to general text (Hessian score) and to the domain (Taylor score of the tuned
     weights); the weights that stay are the original ones. `otov2` here removes the same number of
     channels from every feed-forward layer, because a configuration states one width for all, and
-    its λ is chosen so that the longest channel can reach zero within half of the steps.
+    its λ is chosen so that the longest channel can reach zero within half of the steps. The same
+    holds for heads of attention where they are asked for; the configuration keeps `head_dim`.
 
     Args:
         model: a causal language model of transformers with Llama-like layer names.
@@ -238,19 +261,29 @@ def _tuning(texts: Sequence[Sequence[int]], how: Compression) -> TrainConfig | N
 def _narrower(
     model: nn.Module, texts: Sequence[Sequence[int]], how: Compression, progress: Progress | None
 ) -> nn.Module:
-    """OTOv2 on the feed-forward layers, with their width in the configuration."""
+    """OTOv2 on feed-forward layers and heads, with their numbers in the configuration."""
     batches = token_batches(texts, how.batch_size)
     short = batches[0]["input_ids"][:1, :4]
-    groups = channel_groups(model, (), {"input_ids": short, "use_cache": False})
-    groups = [group for group in groups if ".mlp." in group.name]
-    if not groups or len({group.channels for group in groups}) != 1:
+    found = channel_groups(
+        model, (), {"input_ids": short, "use_cache": False}, heads=how.heads > 0
+    )  # fmt: skip
+    layers = [group for group in found if ".mlp." in group.name]
+    if not layers or len({group.channels for group in layers}) != 1:
         raise ValueError("the model has no feed-forward layers of one width that can be cut")
+    heads = [group for group in found if ".self_attn." in group.name]
+    few = _heads_to_remove(model.config, heads, how.heads) if how.heads else 0
+    groups = [*layers, *heads]
+    shares = [how.sparsity] * len(layers) + [few / group.channels for group in heads]
     named = dict(model.named_parameters())
-    norm = max(float(channel_norms(group, named).max()) for group in groups)
+    longest = [
+        max(float(channel_norms(group, named).max()) for group in kind) if kind else 0.0
+        for kind in (layers, heads)
+    ]
+    lams = [max(1e-2, norm / (how.rate * how.steps / 2)) for norm in longest]
     optimizer = DHSPG(
         named.items(), groups, lr=how.rate, base="adamw", even=True, coefficient=10,
-        target_group_sparsity=how.sparsity, start_step=how.steps // 5,
-        lam=max(1e-2, norm / (how.rate * how.steps / 2)),  # empty well before the last step
+        target_group_sparsity=shares, start_step=how.steps // 5,
+        lam=[lams[0]] * len(layers) + [lams[1]] * len(heads),  # empty well before the last step
     )  # fmt: skip
     order = torch.Generator().manual_seed(how.seed)
     model.train()
@@ -258,6 +291,10 @@ def _narrower(
         batch = batches[int(torch.randint(len(batches), (), generator=order))]
         optimizer.zero_grad()
         loss = mean_loss(model, batch)
+        if not loss.isfinite():
+            raise ValueError(
+                f"the loss became {loss.item()} at step {step + 1}; take a lower learning rate"
+            )
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -265,12 +302,50 @@ def _narrower(
             progress(step + 1, how.steps, {"loss": loss.item()})
     model.eval()
     empty = optimizer.zero_channels()
-    fewest = min(int(zero.sum()) for zero in empty)
-    masks = [zero & (zero.cumsum(0) <= fewest) for zero in empty]
-    small = remove_channels(model, groups, masks)
-    configuration: Any = small.config
-    configuration.intermediate_size = groups[0].channels - fewest
+    narrow = min(int(zero.sum()) for zero in empty[: len(layers)])
+    few = min([few, *(int(zero.sum()) for zero in empty[len(layers) :])])
+    while few and not _loads(model.config, heads[0].channels - few):
+        few -= 1
+    counts = [narrow] * len(layers) + [few] * len(heads)
+    masks = [z & (z.cumsum(0) <= count) for z, count in zip(empty, counts, strict=True)]
+    small: Any = remove_channels(model, groups, masks)
+    small.config.intermediate_size = layers[0].channels - narrow
+    if few:
+        for name, number in _heads(small.config, heads[0].channels - few).items():
+            setattr(small.config, name, number)
     return small
+
+
+def _heads_to_remove(config: Any, heads: Sequence[ChannelGroup], share: float) -> int:
+    """How many key-value heads, so that the number left is one that transformers loads."""
+    number = getattr(config, "num_key_value_heads", None)
+    if not heads or {group.channels for group in heads} != {number}:
+        raise ValueError("it has no heads of attention that can be cut: leave out --heads")
+    few = round(share * number)
+    fine = [removed for removed in range(1, number) if _loads(config, number - removed)]
+    if few not in fine:
+        shares = " or ".join(f"{removed / number:.2f}" for removed in fine)
+        raise ValueError(
+            f"--heads {share:g} of its {number} key-value heads a layer comes to {few}; "
+            + (f"it may be {shares}" if fine else "transformers loads no smaller number of them")
+        )
+    return few
+
+
+def _heads(config: Any, number: int) -> dict[str, int]:
+    """What a configuration with this number of key-value heads states."""
+    each = config.num_attention_heads // config.num_key_value_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return {
+        "num_key_value_heads": number,
+        "num_attention_heads": number * each,
+        "head_dim": size,
+    }
+
+
+def _loads(config: Any, number: int) -> bool:
+    """Whether transformers takes this number of key-value heads: Llama's must divide the width."""
+    return bool(config.hidden_size % _heads(config, number)["num_attention_heads"] == 0)
 
 
 def _write(model: Any, folder: Path) -> None:
@@ -280,6 +355,17 @@ def _write(model: Any, folder: Path) -> None:
         save_packed(model, folder)
     else:
         model.save_pretrained(folder, safe_serialization=True)
+
+
+def _check_tokens(model: Any, texts: Sequence[Sequence[Sequence[int]]], name: str) -> None:
+    """Refuse a tokenizer that writes numbers the model has no embedding of."""
+    known = model.get_input_embeddings().weight.shape[0]
+    most = max(max(tokens) for kind in texts for tokens in kind)
+    if most >= known:
+        raise UserError(
+            f"The tokenizer of '{name}' writes token {most}, and its model knows {known} tokens: "
+            "save the tokenizer it was trained with beside it."
+        )
 
 
 def _encoded(tokenizer: Any, texts: Sequence[str], limit: int) -> list[list[int]]:
