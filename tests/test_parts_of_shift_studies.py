@@ -1,6 +1,7 @@
 """Parts that studies of shifts share: budgets, choices made elsewhere, sites, streams, moments."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -142,10 +143,12 @@ def test_a_memory_told_the_truth_follows_where_a_frozen_one_cannot() -> None:
         return (centres[y] + 0.1 * rng.normal(size=(n, 2))).astype(np.float32), y
 
     head = [np.eye(2, dtype=np.float32), np.zeros(2, dtype=np.float32)]
-    setting = {"k": 3, "temperature": 0.1, "threshold": 0.0}
-    grid = {"knn-frozen": [setting], "knn-true-labels": [setting], "tent-prebn": [
-        {"learning_rate": 1e-3, "params": "prebn"},
-    ]}  # fmt: skip
+    setting: dict[str, Any] = {"k": 3, "temperature": 0.1, "threshold": 0.0}
+    grid: dict[str, list[dict[str, Any]]] = {
+        "knn-frozen": [setting],
+        "knn-true-labels": [setting],
+        "tent-prebn": [{"learning_rate": 1e-3, "params": "prebn"}],
+    }
     found = follow_streams(blobs(False, 10), head, {"turned": blobs(True, 200)}, grid, batch=20)
     last = {method: curves[0]["turned"][2] for method, curves in found["curves"].items()}
     assert last["knn-true-labels"] > 0.9
@@ -166,7 +169,9 @@ def test_slabs_of_all_seeds_keep_their_rotation() -> None:
     data = slab_features("linear", slabs={5: 2}, linear=1, train=50, test=30, seeds=(0, 1))
     for i in (0, 1):
         for x, y in ((data.inputs[i], data.labels[i]), (data.test_inputs[i], data.test_labels[i])):
-            simple = (x @ data.rotation(i).T)[:, data.mask][:, 0]
+            rotation = data.rotation(i)
+            assert rotation is not None
+            simple = (x @ rotation.T)[:, data.mask][:, 0]
             assert np.corrcoef(simple, y)[0, 1] > 0.8
     assert data.take([1]).inputs.shape == (1, 50, 3)
 
