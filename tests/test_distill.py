@@ -119,6 +119,33 @@ def test_an_endpoint_that_does_not_answer_in_time(lab) -> None:
         assert [answer.text for answer in answers] == ["At last."] * 2
 
 
+def test_an_interruption_waits_for_no_answer_and_keeps_those_there_are(lab, monkeypatch) -> None:
+    gate, heard = threading.Event(), []
+
+    class Slow:
+        fingerprint = "slow"
+
+        def __call__(self, messages, **_) -> str:
+            heard.append(messages[-1]["content"])
+            return "At last." if heard[-1] == "b" and not gate.wait(60) else "Yes."
+
+    def interrupted(self, said) -> None:
+        raise KeyboardInterrupt
+
+    before = set(threading.enumerate())
+    teacher = EndpointTeacher(Slow(), workers=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(EndpointTeacher, "count", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            teacher.answer(lab, questions("a", "b"))
+    waiting = set(threading.enumerate()) - before
+    assert waiting, "b is not answered yet"
+    assert all(thread.daemon for thread in waiting), "the program would not end before it is"
+    gate.set()
+    assert [said.text for said in teacher.answer(lab, questions("a", "b"))] == ["Yes.", "Yes."]
+    assert heard.count("a") == 1, "it was answered and kept before"
+
+
 def test_options_reach_the_endpoint_and_tell_answers_apart(lab) -> None:
     with serving(lambda question, before: said(f"{question} {before}")) as server:
         teacher = make_teacher(f"tiny@{server.url}", key="secret")

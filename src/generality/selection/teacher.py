@@ -6,9 +6,10 @@ Nothing is lost: every request comes back as an `Answer`, with its text or with 
 from __future__ import annotations
 
 import shutil
+import threading
 import zlib
-from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -213,7 +214,6 @@ def asked(
     said = journal.read()
     todo = iter([place for place in range(len(part)) if str(place) not in said])
     tell(len(said))
-    pool = ThreadPoolExecutor(teacher.workers)
     running: dict[Future[list[str]], int] = {}
 
     def keep(place: int, answer: list[str]) -> None:
@@ -224,7 +224,7 @@ def asked(
     try:
         while True:
             while len(running) < teacher.workers and (place := next(todo, None)) is not None:
-                running[pool.submit(teacher.one, part[place], options)] = place
+                running[_begun(teacher.one, part[place], options)] = place
             if not running:
                 break
             for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -234,13 +234,26 @@ def asked(
                 teacher.count(answer)
     finally:
         for future, place in running.items():  # what came in while the work was being stopped
-            if future.done() and not future.cancelled() and future.exception() is None:
+            if future.done() and future.exception() is None:
                 keep(place, future.result())
-        pool.shutdown(wait=not running, cancel_futures=True)
     answers = [said[str(place)] for place in range(len(part))]
     if any(answer[3] in PASSING for answer in answers):
         raise _UnfinishedChunk(answers)
     return answers
+
+
+def _begun(work: Callable[..., list[str]], *arguments: Any) -> Future[list[str]]:
+    """Work in a thread that ends with the program: Ctrl-C waits for no answer, a pool would."""
+    future: Future[list[str]] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work(*arguments))
+        except BaseException as error:  # noqa: BLE001 - raised where the answer is looked at
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
 
 
 class LocalTeacher:
