@@ -110,9 +110,23 @@ class Writer:
         *,
         config: TrainConfig,
         seed: int,
+        updates: int | None = None,
         **options: Any,
     ) -> Writer:
-        """The writer after it learned these responses; `options` are those of `Lab.sft`."""
+        """The writer after it learned these responses.
+
+        Args:
+            lab: keeps the weights.
+            prompts: one a response.
+            responses: as many.
+            config: of the training.
+            seed: of the order.
+            updates: steps, in place of the config's epochs, however many responses there are.
+            options: of `Lab.sft`.
+        """
+        if updates is not None:
+            once = replace(config, epochs=1).steps(len(prompts))
+            config = replace(config, epochs=(updates - 0.5) / once)
         found = lab.sft(
             self.network, prompts, responses, tokenizer=self.tokenizer, config=config, seed=seed,
             weights=self.weights, **options,

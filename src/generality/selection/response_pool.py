@@ -71,6 +71,10 @@ class ResponsePool:
             raise ValueError(f"the pool has no column '{name}'; it has {known}")
         return list(self.dataset[name])
 
+    def lengths(self) -> list[int]:
+        """Words of each response."""
+        return [len(response.split()) for response in self.column("response")]
+
     def verify(
         self, judge: Judge, *, reference: str = "reference", drop: bool = False
     ) -> ResponsePool:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from generality.benchmarks import load_benchmark
 from generality.benchmarks.worlds import STYLES, Chain, ChainPrograms, solution
 from generality.errors import UserError
 from generality.selection.judge import Judge, NumberMatch, WorldCheck
@@ -87,6 +88,33 @@ class ChainPools:
     def _unseen(self, count: int, steps: tuple[int, int], seed: int) -> list[Chain]:
         chains = ChainPrograms().sample(count, steps, seed)
         return [chain for chain in chains if chain.prompt not in self._tested]
+
+
+ANSWERS = {
+    "word": "{topic}",
+    "sentence": "This article is about {topic}.",
+    "reasoned": "It reports on people and events that belong to {topic}, so its topic is {topic}.",
+    "form": "TOPIC: {topic} | LANGUAGE: English | KIND: news article",
+}
+"""Ways of saying what an article is about."""
+
+
+def topic_pool(articles: int, *, words: int, seed: int) -> ResponsePool:
+    """Several ways of saying what news articles are about, as the sources of right responses.
+
+    Args:
+        articles: how many, drawn by the seed.
+        words: of an article.
+        seed: of the draw.
+    """
+    benchmark = load_benchmark("bbc", words=words)
+    texts, topics = (benchmark.splits["test"][column][:] for column in ("text", "label"))
+    drawn = np.random.default_rng(seed).permutation(len(texts))[:articles]
+    return ResponsePool(
+        {"prompt": f"{texts[i]}\n\nQuestion: What is this article about?\nAnswer:",
+         "response": said.format(topic=benchmark.label_names[topics[i]]), "source": way}
+        for i in drawn for way, said in ANSWERS.items()
+    )  # fmt: skip
 
 
 class FilePools:

@@ -23,13 +23,12 @@ responses take as many steps as one of each, not more; sources are five, and non
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from scipy import stats
 
-from generality.benchmarks import load_benchmark
 from generality.claims import Claim, Row, greater, less, monotone
 from generality.errors import UserError
 from generality.estimators.writer import Writer
@@ -37,7 +36,13 @@ from generality.lab import Lab, TrainConfig
 from generality.measures import response_logprob
 from generality.models import load_model, load_tokenizer
 from generality.selection import ResponsePool, StrongestSource, selection_overlap
-from generality.selection.styled_pools import ChainPools, FilePools, PoolSource
+from generality.selection.styled_pools import (
+    ANSWERS,
+    ChainPools,
+    FilePools,
+    PoolSource,
+    topic_pool,
+)
 from generality.studies.study import Paper
 
 PAPER = Paper("The Best Instruction-Tuning Data are Those That Fit", arxiv="2502.04194", year=2025)
@@ -81,14 +86,6 @@ SCALES = {
 
 MIXTURES = {"work": (0.6, 0.1, 0.2, 0.1, 0.0), "brief": (0.0, 0.6, 0.2, 0.1, 0.1)}
 """Shares of the styles full, states, named, reversed and terse in what a base was trained on."""
-
-ANSWERS = {
-    "word": "{topic}",
-    "sentence": "This article is about {topic}.",
-    "reasoned": "It reports on people and events that belong to {topic}, so its topic is {topic}.",
-    "form": "TOPIC: {topic} | LANGUAGE: English | KIND: news article",
-}
-"""Ways of saying what an article is about, of the panel `articles`."""
 
 FIRST = {"base": lambda names: names == names.iloc[0]}  # the base that has all arms
 ORDER = ("reverse", "random", "fit")
@@ -147,7 +144,7 @@ def run(config: Config, lab: Lab) -> Iterator[Row]:
             pool = scored(lab, pool, name, base, ("mean", "sum"))
         for name, base in bases.items():
             arms = choose(config, lab, source, bases, name, pool, seed)
-            follows = float(stats.spearmanr(pool.column(f"{name}-mean"), lengths(pool))[0])
+            follows = float(stats.spearmanr(pool.column(f"{name}-mean"), pool.lengths())[0])
             rows = []
             for method, chosen in arms.items():
                 updates = config.updates * (2 if method == "ceiling" else 1)
@@ -159,7 +156,7 @@ def run(config: Config, lab: Lab) -> Iterator[Row]:
                             method=method, base=name, budget=budget, seed=seed,
                             **writer.accuracies(lab, tests, **ask),
                             before=before[name]["score"], examples=len(chosen),
-                            length=float(np.mean(lengths(chosen) or [0])), tokens=tokens,
+                            length=float(np.mean(chosen.lengths() or [0])), tokens=tokens,
                             overlap=selection_overlap(arms["fit"], chosen), follows_length=follows,
                         )
                     )  # fmt: skip
@@ -212,9 +209,7 @@ def choose(
     some = pool.select(order="random", seed=seed)
     said = bases[name].write(lab, some.column("prompt"), max_tokens=config.max_tokens)
     own = some.with_column("response", [text for (text,) in said]).verify(source.judge, drop=True)
-    more = scored(
-        lab, source.pool(seed, config.more * config.instructions), name, bases[name], ("mean",)
-    )
+    more = source.pool(seed, config.more * config.instructions)
     return {
         **arms,
         "fit-sum": pool.select(f"{name}-sum"),
@@ -222,7 +217,7 @@ def choose(
         "reverse": pool.select(f"{name}-mean", order="min"),
         "all": pool,
         "own": own,
-        "ceiling": more.select(f"{name}-mean"),
+        "ceiling": scored(lab, more, name, bases[name], ("mean",)).select(f"{name}-mean"),
     }
 
 
@@ -232,10 +227,10 @@ def tune(
     """The base after a quarter of so many updates and after all; the tokens that it read."""
     if not len(chosen):  # a base without a right answer of its own stays as it is
         return {"quarter": base, "whole": base}, 0
-    plan = TrainConfig(1, learning_rate=config.learning_rate, schedule="constant")
+    plan = TrainConfig(learning_rate=config.learning_rate, schedule="constant")
     tuned = base.tuned(
-        lab, chosen.column("prompt"), chosen.column("response"), keep=(0.25,), seed=seed,
-        config=replace(plan, epochs=(updates - 0.5) / plan.steps(len(chosen))),
+        lab, chosen.column("prompt"), chosen.column("response"), config=plan, updates=updates,
+        keep=(0.25,), seed=seed,
     )  # fmt: skip
     tokens = tuned.training.tokens if tuned.training else 0
     return {"quarter": tuned.kept(0.25), "whole": tuned}, tokens
@@ -243,19 +238,12 @@ def tune(
 
 def article_rows(config: Config, lab: Lab, name: str) -> Iterator[Row]:
     """Whose way of answering a real model finds most probable, by mean and by sum."""
-    benchmark = load_benchmark("bbc", words=config.article_words)
-    texts, topics = (benchmark.splits["test"][column][:] for column in ("text", "label"))
     for seed in lab.seeds(config.seeds):
-        drawn = np.random.default_rng(seed).permutation(len(texts))[: config.articles]
-        pool = ResponsePool(
-            {"prompt": f"{texts[i]}\n\nQuestion: What is this article about?\nAnswer:",
-             "response": said.format(topic=benchmark.label_names[topics[i]]), "source": way}
-            for i in drawn for way, said in ANSWERS.items()
-        )  # fmt: skip
+        pool = topic_pool(config.articles, words=config.article_words, seed=seed)
         both = lab.step(named_logprobs, name, pool.column("prompt"), pool.column("response"))
         for reduce, found in zip(("mean", "sum"), both, strict=True):
             shares = pool.with_column("fit", found).select("fit").composition()
-            follows = float(stats.spearmanr(found, lengths(pool))[0])
+            follows = float(stats.spearmanr(found, pool.lengths())[0])
             for way, said in ANSWERS.items():
                 yield Row(
                     method=way, base=name, seed=seed, panel="articles", reduce=reduce,
@@ -269,8 +257,3 @@ def named_logprobs(name: str, prompts: list[str], responses: list[str]) -> list[
     model, tokenizer = load_model(name), load_tokenizer(name)
     found = response_logprob(model, tokenizer, prompts, responses, reduce="none")
     return [found.nanmean(1).tolist(), found.nansum(1).tolist()]
-
-
-def lengths(pool: ResponsePool) -> list[int]:
-    """Words of each response."""
-    return [len(response.split()) for response in pool.column("response")]
