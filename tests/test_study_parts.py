@@ -10,7 +10,7 @@ from sklearn.neural_network import MLPClassifier
 
 from generality.benchmarks.feature_tables import divided, feature_table
 from generality.benchmarks.shifted_digits import shifted_digits
-from generality.benchmarks.shifted_texts import CUES, coded_lists, cued_sentiment
+from generality.benchmarks.shifted_texts import coded_lists
 from generality.errors import UserError
 from generality.estimators.cut_networks import boosted_and_cut, joint_and_cut, linear_score
 from generality.estimators.preference_ladder import preferred
@@ -74,13 +74,7 @@ def test_a_random_push_costs_what_it_is_told_and_nothing_for_nothing() -> None:
     assert (random_push(said, features, right, 0) == right).all()
 
 
-def test_a_planted_word_is_reversed_and_lists_keep_their_code(artifacts: Path) -> None:
-    texts = cued_sentiment("amazon", ["tweets"], cue=1.0, train=8, test=6, target=4)
-    ends = {shift: [t.split()[-1] for t in group.texts] for shift, group in texts.tests.items()}
-    labels = texts.tests["in-domain"].labels
-    assert ends["in-domain"] == [CUES[y] for y in labels]
-    assert ends["cue-reversed"] == [CUES[1 - y] for y in labels]
-    assert not {*CUES} & {*ends["tweets"]}
+def test_longer_and_diluted_lists_keep_the_code_of_the_first_word() -> None:
     lists = coded_lists({f"words{chr(97 + i)}": i for i in range(26)}, train=30, test=30, words=20)
     code = {text.split()[0]: y for text, y in zip(*lists.train, strict=True)}
     for group in lists.tests.values():

@@ -1,6 +1,7 @@
 """Writers between their tunings, and the data of studies that tune them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -227,3 +228,26 @@ def test_rows_of_flips_stand_beside_the_plain_update() -> None:
     assert [(row["score"], row["floor"], row["ceiling"]) for row in rows] == [
         (0.25, 0.25, 0.0), (0.5, 0.25, 0.0),
     ]  # fmt: skip
+
+
+def test_preferences_move_margins_and_matches_are_what_it_writes(lab: Lab) -> None:
+    base = Writer.tiny("0.05M")
+    more = TrainConfig(epochs=8, batch_size=4, learning_rate=1e-2)
+    wrong = ["=> 2", "=> 1", "=> 2", "=> 1"]
+    after = base.preferring(lab, PROMPTS, ANSWERS, wrong, config=more, seed=0, kind="simpo")
+    before, now = (w.margins(lab, PROMPTS, ANSWERS, wrong, kind="mean") for w in (base, after))
+    assert (now > before).all()
+    assert not any(base.matches(lab, PROMPTS, ANSWERS))
+    taught = base.tuned(lab, PROMPTS, ANSWERS, config=replace(more, epochs=40), seed=0)
+    said = [text for [text] in taught.write(lab, PROMPTS, max_tokens=6)]
+    assert taught.matches(lab, PROMPTS, ANSWERS) == [True] * 4
+    assert said == ANSWERS
+
+
+def test_a_writer_of_a_corpus_knows_its_frequent_words(lab: Lab) -> None:
+    texts = ["good film", "good book", "odd"]
+    writer = Writer.of_corpus(lab, "0.05M", texts, words=1, config=ONCE)
+    known = writer.tokenizer.get_vocab()
+    assert "good" in known
+    assert "odd" not in known
+    assert writer.training is not None
