@@ -102,6 +102,11 @@ def test_weights_of_a_few_bits_load_as_they_were_saved(place, generality):
     assert packed.model.layers[0].mlp.up_proj.packed.dtype == torch.uint8
     values = ordinary.model.layers[0].mlp.up_proj.weight[0, :16].unique()
     assert len(values) <= 8
+    answer = generality(
+        "compress", str(place / "l4q"), "--domain", str(place / "domain.jsonl"), "-o", "twice"
+    )
+    assert answer.code == 2
+    assert "is packed already" in answer.err
 
 
 @pytest.mark.parametrize(

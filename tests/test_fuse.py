@@ -10,7 +10,7 @@ import pytest
 
 from fusion_models import save_models
 from generality.decoding import FusedCausalLM, KLMatchedFusion, StaticFusion, teacher_forced
-from generality.models import generate_texts, load_tokenizer
+from generality.models import generate_texts, load_tokenizer, tiny_decoder
 
 
 @pytest.fixture(scope="module")
@@ -115,3 +115,11 @@ def test_other_tokens_are_refused_by_the_first_that_differs(generality, models, 
     answer = generality("fuse", "--large", models[0], "--expert", strange, "-p", "c ?")
     assert answer.code == 2
     assert "token 66 is missing in the first and 'up' in the second" in answer.err
+
+
+def test_a_tokenizer_with_more_tokens_than_its_model_is_refused(generality, models, tmp_path):
+    tiny_decoder("0.05M", 0, vocabulary=20).save_pretrained(tmp_path / "few")
+    load_tokenizer(models[0]).save_pretrained(tmp_path / "few")
+    answer = generality("fuse", "--large", models[0], "--expert", str(tmp_path / "few"), "-p", "?")
+    assert answer.code == 2
+    assert "knows 20 tokens and its tokenizer 66" in answer.err

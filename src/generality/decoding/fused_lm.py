@@ -125,11 +125,18 @@ class FusedCausalLM(nn.Module):
         from generality.models import load_model, load_tokenizer
 
         names = dict.fromkeys([large, *(name for pair in experts for name in pair if name)])
-        check_same_vocabulary({name: load_tokenizer(name) for name in names})
-        models = {name: load_model(name, device=device) for name in names}
+        tokenizers = {name: load_tokenizer(name) for name in names}
+        check_same_vocabulary(tokenizers)
+        models: dict[str, Any] = {name: load_model(name, device=device) for name in names}
         for name, model in models.items():
             if not hasattr(model, "generate"):
                 raise UserError(f"The model '{name}' does not write text.")
+            known, told = model.get_input_embeddings().num_embeddings, tokenizers[name].vocab_size
+            if known < told:
+                raise UserError(
+                    f"The model '{name}' knows {known} tokens and its tokenizer {told}: save the "
+                    "tokenizer it was trained with beside it."
+                )
         bases = [models[base] if base else None for _, base in experts]
         return cls(models[large], [models[name] for name, _ in experts], bases, strategy).eval()
 

@@ -144,6 +144,8 @@ def compress_checkpoint(
     model, tokenizer = load_model(name, device=device), load_tokenizer(name)
     if getattr(model, "get_output_embeddings", lambda: None)() is None:
         raise UserError(f"'{name}' is no causal language model: it predicts no next token.")
+    if any(isinstance(layer, PackedLinear) for layer in model.modules()):
+        raise UserError(f"'{name}' is packed already: take the model that it was made of.")
     limit = min(max_tokens, getattr(model.config, "max_position_embeddings", max_tokens))
     texts = [_encoded(tokenizer, kind, limit) for kind in (domain, general)]
     for kind, given, found in zip(("domain's", "general"), (domain, general), texts, strict=True):
@@ -318,7 +320,7 @@ def _narrower(
 
 def _heads_to_remove(config: Any, heads: Sequence[ChannelGroup], share: float) -> int:
     """How many key-value heads, so that the number left is one that transformers loads."""
-    number = getattr(config, "num_key_value_heads", None)
+    number: int = getattr(config, "num_key_value_heads", 0)
     if not heads or {group.channels for group in heads} != {number}:
         raise ValueError("it has no heads of attention that can be cut: leave out --heads")
     few = round(share * number)
