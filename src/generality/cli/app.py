@@ -9,6 +9,7 @@ import math
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import typer
@@ -88,7 +89,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for name, command in {
+COMMANDS: dict[str, Callable[..., None]] = {
     "run": run.run,
     "list": listing.list_studies,
     "show": listing.show,
@@ -106,7 +107,8 @@ for name, command in {
     "steer": steer.steer,
     "results": results.results,
     "report": report.report,
-}.items():
+}
+for name, command in COMMANDS.items():
     app.command(name, cls=FiniteCommand)(command)
 app.add_typer(cache.app, name="cache")
 
