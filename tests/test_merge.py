@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import shutil
 import signal
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -18,7 +20,7 @@ from generality.errors import UserError
 from generality.weights import Checkpoint, interference, merge, merge_adapters, task_vectors
 from generality.weights import merging as merging_module
 from generality.weights.merge_models import merge_models
-from generality.weights.merging import Recipe, group_of, kth_largest
+from generality.weights.merging import Merger, Recipe, group_of, kth_largest
 
 DELTAS = torch.tensor(
     [
@@ -122,6 +124,99 @@ def test_the_variants_differ_where_they_say():
     for variant in ("mergekit", "peft"):
         made = merge(pair, "ties", base=zero, density=1.0, variant=variant)["w"]
         close(made, [1.0, -2, -2])
+
+
+def plainly(experts, base, recipe):
+    """Whole tensors in float32, with nothing done piece by piece."""
+    weights = recipe.weights or (1.0,) * len(experts)
+    wide = [{name: t.float() for name, t in state.items()} for state in (base, *experts)]
+    deltas = [{name: e[name] - wide[0][name] for name in e} for e in wide[1:]]
+    if recipe.method == "ties":
+        deltas = [trimmed(delta, recipe) for delta in deltas]
+    elif recipe.method.startswith("dare"):
+        deltas = [drawn(delta, number, recipe) for number, delta in enumerate(deltas)]
+    made, cancelled = {}, 1.0
+    if recipe.variant == "paper":  # what cancels has the model's more frequent sign
+        summed = (sum(d[name] * w for d, w in zip(deltas, weights, strict=True)) for name in base)
+        cancelled = math.copysign(1, float(sum(total.sign().sum() for total in summed)))
+    for name in base:
+        parts = torch.stack([delta[name] for delta in deltas])
+        w = torch.tensor(weights)[:, None]
+        if recipe.method in ("task-arithmetic", "dare"):
+            total = (parts * w).sum(0)
+        else:
+            plain, parts = parts, parts * w
+            elected = (plain if recipe.variant == "peft" else parts).sum(0)
+            sign = torch.where(elected == 0, cancelled, elected.sign())
+            agree = parts * sign > 0
+            count = (agree * (1 if recipe.variant == "peft" else w)).sum(0)
+            undivided = recipe.variant == "mergekit" and recipe.method == "dare-ties"
+            total = (parts * agree).sum(0) / (1 if undivided else count.clamp_min(1e-30))
+        made[name] = (wide[0][name] + recipe.scale * total).to(base[name].dtype)
+    return made
+
+
+def trimmed(delta, recipe):
+    sizes = {name: d.abs().sort(descending=True, stable=True) for name, d in delta.items()}
+    if recipe.variant == "paper":
+        k = int(recipe.kept * sum(len(d) for d in delta.values()))
+        threshold = torch.cat(list(delta.values())).abs().sort(descending=True)[0][k - 1]
+        return {name: d * (d.abs() >= threshold) for name, d in delta.items()}
+    kept = {name: torch.zeros(len(d)) for name, d in delta.items()}
+    for name, (_, order) in sizes.items():
+        kept[name][order[: max(int(recipe.kept * len(order)), recipe.variant == "mergekit")]] = 1
+    return {name: d * kept[name] for name, d in delta.items()}
+
+
+def drawn(delta, number, recipe):
+    left, bound = {}, round(recipe.kept * 65536)
+    for name, d in delta.items():
+        whole = recipe.variant == "mergekit" and len(d) <= merging_module.WHOLE
+        block = len(d) if whole else merging_module.BLOCK
+        named = xxhash.xxh3_64_intdigest(name.encode())
+        draws = [
+            np.random.SFC64((recipe.seed, number, named, place))
+            .random_raw(block)
+            .view("<u2")[:block]
+            for place in range(-(-len(d) // block))
+        ]
+        kept = d * torch.from_numpy(np.concatenate(draws)[: len(d)] < bound)
+        rescaled = d.double().abs().sum() / kept.double().abs().sum().clamp_min(1e-30)
+        left[name] = kept * float(rescaled if recipe.variant == "mergekit" else 65536 / bound)
+    return left
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("variant", ["paper", "mergekit", "peft"])
+@pytest.mark.parametrize("method", ["task-arithmetic", "ties", "dare", "dare-ties"])
+def test_pieces_merge_as_whole_tensors_do(monkeypatch, method, variant, dtype):
+    for name, value in {"PIECE": 256, "BLOCK": 1024, "WHOLE": 3000, "SMALL": 900}.items():
+        monkeypatch.setattr(merging_module, name, value)
+    torch.manual_seed(0)
+    sizes = {"a": 2501, "b": 5003, "c": 7, "d": 1024}
+    base = {name: torch.randn(size).to(dtype) for name, size in sizes.items()}
+    experts = [
+        {name: (t.float() + torch.randn(t.shape) / 10).to(dtype) for name, t in base.items()}
+        for _ in range(3)
+    ]
+    for recipe in (
+        Recipe(method, variant=variant, density=0.37),
+        Recipe(method, (0.5, 2.0, 0.25), 0.2, 0.7, 3, variant),
+    ):
+        made = Merger(experts, recipe, base=base)
+        for name, wanted in plainly(experts, base, recipe).items():
+            assert made.tensor(name).dtype == dtype
+            close(made.tensor(name), wanted, atol=1e-6, rtol=torch.finfo(dtype).eps)
+
+
+def test_a_large_tensor_is_rescaled_as_a_whole():
+    torch.manual_seed(0)
+    base = {"w": torch.randn(1_100_001), "v": torch.randn(300_002)}
+    experts = [{name: t + torch.randn(t.shape) / 10 for name, t in base.items()} for _ in range(2)]
+    recipe = Recipe("dare-ties", variant="mergekit", density=0.3)
+    made = merge(experts, "dare-ties", base=base, variant="mergekit", density=0.3)
+    for name, wanted in plainly(experts, base, recipe).items():
+        close(made[name], wanted, atol=1e-6, rtol=1e-6)
 
 
 def test_dare_keeps_a_share_and_the_mean():

@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import threading
-import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -39,6 +38,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SHARD_BYTES = 5_000_000_000
+WINDOW = 1 << 20  # elements of a tensor that are mapped at a time where it is read in pieces
+READ = mmap.MAP_PRIVATE | getattr(mmap, "MAP_POPULATE", 0)  # all pages at once, where there is that
 INDEX = "model.safetensors.index.json"
 HEADS = ("lm_head.weight", "output_projection.weight")
 EMBEDDINGS = re.compile(r"(^|\.)(embed_tokens|wte|word_embeddings|embed_in)\.weight$")
@@ -121,7 +122,7 @@ class Checkpoint(Mapping[str, "Tensor"]):
         self.config = _config(self.folder, self.name)
         self.specs: dict[str, TensorSpec] = {}
         self._places: dict[str, tuple[Path, int]] = {}
-        self._opened: dict[Path, int] = {}
+        self._window: tuple[Any, NDArray[Any]] = (None, np.empty(0))
         files: Mapping[Path, set[str] | None] = (
             {self.folder / file: None} if file else _files(self.folder, self.name)
         )
@@ -151,30 +152,22 @@ class Checkpoint(Mapping[str, "Tensor"]):
         return _mapped(file, begin, spec)
 
     def numbers(
-        self, name: str, begin: int = 0, end: int | None = None, out: NDArray[Any] | None = None
+        self, name: str, begin: int = 0, end: int | None = None
     ) -> tuple[NDArray[Any], str]:
         """Elements begin to end of a tensor, flat, and safetensors' name of what they are.
 
-        They are read into memory of their own (`out`, where that is of their type): nothing stays
-        mapped. bfloat16 comes as the unsigned integers of its bits.
+        They lie on the file's pages, of which a window of this tensor is mapped at a time, and are
+        not to be written into. bfloat16 comes as the unsigned integers of its bits.
         """
         spec, (file, at) = self.specs[name], self._places[name]
-        count = max(0, (spec.size if end is None else min(end, spec.size)) - begin)
-        held = numpy_dtype(spec.dtype)
-        found = out[:count] if out is not None and out.dtype == held else np.empty(count, held)
-        self._fill(file, at + begin * spec.itemsize, found)
-        return found, spec.dtype
-
-    def _fill(self, file: Path, at: int, out: NDArray[Any]) -> None:
-        if file not in self._opened:
-            self._opened[file] = descriptor = os.open(file, os.O_RDONLY)
-            weakref.finalize(self, os.close, descriptor)
-        left = memoryview(out.view(np.uint8))
-        while len(left):
-            got = os.preadv(self._opened[file], [left], at)
-            if not got:
-                raise UserError(f"{file.name} of '{self.name}' was cut off while it was read.")
-            left, at = left[got:], at + got
+        end = spec.size if end is None else min(end, spec.size)
+        first = begin - begin % WINDOW
+        last = min(spec.size, max(first + WINDOW, end))
+        if self._window[0] != (name, first, last):
+            seen = TensorSpec(spec.dtype, (last - first,))
+            pages = _pages(file, at + first * spec.itemsize, seen, flags=READ, prot=mmap.PROT_READ)
+            self._window = ((name, first, last), pages)
+        return self._window[1][begin - first : end - first], spec.dtype
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.specs)
@@ -288,15 +281,16 @@ class AdaptedCheckpoint(Checkpoint):
         return as_tensor(*self.numbers(name), self.specs[name].shape).clone()
 
     def numbers(
-        self, name: str, begin: int = 0, end: int | None = None, out: NDArray[Any] | None = None
+        self, name: str, begin: int = 0, end: int | None = None
     ) -> tuple[NDArray[Any], str]:
-        """As of `Checkpoint`; what the adapter changes is not to be written into."""
+        """As of `Checkpoint`; those that the adapter changes are computed."""
         keys = self.factors.get(name)
         if keys is None:
-            return self.base.numbers(name, begin, end, out)
+            return self.base.numbers(name, begin, end)
         if self._last is None or self._last[0] != name:  # it is asked for piece by piece
             if len(keys) == 1:
-                self._last = (name, *self._weights.numbers(keys[0]))
+                held, dtype = self._weights.numbers(keys[0])
+                self._last = (name, held.copy(), dtype)
             else:
                 a, b, scale = self._factor(name)
                 delta = b @ a
@@ -660,23 +654,26 @@ def _header(file: Path, name: str) -> tuple[dict[str, Any], int]:
 
 def _mapped(file: Path, begin: int, spec: TensorSpec) -> Tensor:
     """A tensor on the pages of a file."""
+    flat = _pages(file, begin, spec, access=mmap.ACCESS_COPY)
+    return as_tensor(flat, spec.dtype, spec.shape)
+
+
+def _pages(file: Path, begin: int, spec: TensorSpec, **how: int) -> NDArray[Any]:
+    """The pages of a file as numbers."""
     held = numpy_dtype(spec.dtype)
     if not spec.size:
-        return as_tensor(np.empty(0, held), spec.dtype, spec.shape)
+        return np.empty(0, held)
     start = begin - begin % mmap.ALLOCATIONGRANULARITY
     with file.open("rb") as stream:
-        pages = mmap.mmap(
-            stream.fileno(), begin - start + spec.bytes, access=mmap.ACCESS_COPY, offset=start
-        )
-    flat = np.frombuffer(pages, np.uint8, count=spec.bytes, offset=begin - start)
-    return as_tensor(flat, spec.dtype, spec.shape)
+        pages = mmap.mmap(stream.fileno(), begin - start + spec.bytes, offset=start, **how)
+    return np.frombuffer(pages, held, count=spec.size, offset=begin - start)
 
 
 def _wide(checkpoint: Checkpoint, name: str, dtype: np.dtype[Any]) -> NDArray[Any]:
     """A whole tensor in memory of its own."""
     spec = checkpoint.specs[name]
     room = np.empty(spec.size, dtype)
-    np.copyto(room, widen(*checkpoint.numbers(name, out=room), room))
+    np.copyto(room, widen(*checkpoint.numbers(name), room))
     return room.reshape(spec.shape)
 
 
@@ -688,7 +685,7 @@ def _raw(content: Any, dtype: str) -> memoryview:
         held = widen(held, own, room)
     if own != dtype:
         held = narrow(held, dtype)
-    return memoryview(held.view(np.uint8))
+    return held.view(np.uint8).data
 
 
 def _whole_lines(journal: Path) -> Iterator[tuple[str, str]]:

@@ -103,7 +103,7 @@ def merge_models(
     except ValueError as error:
         raise UserError(f"These cannot be merged: {error}.") from error
     specs = {
-        name: replace(spec, dtype=dtype) if dtype and spec.floating else spec
+        name: replace(spec, dtype=dtype_name(dtype)) if dtype and spec.floating else spec
         for name, spec in merger.specs.items()
     }
     settings = _settings(recipe, len(opened))

@@ -530,14 +530,14 @@ class Merger:
     @functools.cached_property
     def _majority(self) -> float:
         """Sign of the sum of all elected signs of the model."""
-        total, apart = 0, copy.copy(self)
+        total, apart = 0.0, copy.copy(self)
         apart._rows = _Rows()  # a piece is being merged in those of `self`
         for name, spec in self.specs.items():
             if spec.floating:
                 weights = self._weights(name)
                 for _, parts in apart._with_base(name):
                     summed = apart._summed(parts, weights)
-                    total += np.count_nonzero(summed > 0) - np.count_nonzero(summed < 0)
+                    total += float(np.count_nonzero(summed > 0) - np.count_nonzero(summed < 0))
         return math.copysign(1, total)
 
     # reading ----------------------------------------------------------------------------------
@@ -569,7 +569,7 @@ class Merger:
             parts = []
             for number, source in enumerate(sources):
                 row = self._rows((number, at if kept else 0), count, wide)
-                parts.append(widen(*_held(source, name, at, at + count, row), row))
+                parts.append(widen(*_held(source, name, at, at + count), row))
             yield parts
 
     def _row(self, use: Hashable, like: NDArray[Any]) -> NDArray[Any]:
@@ -709,16 +709,12 @@ def flat_pieces(
 
 
 def _held(
-    source: Any,
-    name: str | None,
-    begin: int = 0,
-    end: int | None = None,
-    out: NDArray[Any] | None = None,
+    source: Any, name: str | None, begin: int = 0, end: int | None = None
 ) -> tuple[NDArray[Any], str]:
     """Some of a tensor's numbers as they are stored, and the name of what they are."""
     if isinstance(source, Checkpoint):
         assert name is not None
-        return source.numbers(name, begin, end, out)
+        return source.numbers(name, begin, end)
     held, dtype = stored(source if name is None else source[name])
     return held[begin:end], dtype
 

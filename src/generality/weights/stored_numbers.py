@@ -114,7 +114,7 @@ def widen(held: NDArray[Any], dtype: str, out: NDArray[Any]) -> NDArray[Any]:
     elif dtype == "BF16":
         np.copyto(out, widen(held, dtype, np.empty(len(held), np.float32)))
     elif dtype.startswith("F8") or dtype == "F16":  # NumPy takes ten times as long
-        np.copyto(out, as_tensor(held, dtype, (len(held),)).float().numpy())
+        np.copyto(out, as_tensor(held.copy(), dtype, (len(held),)).float().numpy())
     else:
         np.copyto(out, held)
     return out
