@@ -76,7 +76,8 @@ class Config:
     real_seeds: int = 3  # of its sums and their order
     real_sums: int = 24  # that it learns from by LoRA, of three one-digit numbers
     real_test: int = 24  # other sums
-    real_articles: int = 16  # of 40 words
+    real_texts: str = "bbc"  # a benchmark of texts that may become less probable
+    real_articles: int = 16  # of them, cut to 40 words
     real_tokens: int = 40  # of an answer
 
     def __post_init__(self) -> None:
@@ -88,7 +89,7 @@ SCALES = {
     "smoke": Config(
         model="0.05M", pretraining=200, examples=24, test=24, updates=6, more=2, drift=4, seeds=2,
         max_tokens=16, steps=2, others=("copy", "last"), real="0.05M", real_seeds=1, real_sums=4,
-        real_test=2, real_articles=2, real_tokens=4,
+        real_test=2, real_texts="drug_reviews", real_articles=2, real_tokens=4,
     ),
     "small": Config(),
     "full": Config(
@@ -193,7 +194,8 @@ def real_rows(config: Config, lab: Lab, name: str) -> Iterator[Row]:
     from generality.estimators.sum_panels import own_words_rows
     from generality.estimators.sum_school import SumSchool
 
-    articles = load_benchmark("bbc", words=40).splits["test"]["text"][: config.real_articles]
+    texts = load_benchmark(config.real_texts).splits["test"]["text"][: config.real_articles]
+    articles = [" ".join(text.split()[:40]) for text in texts]
     school = SumSchool(lab, name, max_tokens=config.real_tokens)
     for seed in lab.seeds(config.real_seeds):
         for row in own_words_rows(school, config.real_sums, config.real_test, articles, seed=seed):
