@@ -130,7 +130,7 @@ def test_mistakes_are_one_sentence(place, generality, monkeypatch, options, comp
     (place / "one.txt").write_text("only this")
     (place / "broken.jsonl").write_text('{"text": "a"}\n{"text": \n')
     (place / "numbers.jsonl").write_text('{"number": 3}\n{"number": 4}\n')
-    (place / "blank.jsonl").write_text('{"text": ""}\n{"text": "3"}\n')
+    (place / "blank.jsonl").write_text('{"text": ""}\n{"text": " "}\n')
     arguments = ["compress", "model", "--domain", "domain.jsonl", "-o", "new", *options]
     answer = generality(*arguments)
     assert answer.code == 2
