@@ -45,6 +45,7 @@ def test_sums_are_different_and_of_the_task() -> None:
     assert len(set(found)) == 40
     assert all(each.expression.split()[1::2] == ["+", "+"] for each in found)
     assert any("-" in each.expression for each in worked_sums(40, 0, minus=True))
+    assert len({*found} & {*worked_sums(40, 1, terms=3)}) < 10  # of a thousand
     with pytest.raises(UserError, match="no 1000 different sums"):
         worked_sums(1000, 0, terms=2)
 

@@ -135,8 +135,9 @@ def worked_sums(
     >>> [problem.expression for problem in worked_sums(2, 0, terms=2, minus=True)]
     ['0 - 4', '4 - 1']
     """
+    apart = seed * 1_000_000  # problem i of reasoning-gym is drawn by seed + i: 0 and 1 share most
     drawn = gym_problems(
-        "chain_sum", 3 * count * (1 if minus else 2 ** (terms - 1)), seed, min_terms=terms,
+        "chain_sum", 3 * count * (1 if minus else 2 ** (terms - 1)), apart, min_terms=terms,
         max_terms=terms, min_digits=digits, max_digits=digits,
     )  # fmt: skip
     found = dict.fromkeys(
