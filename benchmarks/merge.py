@@ -26,11 +26,6 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import load_file, save_file
-
-from generality.models import fetch_model
-
 COPIES = 3
 METHODS = {
     "average": ("linear", {}, []),
@@ -69,6 +64,11 @@ def timed(command: list[str]) -> Run:
 
 def copies(folder: Path) -> list[Path]:
     """The base and its perturbed copies."""
+    import torch  # here, because a command's peak is not below that of who starts it
+    from safetensors.torch import load_file, save_file
+
+    from generality.models import fetch_model
+
     source = fetch_model("smollm2-135m")
     found = [folder / "base", *(folder / f"copy{number}" for number in range(COPIES))]
     for number, target in enumerate(found):
@@ -116,6 +116,8 @@ def sequential(folder: Path, size: int) -> float:
 
 def difference(one: Path, other: Path) -> float:
     """Largest difference of any two numbers."""
+    from safetensors.torch import load_file
+
     mine = {k: t for f in one.glob("*.safetensors") for k, t in load_file(f).items()}
     theirs = {k: t for f in other.glob("*.safetensors") for k, t in load_file(f).items()}
     theirs.pop("lm_head.weight", None)
