@@ -151,6 +151,20 @@ def test_heads_of_attention_are_cut_with_their_queries():
     assert channel_groups(multihead, (x, x, x), {"need_weights": False}, heads=True) == []
 
 
+def test_an_empty_part_is_no_trouble():
+    class Rest(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up, self.down = nn.Linear(3, 8), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.up(x)
+            return self.down(torch.cat([torch.relu(x[:, :8]), -x[:, 8:]], 1))
+
+    (group,) = channel_groups(Rest(), (torch.zeros(2, 3),))
+    assert group.channels == 8
+
+
 def test_what_splits_and_does_not_attend_stays_whole():
     class Tiles(nn.Module):
         def __init__(self) -> None:

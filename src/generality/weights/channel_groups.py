@@ -254,9 +254,11 @@ class _Trace:
     def roots(self, labels: Tensor) -> Tensor:
         """The labels after everything tied so far."""
         found, where = labels.unique(return_inverse=True)
-        return torch.tensor([self.find(label) for label in found.tolist()])[where]
+        return torch.tensor([self.find(label) for label in found.tolist()], dtype=torch.long)[where]
 
     def tie(self, first: Tensor, second: Tensor) -> None:
+        if not first.numel():  # an empty part
+            return
         pairs = torch.stack([first.flatten(), second.flatten()]).unique(dim=1)
         for one, other in pairs.T.tolist():
             one, other = self.find(one), self.find(other)
@@ -272,7 +274,8 @@ class _Trace:
     def axes(self, labels: Tensor) -> list[int]:
         """The dimensions along which the channel changes."""
         roots = self.roots(labels)
-        return [d for d in range(roots.dim()) if bool((roots != roots.narrow(d, 0, 1)).any())]
+        long = [d for d in range(roots.dim()) if roots.shape[d] > 1]  # a part may be empty
+        return [d for d in long if bool((roots != roots.narrow(d, 0, 1)).any())]
 
     def along(self, labels: Tensor, dim: int) -> Tensor:
         """(size,) the channel at each place of `dim`; fixed if another dimension changes it."""
