@@ -98,6 +98,7 @@ def test_the_command_writes_what_it_chose(folders, exam, generality, tmp_path):
     assert told["method"] == "layerwise"
     assert set(told["settings"]["groups"]) >= {"0.attention", "2.mlp", "other"}
     assert len(told["evaluation"]["table"]) == 4
+    assert told["evaluation"]["merges"] == 3
     assert "layerwise" in (tmp_path / "out" / "README.md").read_text()
 
 

@@ -186,6 +186,7 @@ def merge(
             method, None if per_group else _numbers(weights, len(models)), density, lam, seed,
             variant, inner, _groups(weights) if per_group else {}, granularity,
         )  # fmt: skip
+        _refuse_unused(recipe.rule, density=density, lam=lam, fisher=fisher)
         evaluation: dict[str, Any] = {}
         if evaluate is not None:
             recipe, evaluation = _choose(
@@ -288,8 +289,19 @@ def _show(console: Any, evaluation: dict[str, Any]) -> None:
         table.add_row(Path(line["model"]).name, *shown, share)
     console.print(table)
     console.print(
-        f"Mean log-probability of a response's token; {len(evaluation['tried'])} settings tried."
+        f"Mean log-probability of a response's token; {evaluation['merges']} merges tried."
     )
+
+
+def _refuse_unused(rule: str, **given: Any) -> None:
+    """Settings that say nothing to a method would be taken for heard."""
+    from generality.weights.merging import FROM_BASE
+
+    users = {"density": ("ties", "dare", "dare-ties"), "lam": FROM_BASE, "fisher": ("fisher",)}
+    for name, value in given.items():
+        if value and rule not in users[name]:
+            option = "--lambda" if name == "lam" else f"--{name}"
+            raise UserError(f"{rule} has no use for {option}: leave it out.")
 
 
 def _numbers(text: str | None, count: int) -> tuple[float, ...] | None:

@@ -143,6 +143,7 @@ def sweep_merges(
     held_in = [task for task in exam.choose if task not in exam.held_out]
     tried: list[tuple[float, Recipe]] = []
     options = [] if search else candidates(recipe, len(opened))
+    merges = len(options)
     for number, option in enumerate(options, 1):
         scores = scorer(merge_by(opened, root, option), exam.choose, held_in)
         tried.append((_mean(scores, held_in), option))
@@ -160,7 +161,7 @@ def sweep_merges(
             recipe, method="layerwise", inner=inner, groups=found.groups, weights=None,
             lam=1.0 if recipe.lam is None else recipe.lam,
         )  # fmt: skip
-        tried = [(found.score, chosen)]
+        tried, merges = [(found.score, chosen)], len(found.scores)
     score, chosen = max(tried, key=lambda each: each[0])
     named: dict[str, Mapping[str, Tensor]] = {"merged": merge_by(opened, root, chosen)}
     named |= {each.name: each for each in opened}
@@ -171,6 +172,7 @@ def sweep_merges(
     table = {who: scorer(state, exam.report, list(exam.report)) for who, state in named.items()}
     return chosen, {
         "chosen_by": score,
+        "merges": merges,
         "tried": [
             {"score": s, "lam": r.scale, "density": r.kept, "weights": r.weights} for s, r in tried
         ],
