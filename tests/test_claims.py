@@ -562,7 +562,9 @@ def test_judge_corrects_over_the_claims_that_could_be_tested() -> None:
 
 
 def test_a_claim_that_only_holds_uncorrected_is_inconclusive() -> None:
-    weak = Claim("", Test("", lambda rows, factors: Outcome(effect=1, low=0, high=2, p=0.04, seeds=5)))
+    weak = Claim(
+        "", Test("", lambda rows, factors: Outcome(effect=1, low=0, high=2, p=0.04, seeds=5))
+    )
     assert [v.verdict for v in judge([weak], ROWS)] == ["holds"]
     assert [v.verdict for v in judge([weak, weak], ROWS)] == ["inconclusive"] * 2
 

@@ -53,6 +53,7 @@ def test_a_study_is_complete(study: Study) -> None:
     assert study.title == (study.module.__doc__ or "").splitlines()[0].rstrip(".")
     assert study.paper == study.module.PAPER
     assert isinstance(study.paper, Paper)
+    assert study.factors is not None, "FACTORS names the columns that are set"
     assert study.paper.title
     assert 1990 <= study.paper.year <= 2100
     assert set(study.scales) == set(SCALES)
@@ -79,6 +80,8 @@ def test_the_smoke_scale_runs(study: Study, smoke) -> None:
     assert len(rows) > 0
     assert rows["method"].map(lambda name: isinstance(name, str)).all()
     assert rows["score"].map(math.isfinite).all()
+    words = {name for name in rows if rows[name].map(lambda value: isinstance(value, str)).any()}
+    assert words - {"method"} <= set(study.factors or ()), "words are settings: declare them"
     for level in ("floor", "ceiling"):
         assert rows[level].dropna().map(math.isfinite).all()
     for _, seeds in rows.groupby("method")["seed"]:

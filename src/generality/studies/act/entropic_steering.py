@@ -54,6 +54,7 @@ PAPER = Paper(
     "Controlling Large Language Model Agents with Entropic Activation Steering",
     arxiv="2406.00244", year=2024,
 )  # fmt: skip
+FACTORS = ("panel", "phase", "push")
 
 PRIOR = {"prior_mean": 10.0, "prior_sd": 4.0}
 

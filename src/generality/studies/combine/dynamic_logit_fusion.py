@@ -54,6 +54,7 @@ PAPER = Paper(
     arxiv="2406.15480",
     year=2024,
 )
+FACTORS = ("task", "setting")
 
 
 @dataclass(frozen=True)

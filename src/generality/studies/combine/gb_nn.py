@@ -36,6 +36,7 @@ from generality.studies.study import Paper
 PAPER = Paper(
     "Sequential Training of Neural Networks with Gradient Boosting", arxiv="1909.12098", year=2023
 )
+FACTORS = ("data", "part", "kept")
 
 
 @dataclass(frozen=True)

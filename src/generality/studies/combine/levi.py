@@ -42,6 +42,7 @@ PAPER = Paper(
     arxiv="2402.04644",
     year=2024,
 )
+FACTORS = ("panel", "shift")
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ from generality.studies.study import Paper
 from generality.weights import interference
 
 PAPER = Paper("What Matters for Model Merging at Scale?", arxiv="2410.03617", year=2024)
+FACTORS = ("panel", "base", "width", "experts")
 
 WAYS: dict[str, dict[str, Any]] = {
     "average": {},

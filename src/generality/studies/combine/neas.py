@@ -52,6 +52,7 @@ PAPER = Paper(
     "One-Shot Neural Ensemble Architecture Search by Diversity-Guided Search Space Shrinking",
     arxiv="2104.00597", year=2021,
 )  # fmt: skip
+FACTORS = ()
 
 
 @dataclass(frozen=True)

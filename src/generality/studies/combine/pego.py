@@ -43,6 +43,7 @@ PAPER = Paper(
     arxiv="2407.15085",
     year=2024,
 )
+FACTORS = ("target",)
 PACS = ("photo", "art_painting", "cartoon", "sketch")
 
 

@@ -42,6 +42,7 @@ PAPER = Paper(
     arxiv="2403.06952",
     year=2024,
 )
+FACTORS = ("skill",)
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,7 @@ from generality.weights import search_merge
 PAPER = Paper(
     "Unconstrained Model Merging for Enhanced LLM Reasoning", arxiv="2410.13699", year=2024
 )
+FACTORS = ("half", "task")
 
 UPRIGHT, TURNED, INVERTED, BOTH = range(4)
 SKILLS = [TURNED, INVERTED]

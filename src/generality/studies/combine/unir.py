@@ -46,6 +46,7 @@ PAPER = Paper(
     arxiv="2505.19075",
     year=2025,
 )
+FACTORS = ("task", "axis")
 
 
 @dataclass(frozen=True)

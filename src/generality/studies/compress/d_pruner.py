@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from generality.estimators.language_domains import LanguageDomains
 
 PAPER = Paper("Pruning as a Domain-specific LLM Extractor", arxiv="2405.06275", year=2024)
+FACTORS = ("sparsity",)
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,7 @@ PAPER = Paper(
     arxiv="2402.04902",
     year=2024,
 )
+FACTORS = ("bits",)
 
 
 @dataclass(frozen=True)

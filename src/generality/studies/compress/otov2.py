@@ -34,6 +34,7 @@ from generality.lab.threads import threads
 from generality.studies.study import Paper
 
 PAPER = Paper("OTOV2: Automatic, Generic, User-Friendly", arxiv="2303.06862", year=2023)
+FACTORS = ("network", "sparsity")
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,7 @@ PAPER = Paper(
     "sharpDARTS: Faster and More Accurate Differentiable Architecture Search",
     arxiv="1903.09900", year=2019,
 )  # fmt: skip
+FACTORS = ("space",)
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,7 @@ PAPER = Paper(
     "Training",
     arxiv="2406.18820", year=2024,
 )  # fmt: skip
+FACTORS = ("source", "target")
 
 RULES = (
     ParamRule(r"embedding\.weight", "vocab", tied=True),

@@ -41,6 +41,7 @@ PAPER = Paper(
     arxiv="2312.16313",
     year=2023,
 )
+FACTORS = ("data", "network", "pick", "ratio", "hypotheses")
 
 METHODS = ("dbat", "dbat-strong", "divdis", "seeds")
 PICKS: tuple[Pick, ...] = ("oracle", "active", "random", "ensemble")

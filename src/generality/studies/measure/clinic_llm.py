@@ -41,6 +41,7 @@ PAPER = Paper(
     arxiv="2402.10965",
     year=2024,
 )
+FACTORS = ("panel", "part", "site", "split", "group", "feature")
 METADATA = ("site_size", "age", "comorbidities", "words", "insurance", "borough")
 
 

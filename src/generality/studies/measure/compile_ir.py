@@ -35,6 +35,7 @@ from generality.lab import Lab
 from generality.studies.study import Paper
 
 PAPER = Paper("ComPile: A Large IR Dataset from Production Sources", arxiv="2309.15432", year=2023)
+FACTORS = ("panel", "language", "level", "training")
 SOURCES = (
     "sources-lz4", "sources-numcodecs", "sources-brotli", "sources-pyclipper",
     "sources-editdistance", "sources-cityhash", "sources-orjson",

@@ -41,6 +41,7 @@ PAPER = Paper(
     arxiv="2409.19774",
     year=2024,
 )
+FACTORS = ("over", "output", "learning_rate")
 
 METHODS = {  # trained on copies too?, an edge map as second view?
     "erm": (False, False),

@@ -50,6 +50,7 @@ PAPER = Paper(
     "How Well Does GPT-4V(ision) Adapt to Distribution Shifts? A Preliminary Investigation",
     arxiv="2312.07424", year=2023,
 )  # fmt: skip
+FACTORS = ("panel", "source", "target", "cases", "shifted", "shots", "disturbance", "amount")
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,7 @@ from generality.studies.study import Paper
 PAPER = Paper(
     "PAC Generalization via Invariant Representations", arxiv="2205.15196", year=2022
 )  # ICML 2023
+FACTORS = ("panel", "sites", "environments", "features", "samples")
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,7 @@ from generality.lab import Lab
 from generality.studies.study import Paper
 
 PAPER = Paper("The Pitfalls of Simplicity Bias in Neural Networks", arxiv="2006.07710", year=2020)
+FACTORS = ("data",)
 
 # what is simple, what is not, and the arms beside plain SGD ("without": the ceiling)
 PANELS: dict[str, tuple[str, dict[int, int], int, tuple[str, ...]]] = {

@@ -42,6 +42,7 @@ from generality.studies.study import Paper
 PAPER = Paper(
     "Flowformer: Linearizing Transformers with Conservation Flows", arxiv="2202.06258", year=2022
 )
+FACTORS = ("task",)
 
 _PLAIN = {"competition": False, "allocation": False}
 ATTENTIONS: dict[str, dict[str, Any] | None] = {

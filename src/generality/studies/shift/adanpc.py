@@ -43,6 +43,7 @@ PAPER = Paper(
     "AdaNPC: Exploring Non-Parametric Classifier for Test-Time Adaptation",
     arxiv="2304.12566", year=2023,
 )  # fmt: skip
+FACTORS = ("panel", "target", "selection", "order")
 
 
 @dataclass(frozen=True)

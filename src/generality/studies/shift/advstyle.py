@@ -40,6 +40,7 @@ from generality.studies.study import Paper
 PAPER = Paper(
     "Adversarial Style Augmentation for Domain Generalization", arxiv="2301.12643", year=2023
 )
+FACTORS = ("source", "target")
 
 MODES: dict[str, Any] = {
     "erm": None, "colour-jitter": None, "mixstyle": "mixstyle", "dsu": "dsu", "efdmix": "efdmix",

@@ -53,6 +53,7 @@ PAPER = Paper(
     arxiv="2403.05523",
     year=2024,
 )
+FACTORS = ("task", "source", "target", "level", "domains", "alone", "last")
 
 
 @dataclass(frozen=True)

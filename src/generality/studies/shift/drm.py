@@ -50,6 +50,7 @@ PAPER = Paper(
     "Domain-Specific Risk Minimization for Out-of-Distribution Generalization",
     arxiv="2208.08661", year=2023,
 )  # fmt: skip
+FACTORS = ("panel", "target")
 
 PANELS = ("colored", "sentiment", "rotated")
 

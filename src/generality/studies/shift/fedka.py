@@ -44,6 +44,7 @@ PAPER = Paper(
     arxiv="2203.11635",
     year=2022,
 )
+FACTORS = ("panel", "target", "uses_target_inputs")
 
 # Whether there is a discriminator, whether features are matched, and what the server tunes on.
 METHODS: dict[str, tuple[bool, bool, Any]] = {

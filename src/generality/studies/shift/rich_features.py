@@ -40,6 +40,7 @@ PAPER = Paper(
     "Rich Feature Construction for the Optimization-Generalization Dilemma",
     arxiv="2203.15516", year=2022,
 )  # fmt: skip
+FACTORS = ("data",)
 
 # share of wrong labels, P(colour contradicts the label) in training, l2
 PANELS: dict[str, tuple[float, tuple[float, float], float]] = {

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 PAPER = Paper("Aligning Teacher with Student Preferences for Tailored Training Data Generation",
               arxiv="2406.19227", year=2024)  # fmt: skip
+FACTORS = ("task", "student", "shots", "technique", "kind")
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,7 @@ from generality.objectives import ConfidenceLoss
 from generality.studies.study import Paper
 
 PAPER = Paper("Debate Helps Weak-to-Strong Generalization", arxiv="2501.13124", year=2025)
+FACTORS = ("panel", "task", "turns", "lies", "members")
 ANSWERS = ("no", "yes")
 
 

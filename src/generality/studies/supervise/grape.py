@@ -46,6 +46,7 @@ from generality.selection.styled_pools import (
 from generality.studies.study import Paper
 
 PAPER = Paper("The Best Instruction-Tuning Data are Those That Fit", arxiv="2502.04194", year=2025)
+FACTORS = ("panel", "base", "budget", "reduce")
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,7 @@ PAPER = Paper(
     arxiv="2410.20533",
     year=2024,
 )
+FACTORS = ("panel",)
 
 
 @dataclass(frozen=True)

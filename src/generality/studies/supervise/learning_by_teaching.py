@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 PAPER = Paper("Can LLMs Learn by Teaching for Better Reasoning? A Preliminary Study",
               arxiv="2406.14629", year=2024)  # fmt: skip
+FACTORS = ("panel", "exam", "student", "samples", "search")
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,7 @@ from generality.studies.study import Paper
 
 PAPER = Paper("MUSCLE: A Model Update Strategy for Compatible LLM Evolution", arxiv="2407.09435",
               year=2024)  # fmt: skip
+FACTORS = ("panel", "gap")
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,7 @@ PAPER = Paper(
     arxiv="2306.02707",
     year=2023,
 )
+FACTORS = ("panel",)
 
 WORDS = (*TASKS, *TINY_MESSAGES)
 TWO_STAGES = ("middle-strong", "strong-strong", "middle-middle", "strong-middle")

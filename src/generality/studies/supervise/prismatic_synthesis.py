@@ -54,6 +54,7 @@ PAPER = Paper(
     arxiv="2505.20161",
     year=2025,
 )
+FACTORS = ("panel", "kind")
 TARGETS = ("amazon", "nyt", "tweets")
 OUTCOMES = {"method", "seed", "score", "even", "longer", "even_rare", "longer_rare", "in_domain"}
 ARMS = ("naive", "random", "embedding", "prismatic")

@@ -44,6 +44,7 @@ PAPER = Paper(
     "Self-Knowledge Distillation with Progressive Refinement of Targets",
     arxiv="2006.12000", year=2021,
 )  # fmt: skip
+FACTORS = ("network", "noise")
 
 METHODS = ("hard", "label-smoothing", "ps-kd-0.3", "ps-kd-0.8", "constant-0.8", "ema-teacher")
 

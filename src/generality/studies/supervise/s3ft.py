@@ -46,6 +46,7 @@ PAPER = Paper(
     arxiv="2502.08130",
     year=2025,
 )
+FACTORS = ("axis",)
 
 
 @dataclass(frozen=True)

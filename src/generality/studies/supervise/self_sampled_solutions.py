@@ -44,6 +44,7 @@ PAPER = Paper(
     arxiv="2205.14318",
     year=2022,
 )
+FACTORS = ("k",)
 
 ARMS: dict[str, dict[str, Any]] = {  # what differs from full+partial with plain augmentation
     "mle": {"samples": 0},

@@ -38,6 +38,7 @@ PAPER = Paper(
     arxiv="2301.12726",
     year=2023,
 )
+FACTORS = ("panel", "size", "arms", "checkpoint")
 ARMS: dict[str, tuple[Any, ...]] = {
     "sample": ("icl_cot", "icl_ans", "zs_cot", "zs_ans"),
     "distribution": ("icl_cot", "icl_ans", "zs_cot", "zs_ans"),

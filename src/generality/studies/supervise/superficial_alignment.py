@@ -44,6 +44,7 @@ PAPER = Paper(
     "Generalization",
     arxiv="2406.11431", year=2024,
 )  # fmt: skip
+FACTORS = ("panel", "gap", "layer", "alpha")
 
 
 @dataclass(frozen=True)

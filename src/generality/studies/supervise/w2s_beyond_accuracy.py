@@ -46,6 +46,7 @@ PAPER = Paper(
     arxiv="2410.12621",
     year=2024,
 )
+FACTORS = ("task", "track", "metric")
 
 
 @dataclass(frozen=True)

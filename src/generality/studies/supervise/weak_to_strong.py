@@ -34,6 +34,7 @@ PAPER = Paper(
     arxiv="2312.09390",
     year=2023,
 )
+FACTORS = ("task", "weak", "strong", "tuning", "epochs")
 
 OBJECTIVES: dict[str, Callable[..., Any]] = {
     "naive": soft_cross_entropy,

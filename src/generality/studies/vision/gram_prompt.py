@@ -53,6 +53,7 @@ PAPER = Paper(
     "Gradient-Regulated Meta-Prompt Learning for Generalizable Vision-Language Models",
     arxiv="2303.06571", year=2023,
 )  # fmt: skip
+FACTORS = ("task", "shots", "steps")
 
 METHODS = ("random", "words", "meta", "meta+regulator", "regulator")
 
