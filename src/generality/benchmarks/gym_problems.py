@@ -48,7 +48,8 @@ def gym_problems(task: str, count: int, seed: int, **options: Any) -> list[GymPr
     Args:
         task: such as "chain_sum" or "letter_counting".
         count: how many.
-        seed: of the draws.
+        seed: of the draws. reasoning-gym draws problem i by seed + i, so seeds less than `count`
+            apart share problems.
         options: of the task, as reasoning-gym names them.
 
     Raises:
