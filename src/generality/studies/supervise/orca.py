@@ -10,7 +10,8 @@ a tenth of its explanations (one step, from which the rest follows).
 The paper compares five million explanations of the middle teacher and then one million of the
 strong one with that one million alone, so that order and amount change together. Here all four
 orders of two teachers learn from N, then N/5 examples (`middle-strong`, …), beside `strong-fifth`,
-the paper's comparison. `answers-tokens` reads as many tokens as `strong` does.
+the paper's comparison. `answers-tokens` reads as many tokens as `strong` does. The panel `smollm2`
+asks the first question of a model people know, with sums and low-rank adapters.
 
 Differences from the paper, each with its effect: procedural tasks over letters and digits and a
 decoder of 0.25M parameters instead of FLAN and LLaMA-13B (explanations are exact, and their length
@@ -41,6 +42,8 @@ from generality.benchmarks.worlds import (
 )
 from generality.claims import Claim, Row, greater
 from generality.errors import UserError
+from generality.estimators.sum_panels import explanation_rows
+from generality.estimators.sum_school import SumSchool
 from generality.lab import Lab, TrainConfig
 from generality.lab.stages import Stage, tune_in_stages
 from generality.models import load_model, load_tokenizer, tiny_decoder
@@ -90,6 +93,10 @@ class Config:
     batch_size: int = 32
     test: int = 40  # problems of each task and length
     max_tokens: int = 40  # of a response
+    real: str | None = "smollm2-135m"  # the model of its panel, or a size of `tiny_decoder`
+    real_sums: int = 24  # that it learns from by LoRA, of three one-digit numbers
+    real_test: int = 24  # other sums
+    real_tokens: int = 40  # of an answer
     seeds: int = 4
 
     def __post_init__(self) -> None:
@@ -107,12 +114,14 @@ class Config:
 SCALES = {
     "smoke": Config(
         model="0.05M", tasks=("reverse", "count"), unseen=("last",), base_examples=64,
-        examples=40, more=2, adaptation=4, adaptation_epochs=1.0, test=2, max_tokens=12, seeds=1,
+        examples=40, more=2, adaptation=4, adaptation_epochs=1.0, test=2, max_tokens=12,
+        real="0.05M", real_sums=4, real_test=2, real_tokens=4, seeds=1,
     ),
     "small": Config(),
     "full": Config(
         model="hf:meta-llama/Llama-2-7b-hf", data_path="data/openorca", examples=5_000_000,
-        base_examples=0, epochs=4.0, learning_rate=2e-5, more=1, max_tokens=1024, seeds=3,
+        base_examples=0, epochs=4.0, learning_rate=2e-5, more=1, max_tokens=1024,
+        real="hf:Qwen/Qwen2.5-1.5B", real_sums=500, real_test=200, seeds=3,
     ),
 }  # fmt: skip
 
@@ -154,6 +163,14 @@ CLAIMS = (
         greater("answers", "strong", on="flattery"),
         paper_says="Vicuna: 92 % of ChatGPT by a judge, 48 % on BIG-Bench Hard",
     ),
+    Claim(
+        "SmolLM2 learns more of sums from explanations than from answers to the same sums",
+        greater("explanations of sums", "answers of sums"),
+    ),
+    Claim(
+        "And more than from answers of as many tokens",
+        greater("explanations of sums", "answers-tokens of sums"),
+    ),
 )
 
 
@@ -181,6 +198,11 @@ def run(config: Config, lab: Lab) -> Iterator[Row]:
             for panel, row in rows.items():
                 floor, ceiling = (found[name][panel]["score"] for name in ("answers", "ceiling"))
                 yield Row(method=arm, seed=seed, panel=panel, floor=floor, ceiling=ceiling, **row)
+    if config.real:
+        school = SumSchool(lab, config.real, max_tokens=config.real_tokens)
+        for seed in lab.seeds(config.seeds):
+            for row in explanation_rows(school, config.real_sums, config.real_test, seed=seed):
+                yield Row(row, method=f"{row['method']} of sums", panel="smollm2")
 
 
 def stages(config: Config, arm: str, pools: dict[str, list[Explained]]) -> list[Stage]:
