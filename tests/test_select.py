@@ -211,7 +211,7 @@ def test_several_responses_in_one_record_and_other_shapes(generality, model) -> 
         ("-o out.jsonl --method random --rejected data.jsonl", "take the place of the data"),
         ("-o out.jsonl --method random --report nowhere/page.html", "does not exist; make it"),
         ("-o home.jsonl --method random", "is a folder; name a file"),
-        ("-o out.jsonl --method random --keep nan", "a whole number, or a share below 1"),
+        ("-o out.jsonl --method random --keep nan", "--keep is a finite number, not nan"),
         ("-o out.jsonl --method random --keep 1.5", "a whole number, or a share below 1"),
         ("-o out.jsonl --method g-vendi --model MODEL --clusters 0", "--clusters is a whole"),
         ("-o out.jsonl --method prismatic --model MODEL --sparse 2", "--sparse is a share"),

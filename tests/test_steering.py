@@ -218,7 +218,12 @@ def test_beliefs_are_those_of_bayes():
 
 @pytest.mark.parametrize(
     ("line", "said"),
-    [("nonsense", "no JSON"), ('{"prompt": "a"}', '"weight"'), ("[1]", '"prompt"'), ("", "empty")],
+    [
+        ("nonsense", "no JSON"),
+        ('{"prompt": "a"}', '"weight"'),
+        ("[1]", "no record of named parts"),
+        ("", "empty"),
+    ],
 )
 def test_bad_records_to_learn_from_are_named(tmp_path, line, said):
     good = json.dumps({"prompt": "a", "weight": 1})

@@ -92,13 +92,14 @@ def steer(
 
 def read_weighted(path: Path) -> list[dict[str, Any]]:
     """Records with a prompt and a weight or choices, checked."""
+    from generality.selection.record_screen import KINDS
     from generality.selection.training_files import read_records
 
     records = []
     for record in read_records(path):
         content = record.content or {}
         if record.problem:
-            raise UserError(f"{path}, record {record.number}: {record.problem}.")
+            raise UserError(f"{path}, record {record.number} is {KINDS[record.problem]}.")
         if not _is_text(content.get("prompt")) or not (
             _is_number(content.get("weight")) or _are_choices(content.get("choices"))
         ):

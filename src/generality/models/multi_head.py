@@ -46,7 +46,7 @@ class MultiHead(nn.Module):
 
         >>> wide = nn.Linear(4, 6)
         >>> heads = MultiHead.from_wide_head(None, wide, classes=3)(torch.ones(1, 4))
-        >>> torch.equal(heads.flatten(), wide(torch.ones(4)))
+        >>> torch.allclose(heads.flatten(), wide(torch.ones(4)))
         True
         """
         if classes < 1 or head.out_features % classes:
