@@ -69,8 +69,8 @@ class Config:
     k: int = 5  # token probabilities that the teacher tells
     k_shot: int = 1  # demonstrations in a prompt
     problems: int = 4000  # of specialisation
-    tokens: int = 120_000  # read by each arm
-    learning_rate: float = 2e-3
+    tokens: int = 600_000  # read by each arm: about 600 updates
+    learning_rate: float = 3e-3
     batch_size: int = 16
     validation: int = 50  # problems of each kind that a checkpoint is chosen by
     test: int = 100  # problems of each kind that count
