@@ -61,7 +61,7 @@ class RichPlan:
     oracle_steps: int = 200
 
     @property
-    def training(self) -> dict[str, float]:
+    def training(self) -> dict[str, Any]:
         """What all trainings share."""
         return {"learning_rate": self.learning_rate, "l2": self.l2}
 

@@ -142,7 +142,7 @@ def own_words_rows(
         "s3ft": method(paraphrase=restate).build(gold),
     }
     writers: dict[str, Writer] = {"start": base}
-    facts = {"start": Row(examples=0)}
+    facts: dict[str, Row] = {"start": Row(examples=0)}
     for arm, data in built.items():
         pairs = list(zip(data["prompt"][:], data["target"][:], strict=True)) if len(data) else []
         writers[arm] = school.taught(pairs, seed) if pairs else base
