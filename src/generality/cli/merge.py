@@ -295,11 +295,10 @@ def _show(console: Any, evaluation: dict[str, Any]) -> None:
 
 def _refuse_unused(rule: str, **given: Any) -> None:
     """Settings that say nothing to a method would be taken for heard."""
-    from generality.weights.merging import FROM_BASE
+    from generality.weights.merging import USERS
 
-    users = {"density": ("ties", "dare", "dare-ties"), "lam": FROM_BASE, "fisher": ("fisher",)}
     for name, value in given.items():
-        if value and rule not in users[name]:
+        if value and rule not in USERS[name]:
             option = "--lambda" if name == "lam" else f"--{name}"
             raise UserError(f"{rule} has no use for {option}: leave it out.")
 

@@ -20,7 +20,7 @@ from generality.selection.training_files import plain_pair, read_records
 from generality.weights import Recipe, merge, open_checkpoint, search_merge
 from generality.weights.checkpoint_stream import AdaptedCheckpoint, Checkpoint
 from generality.weights.merge_checks import check_mergeable, home
-from generality.weights.merging import FROM_BASE
+from generality.weights.merging import FROM_BASE, SPARSE
 
 LAMS = (0.3, 0.5, 0.7, 1.0)
 DENSITIES = (0.1, 0.2, 0.5, 1.0)
@@ -83,7 +83,7 @@ def candidates(recipe: Recipe, models: int) -> list[Recipe]:
     (16, 4)
     """
     from_base = recipe.rule in FROM_BASE
-    sparse = recipe.rule in ("ties", "dare", "dare-ties")
+    sparse = recipe.rule in SPARSE
     lams = LAMS if from_base and recipe.lam is None else (recipe.lam,)
     densities = DENSITIES if sparse and recipe.density is None else (recipe.density,)
     leans: Sequence[Any] = (recipe.weights,)

@@ -21,7 +21,7 @@ from generality.weights.checkpoint_stream import (
     refuse_existing,
 )
 from generality.weights.merge_checks import check_mergeable, home
-from generality.weights.merging import FROM_BASE, Merger, Recipe
+from generality.weights.merging import FROM_BASE, USERS, Merger, Recipe
 from generality.weights.stored_numbers import dtype_name, torch_name
 
 if TYPE_CHECKING:
@@ -154,12 +154,7 @@ def _settings(recipe: Recipe, count: int) -> dict[str, Any]:
     """The settings that play a part, as JSON."""
     rule, found = recipe.rule, asdict(recipe)
     used = ["method", "weights"]
-    if rule in FROM_BASE:
-        used += ["lam", "variant"]
-    if rule in ("ties", "dare", "dare-ties"):
-        used += ["density"]
-    if rule in ("dare", "dare-ties"):
-        used += ["seed"]
+    used += [name for name, rules in USERS.items() if rule in rules and name in found]
     if recipe.method == "layerwise":
         used += ["inner", "granularity", "groups"]
     found |= {"lam": recipe.scale, "density": recipe.kept}

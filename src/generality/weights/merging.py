@@ -39,6 +39,13 @@ METHODS = (
 VARIANTS = ("paper", "mergekit", "peft")
 FROM_BASE = ("task-arithmetic", "ties", "dare", "dare-ties", "layerwise")
 """Methods that add to a base what the experts learned."""
+SPARSE = ("ties", "dare", "dare-ties")
+"""Those that keep a share of it."""
+USERS = {
+    "lam": FROM_BASE, "variant": FROM_BASE, "density": SPARSE, "seed": ("dare", "dare-ties"),
+    "fisher": ("fisher",),
+}  # fmt: skip
+"""Settings that say nothing to some rules → the rules that they say something to."""
 
 PIECE = 1 << 16  # elements: of float32 a quarter of a megabyte, several stay in a core's cache
 BLOCK = 1 << 18  # elements whose draws have a key of their own
