@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from datasets import Dataset
@@ -162,9 +162,10 @@ def run(config: Config, lab: Lab) -> Iterator[Row]:
                 after[method], more[method] = before, Row(kl=0.0, examples=0, tokens=0)
                 continue
             updates = config.updates * (2 if method == "ceiling" else 1)
-            plan = TrainConfig(1, learning_rate=config.learning_rate, schedule="constant")
-            plan = replace(plan, epochs=(updates - 0.5) / plan.steps(len(data)))
-            tuned = base.tuned(lab, data["prompt"][:], data["target"][:], config=plan, seed=seed)
+            tuned = base.tuned(
+                lab, data["prompt"][:], data["target"][:], seed=seed, updates=updates,
+                config=TrainConfig(1, learning_rate=config.learning_rate, schedule="constant"),
+            )  # fmt: skip
             sources, asked = data["target_source"][:], task.tests["target"][0][: config.drift]
             after[method] = accuracies(tuned)
             more[method] = Row(
