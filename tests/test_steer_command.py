@@ -69,7 +69,7 @@ def test_indecision_between_choices_is_a_weight(generality, tmp_path, model):
         ([], "Say what to learn from"),
         (["--learn", "good.jsonl"], "-o OUT.safetensors"),
         (["--learn", "none.jsonl", "-o", "v"], "There is no file none.jsonl"),
-        (["--learn", "utf16.jsonl", "-o", "v"], "record 1: unparseable"),
+        (["--learn", "utf16.jsonl", "-o", "v"], "record 1 is no JSON, or not in UTF-8"),
         (["--learn", "none.json", "-o", "v"], "record 1 needs a"),
         (["--learn", "one.jsonl", "-o", "v"], "a list of two texts or more"),
         (["--learn", "even.jsonl", "-o", "v"], "all weights, or all activations, are alike"),
