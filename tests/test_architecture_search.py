@@ -13,19 +13,6 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from generality.estimators.architecture_search import (
-    SearchPlan,
-    recalibrated_accuracy,
-    search_architecture,
-)
-from generality.estimators.ensemble_search import (
-    SupernetPlan,
-    one_shot_accuracy,
-    search_ensemble,
-    train_supernet,
-)
-from generality.estimators.evolution_search import evolution_search
-from generality.estimators.shrinking_sampler import ShrinkingSampler, combo_diversity
 from generality.lab import CosinePowerAnnealingLR, cosine_power_factors
 from generality.measures import ensemble_diversity, flops, operator_diversity, rank_correlation
 from generality.measures.operator_diversity import jensen_shannon
@@ -49,6 +36,19 @@ from generality.modules import (
     split_backbone,
 )
 from generality.objectives import member_cross_entropy
+from generality.training.architecture_search import (
+    SearchPlan,
+    recalibrated_accuracy,
+    search_architecture,
+)
+from generality.training.ensemble_search import (
+    SupernetPlan,
+    one_shot_accuracy,
+    search_ensemble,
+    train_supernet,
+)
+from generality.training.evolution_search import evolution_search
+from generality.training.shrinking_sampler import ShrinkingSampler, combo_diversity
 
 # ------------------------------------------------------------------ cosine power annealing
 

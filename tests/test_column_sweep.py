@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from generality.estimators.layer_by_layer import layer_by_layer, prune_sparsegpt, quantize_gptq
 from generality.models import tiny_decoder
+from generality.training.layer_by_layer import layer_by_layer, prune_sparsegpt, quantize_gptq
 from generality.weights import gptq, prune, quantize_rtn, sparsegpt
 
 W = torch.tensor([[0.5, -0.2], [0.1, 0.8]])

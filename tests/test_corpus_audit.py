@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from generality.benchmarks.dedup_split import dedup_split, leakage_gap
 from generality.benchmarks.worlds.algorithm_programs import ALGORITHMS, algorithm_programs
 from generality.errors import UserError
-from generality.estimators.code_readers import CodeCompressor, CodeReader, code_words
+from generality.experiments.code_readers import CodeCompressor, CodeReader, code_words
 from generality.measures.corpus_audit import (
     audit_corpus,
     containment,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from generality.benchmarks.worlds import world_tokenizer
 from generality.errors import UserError
-from generality.estimators.specialist_tasks import ChainTasks, FileTasks, read_worked
+from generality.experiments.specialist_tasks import ChainTasks, FileTasks, read_worked
 from generality.measures import CapabilityLedger, select_checkpoint
 from generality.models import (
     align_tokens,

@@ -8,9 +8,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import tiny_models
 from generality.errors import UserError
-from generality.estimators.distilled_merge import Fusion, merge_by_distillation, read_pairs
 from generality.lab import Lab
 from generality.models import encode_response, load_model, load_tokenizer
+from generality.training.distilled_merge import Fusion, merge_by_distillation, read_pairs
 
 PROMPTS = [f"the film was {word}" for word in tiny_models.WORDS] * 3
 RESPONSES = ["very good and not long"] * len(PROMPTS)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from generality.estimators.domain_pruning import DomainPruning
-from generality.estimators.token_batches import mean_loss, text_loss, token_batches
 from generality.lab import TrainConfig
 from generality.measures import dual_importance, taylor_importance
 from generality.models import tiny_decoder
 from generality.objectives import EWCAnchor
+from generality.training.domain_pruning import DomainPruning
+from generality.training.token_batches import mean_loss, text_loss, token_batches
 
 STRONG = 1e4  # a spring that lets nothing go far
 

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from generality.errors import UserError
-from generality.estimators import (
+from generality.measures import group_effect, negative_transfer
+from generality.models import DomainAdversarial, fedka_digits, mlp
+from generality.training import (
     FederatedVoting,
     Federation,
     FedKAClient,
@@ -20,9 +22,7 @@ from generality.estimators import (
     fedavg,
     federated_vote,
 )
-from generality.estimators import fedka as room
-from generality.measures import group_effect, negative_transfer
-from generality.models import DomainAdversarial, fedka_digits, mlp
+from generality.training import fedka as room
 
 
 def model(seed: int = 0) -> DomainAdversarial:

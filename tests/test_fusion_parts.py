@@ -6,10 +6,10 @@ import torch
 from torch.nn import functional
 
 import tiny_models
-from generality.estimators.fused_teachers import fused_topk, with_gold
 from generality.measures import diagonal_fisher, response_logprob, synergy
 from generality.models import align_tokens, alignment_cost, teacher_topk
 from generality.objectives import FusionLoss, fuse_distributions
+from generality.training.fused_teachers import fused_topk, with_gold
 from generality.weights import sce_merge
 
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from generality.benchmarks import cluster_names, cluster_tasks
-from generality.estimators import MetaTask, adapt, meta_train
 from generality.measures import base_to_new, harmonic_mean
 from generality.modules import GradientRegulator, RegulatedOptimizer, SoftPrompt, gradient_cosine
+from generality.training import MetaTask, adapt, meta_train
 
 
 def bert() -> nn.Module:

@@ -7,10 +7,10 @@ import torch
 
 from generality.benchmarks.worlds import world_tokenizer
 from generality.decoding import FusedCausalLM
-from generality.estimators import GuidancePlan, train_guidance
-from generality.estimators.guidance_training import answer_logprobs
 from generality.models import generate_texts, tiny_decoder
 from generality.objectives import grpo_advantages, token_policy_loss
+from generality.training import GuidancePlan, train_guidance
+from generality.training.guidance_training import answer_logprobs
 
 TOKENIZER = world_tokenizer()
 

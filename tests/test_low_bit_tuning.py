@@ -9,12 +9,12 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from generality.estimators.language_domains import LanguageDomains, tokenizer_pieces
-from generality.estimators.low_bit_tuning import LowBitTuning
+from generality.experiments.language_domains import LanguageDomains, tokenizer_pieces
 from generality.lab import TrainConfig
 from generality.measures.weight_importance import linear_layers
 from generality.models import bpe_tokenizer, tiny_decoder
 from generality.modules import LSQWeight, QALoRALinear, apply_qalora, apply_qat, settle_qat
+from generality.training.low_bit_tuning import LowBitTuning
 from generality.weights import quantize_rtn
 
 GROUP = 16

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 import tiny_models
-from generality.estimators.merge_sweep import candidates, read_exam, sweep_merges
-from generality.estimators.turned_digits import DigitParts, TurnedDigits
+from generality.experiments.turned_digits import DigitParts, TurnedDigits
+from generality.training.merge_sweep import candidates, read_exam, sweep_merges
 from generality.weights import merge, search_merge
 from generality.weights.merging import Recipe
 

@@ -329,7 +329,7 @@ def test_its_state_can_be_saved_and_taken_up():
 
 
 def test_every_way_of_pruning_has_the_channels_it_should():
-    from generality.estimators.channel_pruning import Budget, ChannelPruning, lowest
+    from generality.training.channel_pruning import Budget, ChannelPruning, lowest
 
     drawn = torch.Generator().manual_seed(0)
     images = torch.randn(96, 6, generator=drawn)

@@ -22,8 +22,8 @@ from generality.benchmarks import (
 )
 from generality.claims import Row
 from generality.errors import UserError
-from generality.estimators import follow_streams
 from generality.estimators.feature_ids import logistic_ids, nearest_mean_ids
+from generality.experiments import follow_streams
 from generality.measures import chosen_elsewhere
 from generality.measures.invariance import (
     Moments,

@@ -5,8 +5,8 @@ import pytest
 
 import tiny_models
 from generality.benchmarks import FewShotTask
-from generality.estimators import MetaPlan, PromptSpace, learn_prompt, name_scores, tune_prompt
 from generality.models import TwoTowers
+from generality.training import MetaPlan, PromptSpace, learn_prompt, name_scores, tune_prompt
 
 NAMES = ("dog", "cat", "horse", "owl")
 

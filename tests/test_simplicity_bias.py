@@ -10,7 +10,7 @@ from torch import nn
 from generality.benchmarks import hub_classes, shuffle_block, slab_dataset
 from generality.benchmarks.slabs import slab_edges
 from generality.errors import UserError
-from generality.estimators import fit_remedy
+from generality.experiments import fit_remedy
 from generality.measures import (
     pgd_attack,
     randomized_score,

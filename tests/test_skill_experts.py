@@ -21,21 +21,21 @@ from generality.benchmarks.worlds.scenes import (
     scene_questions,
 )
 from generality.errors import UserError
-from generality.estimators.pipeline_school import PipelineExperts, question_text, visual_judge
-from generality.estimators.scene_painter import (
+from generality.experiments.pipeline_school import PipelineExperts, question_text, visual_judge
+from generality.experiments.scene_painter import (
     SceneNetwork,
     ScenePainter,
     encode_captions,
     train_painter,
 )
-from generality.estimators.skill_experts import (
+from generality.measures.dependency_graph_score import category_report, dependency_graph_scores
+from generality.selection.self_instruct import SelfInstructPool, rouge_l
+from generality.training.skill_experts import (
     adapter_conflict,
     merge_experts,
     train_skill_experts,
     with_adapter,
 )
-from generality.measures.dependency_graph_score import category_report, dependency_graph_scores
-from generality.selection.self_instruct import SelfInstructPool, rouge_l
 
 
 @given(st.sampled_from(("simple", *SKILLS)), st.integers(0, 10_000))

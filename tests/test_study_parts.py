@@ -12,15 +12,15 @@ from generality.benchmarks.feature_tables import divided, feature_table
 from generality.benchmarks.shifted_digits import shifted_digits
 from generality.benchmarks.shifted_texts import coded_lists
 from generality.errors import UserError
-from generality.estimators.cut_networks import boosted_and_cut, joint_and_cut, linear_score
-from generality.estimators.preference_ladder import preferred
-from generality.estimators.rare_class_ladder import rare_class_ladder
-from generality.estimators.shrinking_sampler import ShrinkingSampler
+from generality.experiments.cut_networks import boosted_and_cut, joint_and_cut, linear_score
+from generality.experiments.preference_ladder import preferred
+from generality.experiments.rare_class_ladder import rare_class_ladder
 from generality.measures import random_push
 from generality.models import sklearn_mlp
 from generality.modules.digit_spaces import CellSpace, GridSpace
 from generality.selection.styled_pools import ChainPools, FilePools
 from generality.selection.training_files import read_preferences
+from generality.training.shrinking_sampler import ShrinkingSampler
 
 
 @pytest.mark.parametrize("activation", ["relu", "logistic", "tanh"])

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from generality.estimators.style_ascent import fit_style_ascent
 from generality.lab import TrainConfig
 from generality.lab.fit import fit
 from generality.models import TinyConvNet
 from generality.modules import FeatureStatPerturb, insert_after
 from generality.studies.shift import advstyle
+from generality.training.style_ascent import fit_style_ascent
 
 CONFIG = TrainConfig(
     epochs=2, batch_size=8, learning_rate=0.05, optimizer="sgd", momentum=0.9, dropout=True,

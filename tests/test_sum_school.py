@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 import tiny_models
 from generality.benchmarks.worked_sums import WorkedSum, worked_sums
 from generality.errors import UserError
-from generality.estimators.sum_panels import explanation_rows
-from generality.estimators.sum_school import SumSchool
-from generality.estimators.writer import Writer
+from generality.experiments.sum_panels import explanation_rows
+from generality.experiments.sum_school import SumSchool
 from generality.lab import Lab
 from generality.models import adapters_alone
+from generality.training.writer import Writer
 
 expressions = st.lists(st.integers(0, 99), min_size=2, max_size=5).flatmap(
     lambda numbers: st.tuples(

@@ -13,7 +13,7 @@ from generality.benchmarks.worlds import answer_of
 from generality.benchmarks.worlds.chain_lessons import BETWEEN, chain_lessons
 from generality.benchmarks.worlds.recipes import MOVES, Recipe, Recipes, recipe_problem
 from generality.errors import UserError
-from generality.estimators.recipe_school import RecipeSchool
+from generality.experiments.recipe_school import RecipeSchool
 from generality.lab import Lab
 from generality.measures import discriminative_subset, item_information
 from generality.models import RecordedChat

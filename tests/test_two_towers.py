@@ -14,11 +14,11 @@ from torch.nn.functional import cross_entropy
 import tiny_models
 from generality.agents import ChoiceTask, ClipZeroShot
 from generality.errors import UserError
-from generality.estimators import MetaTask, meta_train
 from generality.lab import Lab
 from generality.models.two_towers import TwoTowers
 from generality.modules import DualPrompt, GradientRegulator, SoftPrompt, VisualPrompt
 from generality.studies import configure, find_study
+from generality.training import MetaTask, meta_train
 
 NAMES = ["dog", "cat", "horse"]
 

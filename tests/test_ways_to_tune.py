@@ -2,8 +2,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from generality.estimators import ways_to_tune
 from generality.lab import TrainConfig
+from generality.training import ways_to_tune
 
 
 class Bag(nn.Module):

@@ -15,14 +15,14 @@ from generality.benchmarks.tuning_files import TuningFiles
 from generality.benchmarks.worlds import answer_of
 from generality.benchmarks.worlds.styled_chains import StyledChains
 from generality.errors import UserError
-from generality.estimators.hard_tasks import FileTasks
-from generality.estimators.writer import Writer
+from generality.experiments.hard_tasks import FileTasks
 from generality.lab import Lab, TrainConfig
 from generality.measures import response_logprob
 from generality.measures.flips import flip_rows
 from generality.selection import WorldCheck
 from generality.selection.hard_chains import HardChains
 from generality.selection.hard_material import HardMaterial, supervision_sets
+from generality.training.writer import Writer
 
 ONCE = TrainConfig(epochs=1, batch_size=2, learning_rate=1e-2)
 PROMPTS, ANSWERS = ["a ?", "b ?", "c ?", "d ?"], ["=> 1", "=> 2", "=> 1", "=> 2"]

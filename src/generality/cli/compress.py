@@ -14,7 +14,7 @@ from generality.cli import options
 from generality.errors import UserError, unknown
 
 if TYPE_CHECKING:
-    from generality.estimators.compression import Size
+    from generality.training.compression import Size
 
 TUNING = "Tuning (d-pruner, otov2, l4q)"
 
@@ -63,7 +63,7 @@ def compress(
     OUT appears when it is whole: transformers loads it (l4q without --plain: after `import
     generality.models.packed_checkpoint`, or by generality's load_model).
     """
-    from generality.estimators.compression import METHODS, Compression, compress_checkpoint
+    from generality.training.compression import METHODS, Compression, compress_checkpoint
 
     if method not in METHODS:
         raise unknown("method", method, METHODS)

@@ -223,7 +223,7 @@ def _distill(
     """Models that are built differently, by their distributions."""
     import torch
 
-    from generality.estimators.distilled_merge import Fusion, merge_by_distillation, read_pairs
+    from generality.training.distilled_merge import Fusion, merge_by_distillation, read_pairs
 
     if data is None:
         raise UserError(
@@ -263,8 +263,8 @@ def _choose(
     examples: int, base: str | None, multitask: str | None, search: int, device: str,
 ) -> tuple[Any, dict[str, Any]]:  # fmt: skip
     """Settings chosen on half of the data, and the table of the other half."""
-    from generality.estimators.merge_sweep import read_exam, sweep_merges
     from generality.lab.progress import ProgressBars
+    from generality.training.merge_sweep import read_exam, sweep_merges
     from generality.weights.checkpoint_stream import refuse_existing
 
     refuse_existing(out)

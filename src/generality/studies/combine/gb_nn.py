@@ -29,7 +29,7 @@ import numpy as np
 from generality.benchmarks import load_benchmark, stratified
 from generality.benchmarks.feature_tables import NUMBERS, divided, feature_table
 from generality.claims import Claim, Row, greater, less
-from generality.estimators.cut_networks import boosted_and_cut, joint_and_cut, linear_score
+from generality.experiments.cut_networks import boosted_and_cut, joint_and_cut, linear_score
 from generality.lab import Lab
 from generality.studies.study import Paper
 

@@ -29,13 +29,13 @@ from generality.benchmarks.shifted_texts import ShiftedTexts, coded_lists, cued_
 from generality.claims import Claim, Row, greater, interacts, less
 from generality.errors import UserError
 from generality.estimators.layerwise_heads import LayerReader, layerwise_heads
-from generality.estimators.ways_to_tune import text_ways_to_tune
 from generality.lab import Lab, TrainConfig
 from generality.measures import accuracy
 from generality.models import load_model, load_tokenizer
 from generality.models.identity import model_identity
 from generality.modules import probed
 from generality.studies.study import Paper
+from generality.training.ways_to_tune import text_ways_to_tune
 
 PAPER = Paper(
     "LEVI: Generalizable Fine-tuning via Layer-wise Ensemble of Different Views",

@@ -28,7 +28,7 @@ import numpy as np
 
 from generality.claims import Claim, Row, greater, interacts, less
 from generality.errors import UserError
-from generality.estimators.turned_digits import DigitParts, TurnedDigits
+from generality.experiments.turned_digits import DigitParts, TurnedDigits
 from generality.lab import Lab
 from generality.lab.threads import threads
 from generality.studies.study import Paper

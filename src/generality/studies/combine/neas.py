@@ -28,15 +28,6 @@ import torch
 
 from generality.benchmarks.shifted_digits import ShiftedDigits, shifted_digits
 from generality.claims import Claim, Row, greater
-from generality.estimators.ensemble_search import (
-    Shrink,
-    SupernetPlan,
-    one_shot_accuracy,
-    search_ensemble,
-    train_supernet,
-)
-from generality.estimators.shrinking_sampler import ShrinkingSampler
-from generality.estimators.train_steps import train_steps
 from generality.lab import Lab
 from generality.lab.threads import threads
 from generality.measures.ensemble_diversity import ensemble_diversity
@@ -47,6 +38,15 @@ from generality.modules.digit_supernet import conv_choices, conv_head, conv_supe
 from generality.modules.supernet import EnsembleArchitecture, Supernet
 from generality.objectives.member_cross_entropy import member_cross_entropy
 from generality.studies.study import Paper
+from generality.training.ensemble_search import (
+    Shrink,
+    SupernetPlan,
+    one_shot_accuracy,
+    search_ensemble,
+    train_supernet,
+)
+from generality.training.shrinking_sampler import ShrinkingSampler
+from generality.training.train_steps import train_steps
 
 PAPER = Paper(
     "One-Shot Neural Ensemble Architecture Search by Diversity-Guided Search Space Shrinking",

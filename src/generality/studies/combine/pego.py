@@ -27,7 +27,7 @@ from generality.benchmarks import folder_or_digits
 from generality.benchmarks.left_out_domain import LeftOut, left_out_images, left_out_texts
 from generality.claims import Claim, Row, greater, less
 from generality.errors import UserError
-from generality.estimators.adapter_groups import (
+from generality.experiments.adapter_groups import (
     image_features,
     source_and_target,
     tuned_with_adapters,

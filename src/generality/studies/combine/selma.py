@@ -126,7 +126,7 @@ def grown_captions(skill: str, count: int, seed: int) -> list[str]:
 
 def scenes_scores(config: Config, seed: int) -> list[dict[str, Any]]:
     """Base, experts and merges of one seed on scenes."""
-    from generality.estimators.scene_school import SceneSchool
+    from generality.experiments.scene_school import SceneSchool
     from generality.lab.threads import threads
 
     with threads(1), TemporaryDirectory() as folder:
@@ -159,7 +159,7 @@ def scenes_scores(config: Config, seed: int) -> list[dict[str, Any]]:
 
 def pipeline_scores(config: Config, seed: int) -> list[dict[str, Any]]:
     """Base, experts, their merge and the union of one seed on a diffusers pipeline."""
-    from generality.estimators.pipeline_school import PipelineSchool
+    from generality.experiments.pipeline_school import PipelineSchool
 
     with TemporaryDirectory() as folder:
         school = PipelineSchool(config, Path(folder), seed)

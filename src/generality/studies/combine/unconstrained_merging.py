@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from generality.claims import Claim, Row, greater
-from generality.estimators.turned_digits import DigitParts, TurnedDigits
+from generality.experiments.turned_digits import DigitParts, TurnedDigits
 from generality.lab import Lab
 from generality.lab.threads import threads
 from generality.measures import synergy

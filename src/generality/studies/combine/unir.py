@@ -30,8 +30,7 @@ import torch
 from generality.benchmarks.worlds import terse, world_tokenizer
 from generality.claims import Claim, Row, greater, less
 from generality.errors import UserError
-from generality.estimators import GuidancePlan
-from generality.estimators.guided_solvers import (
+from generality.experiments.guided_solvers import (
     CheckedProblems,
     GuidedSolvers,
     Network,
@@ -40,6 +39,7 @@ from generality.estimators.guided_solvers import (
 from generality.lab import Lab, TrainConfig
 from generality.models import load_model, load_tokenizer, tiny_decoder
 from generality.studies.study import Paper
+from generality.training import GuidancePlan
 
 PAPER = Paper(
     "Universal Reasoner: A Single, Composable Plug-and-Play Reasoner for Frozen LLMs",

@@ -31,7 +31,7 @@ from generality.lab.threads import threads
 from generality.studies.study import Paper
 
 if TYPE_CHECKING:
-    from generality.estimators.language_domains import LanguageDomains
+    from generality.experiments.language_domains import LanguageDomains
 
 PAPER = Paper("Pruning as a Domain-specific LLM Extractor", arxiv="2405.06275", year=2024)
 FACTORS = ("sparsity",)
@@ -155,7 +155,7 @@ def run(config: Config, lab: Lab) -> Iterator[Row]:
 
 def exams(config: Config, lab: Lab) -> LanguageDomains:
     """The decoder's domains, or those of a model by name in files."""
-    from generality.estimators.language_domains import model_domains
+    from generality.experiments.language_domains import model_domains
 
     return model_domains(
         lab, (*config.general, config.domain), size=config.size, model=config.model,
@@ -165,8 +165,8 @@ def exams(config: Config, lab: Lab) -> LanguageDomains:
 
 def cell(config: Config, world: LanguageDomains, weights: Any, seed: int) -> list[dict[str, Any]]:
     """All ways at all sparsities for one model and one draw of calibration texts."""
-    from generality.estimators.domain_pruning import DomainPruning
     from generality.measures import dual_importance
+    from generality.training.domain_pruning import DomainPruning
 
     with threads(1):
         model = world.model(weights)

@@ -30,7 +30,7 @@ from generality.lab.threads import threads
 from generality.studies.study import Paper
 
 if TYPE_CHECKING:
-    from generality.estimators.language_domains import LanguageDomains
+    from generality.experiments.language_domains import LanguageDomains
 
 PAPER = Paper(
     "L4Q: Parameter Efficient Quantization-Aware Training on Large Language Models via LoRA-wise "
@@ -131,7 +131,7 @@ def run(config: Config, lab: Lab) -> Iterator[Row]:
 
 def exams(config: Config, lab: Lab) -> LanguageDomains:
     """The decoder's domains, or those of a model by name in files."""
-    from generality.estimators.language_domains import model_domains
+    from generality.experiments.language_domains import model_domains
 
     return model_domains(
         lab, (*config.general, config.domain), size=config.size, model=config.model,
@@ -141,7 +141,7 @@ def exams(config: Config, lab: Lab) -> LanguageDomains:
 
 def ways(config: Config, world: LanguageDomains, weights: Any, bits: int, seed: int) -> Any:
     """What tunes and rounds one model."""
-    from generality.estimators.low_bit_tuning import LowBitTuning
+    from generality.training.low_bit_tuning import LowBitTuning
 
     return LowBitTuning(
         world.model(weights),

@@ -28,10 +28,10 @@ from torch import Tensor, nn
 from generality.benchmarks.digits import digits
 from generality.benchmarks.rotated_digits import rotated_digits
 from generality.claims import Claim, Row, equivalent, greater, less, monotone
-from generality.estimators.channel_pruning import Budget, ChannelPruning
 from generality.lab import Lab
 from generality.lab.threads import threads
 from generality.studies.study import Paper
+from generality.training.channel_pruning import Budget, ChannelPruning
 
 PAPER = Paper("OTOV2: Automatic, Generic, User-Friendly", arxiv="2303.06862", year=2023)
 FACTORS = ("network", "sparsity")

@@ -31,12 +31,6 @@ from torch import nn
 
 from generality.benchmarks.shifted_digits import ShiftedDigits, shifted_digits
 from generality.claims import Claim, Row, greater, less
-from generality.estimators.architecture_search import (
-    SearchPlan,
-    recalibrated_accuracy,
-    search_architecture,
-)
-from generality.estimators.train_steps import train_steps
 from generality.lab import Lab
 from generality.lab.cosine_power import CosinePowerAnnealingLR
 from generality.lab.threads import threads
@@ -46,6 +40,12 @@ from generality.modules.digit_spaces import CellSpace, GridSpace
 from generality.modules.mixed_op import Weighting
 from generality.modules.sharp_sep_conv import DilConv, SharpSepConv
 from generality.studies.study import Paper
+from generality.training.architecture_search import (
+    SearchPlan,
+    recalibrated_accuracy,
+    search_architecture,
+)
+from generality.training.train_steps import train_steps
 
 PAPER = Paper(
     "sharpDARTS: Faster and More Accurate Differentiable Architecture Search",

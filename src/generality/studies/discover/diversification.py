@@ -29,8 +29,9 @@ import numpy as np
 from generality.benchmarks import digit_dominoes, spurious_2d, waterbirds_parts
 from generality.claims import Claim, Row, equivalent, greater, less, monotone
 from generality.errors import UserError, unknown
-from generality.estimators import diverse_beliefs, labelling_agreement, picked_accuracy
+from generality.estimators import picked_accuracy
 from generality.estimators.disambiguate import Pick
+from generality.experiments import diverse_beliefs, labelling_agreement
 from generality.lab import Lab
 from generality.measures import accuracy, chosen_elsewhere
 from generality.objectives import DBATLoss, DivDisLoss

@@ -30,7 +30,7 @@ import pandas as pd
 from generality.benchmarks import hospital_splits, load_benchmark, read_sites, split_sites
 from generality.claims import Claim, Row, greater, interacts, less
 from generality.errors import UserError, unknown
-from generality.estimators import site_scores, tune_for_site
+from generality.experiments import site_scores, tune_for_site
 from generality.lab import Lab
 from generality.measures import GroupAudit, delong, failure_drivers
 from generality.models import BagOfWords

@@ -130,7 +130,7 @@ CLAIMS = (
 
 def run(config: Config, lab: Lab) -> Iterator[Row]:
     """Rows of the corpus's panels, then of the generated programs'."""
-    from generality.estimators.ir_panels import audit_rows, text_rows, transfer_rows
+    from generality.experiments.ir_panels import audit_rows, text_rows, transfer_rows
 
     code = lab.step(corpus, config.corpus, config.sources)
     for seed in lab.seeds(config.seeds):

@@ -30,7 +30,7 @@ import pandas as pd
 from generality.benchmarks import MultiDomain, folder_or_digits, image_bank
 from generality.claims import Claim, Row, greater
 from generality.errors import UserError, unknown
-from generality.estimators import ViewTraining, craft_views
+from generality.experiments import ViewTraining, craft_views
 from generality.lab import Lab, TrainConfig
 from generality.measures import accuracy, kfold_by_category, selection_report
 from generality.studies.study import Paper

@@ -34,7 +34,7 @@ from generality.benchmarks import (
 )
 from generality.claims import Claim, Row, equivalent, greater, less
 from generality.errors import unknown
-from generality.estimators import remedy_numbers
+from generality.experiments import remedy_numbers
 from generality.lab import Lab
 from generality.studies.study import Paper
 

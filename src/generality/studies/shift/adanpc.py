@@ -32,7 +32,7 @@ from generality.benchmarks import listed_images, load_images, sentiment_domains
 from generality.benchmarks.domain_vectors import Domains, leave_out, stack_domains, turned_vectors
 from generality.claims import Claim, Row, greater, interacts
 from generality.errors import UserError, unknown
-from generality.estimators.test_time_arms import NEIGHBOURS, follow_streams
+from generality.experiments.test_time_arms import NEIGHBOURS, follow_streams
 from generality.lab import Lab
 from generality.lab.encoders import ModuleEncoder
 from generality.models import Featurized, hidden_network

@@ -29,13 +29,13 @@ from torch import Tensor, nn
 from generality.benchmarks import MultiDomain, folder_or_digits
 from generality.claims import Claim, Row, greater, less
 from generality.errors import UserError, unknown
-from generality.estimators.style_ascent import fit_style_ascent
 from generality.lab import Lab, TrainConfig
 from generality.measures import accuracy
 from generality.models import Featurized
 from generality.models.named_networks import image_body
 from generality.modules import FeatureStatPerturb, insert_after, style_parameters
 from generality.studies.study import Paper
+from generality.training.style_ascent import fit_style_ascent
 
 PAPER = Paper(
     "Adversarial Style Augmentation for Domain Generalization", arxiv="2301.12643", year=2023

@@ -38,7 +38,8 @@ from generality.benchmarks.domain_vectors import (
 )
 from generality.claims import Claim, Row, equivalent, greater, interacts
 from generality.errors import UserError, unknown
-from generality.estimators import adaptivity_gap, combine_domain_heads
+from generality.estimators import adaptivity_gap
+from generality.experiments import combine_domain_heads
 from generality.lab import Lab
 from generality.models import Featurized, hidden_network
 from generality.objectives import ALGORITHMS

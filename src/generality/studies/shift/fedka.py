@@ -33,11 +33,11 @@ from torch import nn
 from generality.benchmarks import folder_or_digits, sentiment_domains
 from generality.claims import Claim, Row, greater
 from generality.errors import UserError, unknown
-from generality.estimators.fedka import fit_fedka
 from generality.lab import Lab
 from generality.measures import group_effect, negative_transfer
 from generality.models import DomainAdversarial, fedka_digits, mlp
 from generality.studies.study import Paper
+from generality.training.fedka import fit_fedka
 
 PAPER = Paper(
     "Feature Distribution Matching for Federated Domain Generalization",

@@ -32,7 +32,7 @@ import numpy as np
 from generality.benchmarks.colored_panel import COLOURINGS, ColoredPanel
 from generality.claims import Claim, Row, greater, interacts
 from generality.errors import UserError, unknown
-from generality.estimators import RichPlan, construct_starts, train_from, train_plain
+from generality.experiments import RichPlan, construct_starts, train_from, train_plain
 from generality.lab import Lab
 from generality.studies.study import Paper
 

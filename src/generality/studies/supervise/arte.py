@@ -37,7 +37,7 @@ from generality.lab import Lab
 from generality.studies.study import Paper
 
 if TYPE_CHECKING:
-    from generality.estimators.chain_student import ChainStudent
+    from generality.experiments.chain_student import ChainStudent
     from generality.selection import DraftPool, SoftmaxDrafter
 
 PAPER = Paper("Aligning Teacher with Student Preferences for Tailored Training Data Generation",
@@ -117,7 +117,7 @@ class Held:
 
 def run(config: Config, lab: Lab) -> Iterator[Row]:
     """Pretrained students and an exam that all seeds share, then every seed's arms."""
-    from generality.estimators.chain_student import ChainStudent
+    from generality.experiments.chain_student import ChainStudent
 
     held = held_out(config)
     own, other = (
@@ -178,7 +178,7 @@ def seed_rows(
     seed: int,
 ) -> Iterator[Row]:  # fmt: skip
     """Drafts, the proxy's validity, and the student tuned on the data of every arm."""
-    from generality.estimators.chain_student import shown
+    from generality.experiments.chain_student import shown
     from generality.selection import Draft, TailoredTeacher, WorldCheck
     from generality.selection.chain_drafter import chain_drafter
     from generality.selection.draft_pool import best_of_each

@@ -33,13 +33,14 @@ from generality.agents.debate import with_context
 from generality.benchmarks import load_transfer_task
 from generality.claims import Claim, Row, equivalent, greater
 from generality.errors import UserError
-from generality.estimators import FactDebaters, combine_soft_labels
-from generality.estimators.text_learner import TextLearner
-from generality.estimators.text_transfer import TextTransfer
+from generality.estimators import combine_soft_labels
+from generality.experiments import FactDebaters
+from generality.experiments.text_transfer import TextTransfer
 from generality.lab import Lab
 from generality.measures import accuracy, ensemble_diversity
 from generality.objectives import ConfidenceLoss
 from generality.studies.study import Paper
+from generality.training.text_learner import TextLearner
 
 PAPER = Paper("Debate Helps Weak-to-Strong Generalization", arxiv="2501.13124", year=2025)
 FACTORS = ("panel", "task", "turns", "lies", "members")

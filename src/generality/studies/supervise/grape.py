@@ -31,7 +31,6 @@ from scipy import stats
 
 from generality.claims import Claim, Row, greater, less, monotone
 from generality.errors import UserError
-from generality.estimators.writer import Writer
 from generality.lab import Lab, TrainConfig
 from generality.measures import response_logprob
 from generality.models import load_model, load_tokenizer
@@ -44,6 +43,7 @@ from generality.selection.styled_pools import (
     topic_pool,
 )
 from generality.studies.study import Paper
+from generality.training.writer import Writer
 
 PAPER = Paper("The Best Instruction-Tuning Data are Those That Fit", arxiv="2502.04194", year=2025)
 FACTORS = ("panel", "base", "budget", "reduce")

@@ -27,15 +27,15 @@ from scipy import stats
 
 from generality.claims import Claim, Outcome, Row, Test, equivalent, greater, rank_correlates
 from generality.errors import UserError
-from generality.estimators.hard_tasks import ChainTasks, FileTasks, HardTasks
-from generality.estimators.sum_panels import error_rows
-from generality.estimators.sum_school import SumSchool
-from generality.estimators.writer import Writer
+from generality.experiments.hard_tasks import ChainTasks, FileTasks, HardTasks
+from generality.experiments.sum_panels import error_rows
+from generality.experiments.sum_school import SumSchool
 from generality.lab import Lab, TrainConfig
 from generality.measures import outcome_error_rate, step_error_rate
 from generality.pairing import Factors, select
 from generality.selection import HardChains, Supervised, supervision_sets
 from generality.studies.study import Paper
+from generality.training.writer import Writer
 
 PAPER = Paper(
     "Guiding Through Complexity: What Makes Good Supervision for Hard Reasoning Tasks?",

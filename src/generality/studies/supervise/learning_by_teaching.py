@@ -40,7 +40,7 @@ from generality.lab import Lab
 from generality.studies.study import Paper
 
 if TYPE_CHECKING:
-    from generality.estimators.recipe_school import Reader, RecipeSchool, Rules, Taught
+    from generality.experiments.recipe_school import Reader, RecipeSchool, Rules, Taught
 
 PAPER = Paper("Can LLMs Learn by Teaching for Better Reasoning? A Preliminary Study",
               arxiv="2406.14629", year=2024)  # fmt: skip
@@ -143,8 +143,8 @@ def run(config: Config, lab: Lab) -> Iterator[Row]:
         for seed in lab.seeds(config.seeds):
             yield from search_rows(config, lab, seed)
     if "smollm2" in config.panels:
-        from generality.estimators.sum_panels import teaching_rows
-        from generality.estimators.sum_school import SumSchool
+        from generality.experiments.sum_panels import teaching_rows
+        from generality.experiments.sum_school import SumSchool
 
         school = SumSchool(lab, config.real, terms=config.real_terms, max_tokens=config.real_tokens)
         for seed in lab.seeds(config.real_seeds):
@@ -156,7 +156,7 @@ def run(config: Config, lab: Lab) -> Iterator[Row]:
 def recipe_rows(config: Config, lab: Lab) -> Iterator[Row]:
     """Whether students read what they are shown, then m1 and m2 with a teacher for each seed."""
     from generality.benchmarks.worlds.recipes import Recipes
-    from generality.estimators.recipe_school import TRIAL, RecipeSchool
+    from generality.experiments.recipe_school import TRIAL, RecipeSchool
 
     school = RecipeSchool(lab, Recipes(), lessons=config.lessons)
     names = ("weak", "equal", "strong")
@@ -190,7 +190,7 @@ def choice_rows(
     problems: Any, seed: int,
 ) -> Iterator[Row]:  # fmt: skip
     """m1: every rule of choice, kind of exam, student and number of samples."""
-    from generality.estimators.recipe_school import share_chosen_right
+    from generality.experiments.recipe_school import share_chosen_right
 
     calls = 1 + config.exam * config.repeats  # per sample
     most = max(*config.samples, min(config.samples) * calls)

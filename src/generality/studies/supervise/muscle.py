@@ -36,12 +36,12 @@ from generality.benchmarks.worlds import Chain, ChainPrograms, answer_of, soluti
 from generality.claims import Claim, Row, greater, less, monotone
 from generality.errors import unknown
 from generality.estimators.soft_probe import moments, standardised
-from generality.estimators.writer import Writer
 from generality.lab import Lab, TrainConfig
 from generality.lab.replicate import zero_head
 from generality.measures.flips import flip_rows
 from generality.objectives import UPDATE_LOSSES, CompatibleUpdate, UpdateObjective
 from generality.studies.study import Paper
+from generality.training.writer import Writer
 
 PAPER = Paper("MUSCLE: A Model Update Strategy for Compatible LLM Evolution", arxiv="2407.09435",
               year=2024)  # fmt: skip

@@ -42,8 +42,8 @@ from generality.benchmarks.worlds import (
 )
 from generality.claims import Claim, Row, greater
 from generality.errors import UserError
-from generality.estimators.sum_panels import explanation_rows
-from generality.estimators.sum_school import SumSchool
+from generality.experiments.sum_panels import explanation_rows
+from generality.experiments.sum_school import SumSchool
 from generality.lab import Lab, TrainConfig
 from generality.lab.stages import Stage, tune_in_stages
 from generality.models import load_model, load_tokenizer, tiny_decoder

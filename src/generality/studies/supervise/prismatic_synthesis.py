@@ -39,14 +39,14 @@ from generality.claims import (
     metric_validity,
     rank_correlates,
 )
-from generality.estimators.region_students import region_students
-from generality.estimators.skill_school import SkillSchool, grown_pool
-from generality.estimators.variety_numbers import variety_numbers
-from generality.estimators.writer import Writer
+from generality.experiments.region_students import region_students
+from generality.experiments.skill_school import SkillSchool, grown_pool
+from generality.experiments.variety_numbers import variety_numbers
 from generality.lab import Lab
 from generality.measures import GVendi
 from generality.selection import DiverseSubset
 from generality.studies.study import Paper
+from generality.training.writer import Writer
 
 PAPER = Paper(
     "Prismatic Synthesis: Gradient-based Data Diversification Boosts Generalization in LLM "

@@ -34,12 +34,12 @@ from generality.benchmarks.tuning_files import TuningFiles
 from generality.benchmarks.worlds.styled_chains import StyledChains
 from generality.claims import Claim, Row, greater, less, monotone
 from generality.errors import UserError
-from generality.estimators.writer import Writer
 from generality.lab import Lab, TrainConfig
 from generality.measures import forgetting_report
 from generality.selection import Judge, NumberMatch, ResponsePool, SelfToSupervised, WorldCheck
 from generality.selection.self_to_supervised import PARAPHRASE
 from generality.studies.study import Paper
+from generality.training.writer import Writer
 
 PAPER = Paper(
     "Selective Self-to-Supervised Fine-Tuning for Generalization in Large Language Models",
@@ -193,8 +193,8 @@ def run(config: Config, lab: Lab) -> Iterator[Row]:
 def real_rows(config: Config, lab: Lab, name: str) -> Iterator[Row]:
     """A real model that learns sums, and what it then makes of news."""
     from generality.benchmarks import load_benchmark
-    from generality.estimators.sum_panels import own_words_rows
-    from generality.estimators.sum_school import SumSchool
+    from generality.experiments.sum_panels import own_words_rows
+    from generality.experiments.sum_school import SumSchool
 
     texts = load_benchmark(config.real_texts).splits["test"]["text"][: config.real_articles]
     articles = [" ".join(text.split()[:40]) for text in texts]

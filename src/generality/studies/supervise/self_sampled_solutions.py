@@ -31,13 +31,13 @@ from generality.benchmarks.gsm8k_programs import gsm8k_programs
 from generality.benchmarks.worlds import TARGET_WORDS, TargetPrograms
 from generality.claims import Claim, Row, greater, interacts
 from generality.errors import UserError
-from generality.estimators.writer import Writer
 from generality.lab import Lab, TrainConfig
 from generality.measures import pass_at_k, solution_diversity
 from generality.objectives import MultiTargetLoss
 from generality.selection import StateTracer, arithmetic_executor
 from generality.selection.self_sampling import tune_self_sampling
 from generality.studies.study import Paper
+from generality.training.writer import Writer
 
 PAPER = Paper(
     "Learning Math Reasoning from Self-Sampled Correct and Partially-Correct Solutions",

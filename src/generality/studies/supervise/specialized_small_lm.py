@@ -31,7 +31,7 @@ from generality.lab import Lab, TrainConfig
 from generality.studies.study import Paper
 
 if TYPE_CHECKING:
-    from generality.estimators.specialist_tasks import SpecialistTasks
+    from generality.experiments.specialist_tasks import SpecialistTasks
 
 PAPER = Paper(
     "Specializing Smaller Language Models towards Multi-Step Reasoning",
@@ -157,7 +157,7 @@ CLAIMS = (
 
 def run(config: Config, lab: Lab) -> Iterator[Row]:
     """Rows of every size, arm and seed, and of the choice among checkpoints."""
-    from generality.estimators.specialist_tasks import specialist_scores
+    from generality.experiments.specialist_tasks import specialist_scores
 
     tasks = specialist_tasks(config)
     bases = {size: tasks.base(lab, size) for size in config.sizes}
@@ -191,7 +191,7 @@ def run(config: Config, lab: Lab) -> Iterator[Row]:
 
 def specialist_tasks(config: Config) -> SpecialistTasks:
     """Chains and lists, or the user's own files."""
-    from generality.estimators.specialist_tasks import ChainTasks, FileTasks
+    from generality.experiments.specialist_tasks import ChainTasks, FileTasks
 
     if config.data_path is not None:
         return FileTasks(

@@ -33,8 +33,8 @@ from generality.benchmarks import load_transfer_task
 from generality.claims import Claim, Row, equivalent, greater, less, monotone
 from generality.errors import UserError
 from generality.estimators import ProbeLadder
-from generality.estimators.conflicted_students import ConflictedStudents
-from generality.estimators.preference_ladder import ChainPolicies, NamedPolicies
+from generality.experiments.conflicted_students import ConflictedStudents
+from generality.experiments.preference_ladder import ChainPolicies, NamedPolicies
 from generality.lab import Lab, TrainConfig
 from generality.measures import deception_score, random_push
 from generality.studies.study import Paper

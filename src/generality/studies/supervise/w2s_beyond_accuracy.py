@@ -30,15 +30,15 @@ from generality.benchmarks import load_benchmark
 from generality.benchmarks.class_shares import thinned
 from generality.benchmarks.review_openings import review_openings
 from generality.claims import Claim, Row, greater
-from generality.estimators.rare_class_ladder import rare_class_ladder
-from generality.estimators.weak_to_strong_lm import WeakToStrongLM
-from generality.estimators.writer import Writer
+from generality.experiments.rare_class_ladder import rare_class_ladder
 from generality.lab import Lab, TrainConfig
 from generality.measures import DistinctN
 from generality.measures.outcome_metrics import CLASSIFICATION, GENERATION
 from generality.measures.word_scorer import word_scorer
 from generality.models.tiny_decoders import SIZES
 from generality.studies.study import Paper
+from generality.training.weak_to_strong_lm import WeakToStrongLM
+from generality.training.writer import Writer
 
 PAPER = Paper(
     "Weak-to-Strong Generalization beyond Accuracy: a Pilot Study in Safety, Toxicity, and Legal "

@@ -41,13 +41,13 @@ from generality.benchmarks import (
 )
 from generality.claims import Claim, Row, greater, interacts, less
 from generality.errors import UserError
-from generality.estimators import MetaPlan, PromptSpace, learn_prompt, name_scores, tune_prompt
 from generality.lab import Lab
 from generality.measures import accuracy, base_to_new
 from generality.models.identity import model_identity
 from generality.models.two_towers import encode_either
 from generality.models.vision_backbone import image_side
 from generality.studies.study import Paper
+from generality.training import MetaPlan, PromptSpace, learn_prompt, name_scores, tune_prompt
 
 PAPER = Paper(
     "Gradient-Regulated Meta-Prompt Learning for Generalizable Vision-Language Models",

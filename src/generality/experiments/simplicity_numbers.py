@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from generality.benchmarks.shuffled_block import shuffle_block
 from generality.benchmarks.simple_feature import SimpleFeature
-from generality.estimators.shortcut_remedies import Remedy, fit_remedy
+from generality.experiments.shortcut_remedies import Remedy, fit_remedy
 from generality.lab.threads import available_cores, threads
 from generality.measures import accuracy, randomized_score, universal_perturbation
 from generality.models.named_networks import named_network

@@ -17,14 +17,14 @@ from generality.benchmarks.worlds.scenes import (
     scene_caption,
     scene_questions,
 )
-from generality.estimators.scene_painter import SceneNetwork, ScenePainter, train_painter
-from generality.estimators.skill_experts import (
+from generality.experiments.scene_painter import SceneNetwork, ScenePainter, train_painter
+from generality.measures.dependency_graph_score import category_report, dependency_graph_scores
+from generality.training.skill_experts import (
     adapter_conflict,
     merge_experts,
     train_skill_experts,
     with_adapter,
 )
-from generality.measures.dependency_graph_score import category_report, dependency_graph_scores
 
 Pairs = tuple[Sequence[str], Float[np.ndarray, "n 9 9 3"]]
 _ADAPTED = ["qkv", "proj", "wide", "narrow", "caption.0", "caption.2"]

@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Float
 
 from generality.benchmarks import TransferTask
-from generality.estimators.text_learner import TextLearner
 from generality.lab import Lab
+from generality.training.text_learner import TextLearner
 
 
 class TextTransfer:

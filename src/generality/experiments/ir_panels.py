@@ -9,7 +9,7 @@ import numpy as np
 
 from generality.benchmarks.dedup_split import dedup_split
 from generality.benchmarks.splits import holdout
-from generality.estimators.code_readers import CodeCompressor, CodeReader, first_bytes
+from generality.experiments.code_readers import CodeCompressor, CodeReader, first_bytes
 from generality.measures.corpus_audit import audit_corpus
 from generality.measures.token_fertility import tokenizer_fertility, train_bpe
 

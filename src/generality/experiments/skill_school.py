@@ -15,11 +15,11 @@ from generality.benchmarks.worlds import (
     SkillMixture,
     answer_of,
 )
-from generality.estimators.writer import Writer
 from generality.lab import Lab, TrainConfig
 from generality.measures import GVendi, MeanStates
 from generality.selection import MajorityAgreement, SparseClusterFilter, SynthesisLoop
 from generality.selection.synthesis_loop import AcceptAtRandom
+from generality.training.writer import Writer
 
 Record = Mapping[str, Any]
 """`prompt`, `response` and `skill`, as `SkillMixture` makes them."""

@@ -11,7 +11,6 @@ from typing import Protocol
 
 from generality.benchmarks.worlds import Chain
 from generality.errors import UserError
-from generality.estimators.writer import Writer
 from generality.lab import Lab, TrainConfig
 from generality.selection import (
     HardChains,
@@ -21,6 +20,7 @@ from generality.selection import (
     WorldCheck,
     severity_ladder,
 )
+from generality.training.writer import Writer
 
 
 class HardTasks(Protocol):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from generality.estimators.writer import Writer
 from generality.measures import (
     GVendi,
     LabelEntropy,
@@ -14,6 +13,7 @@ from generality.measures import (
     vendi_score,
     word_variety,
 )
+from generality.training.writer import Writer
 
 
 def variety_numbers(

@@ -11,10 +11,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
-from generality.estimators.train_steps import shuffled_batches
 from generality.lab.cosine_power import CosinePowerAnnealingLR
 from generality.measures.rank_correlation import RankCorrelation, rank_correlation
 from generality.modules.mixed_op import architecture_parameters
+from generality.training.train_steps import shuffled_batches
 
 
 @dataclass(frozen=True)

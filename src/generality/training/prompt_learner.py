@@ -13,8 +13,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from generality.benchmarks.cluster_tasks import Episode, cluster_tasks
-from generality.estimators.meta_train import MetaTask, adapt, meta_train
 from generality.modules import GradientRegulator, SoftPrompt
+from generality.training.meta_train import MetaTask, adapt, meta_train
 
 
 @dataclass(frozen=True)

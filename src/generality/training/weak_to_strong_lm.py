@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from generality.estimators.writer import Writer
 from generality.lab import Lab, TrainConfig
 from generality.measures.outcome_metrics import TextScorer
+from generality.training.writer import Writer
 
 
 class WeakToStrongLM:

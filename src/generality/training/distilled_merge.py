@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from torch import nn
 
 from generality.errors import UserError
-from generality.estimators.fused_teachers import Targets, least_surprised, surprise, with_gold
 from generality.lab.generate import writer
 from generality.lab.train import TrainConfig
 from generality.models import (
@@ -32,6 +31,7 @@ from generality.models.identity import model_identity
 from generality.models.quiet import quiet
 from generality.objectives import TopkDistillation
 from generality.selection.training_files import plain_pair, read_records
+from generality.training.fused_teachers import Targets, least_surprised, surprise, with_gold
 from generality.weights.checkpoint_stream import open_checkpoint, refuse_existing
 from generality.weights.stored_numbers import torch_dtype
 

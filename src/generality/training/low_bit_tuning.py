@@ -10,8 +10,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from generality.estimators.layer_by_layer import quantize_gptq
-from generality.estimators.token_batches import mean_loss, token_batches
 from generality.lab.train import TrainConfig, train
 from generality.measures.memory_of import memory_of
 from generality.measures.weight_importance import linear_layers
@@ -23,6 +21,8 @@ from generality.modules.l4q_linear import (
 )
 from generality.modules.lsq_weight import apply_qat, settle_qat
 from generality.modules.qalora_linear import apply_qalora
+from generality.training.layer_by_layer import quantize_gptq
+from generality.training.token_batches import mean_loss, token_batches
 from generality.weights.group_quantizer import quantize_rtn
 
 Texts = Sequence[Sequence[int]]

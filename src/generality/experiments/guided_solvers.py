@@ -12,11 +12,11 @@ import torch
 from generality.benchmarks.gym_problems import gym_problems
 from generality.benchmarks.worlds import compose, string_task
 from generality.decoding import FusedCausalLM, StaticFusion
-from generality.estimators.guidance_training import GuidancePlan, train_guidance
 from generality.lab import Lab
 from generality.lab.threads import threads
 from generality.measures import response_logprob
 from generality.models import generate_texts
+from generality.training.guidance_training import GuidancePlan, train_guidance
 
 Weights = Mapping[str, Any]
 Network = Callable[[int], Any]

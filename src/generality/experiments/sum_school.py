@@ -11,10 +11,10 @@ import numpy as np
 
 from generality.benchmarks.worked_sums import WorkedSum, worked_sums
 from generality.claims import Row
-from generality.estimators.writer import Writer
 from generality.lab import Lab, TrainConfig
 from generality.models import load_tokenizer, lora_network
 from generality.models.artifacts import ARTIFACTS
+from generality.training.writer import Writer
 
 Lesson = tuple[str, str]
 """A prompt and the response that is learned."""

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from generality.errors import UserError
-from generality.estimators.domain_pruning import DomainPruning
-from generality.estimators.token_batches import mean_loss, text_loss, token_batches
 from generality.lab.train import TrainConfig, train
 from generality.models import fetch_model, load_model, load_tokenizer
 from generality.models.atomic_folder import atomic_folder
 from generality.models.packed_linear import PackedLinear
 from generality.models.quiet import quiet
 from generality.modules.l4q_linear import apply_l4q, dequantized_model, quantized_model
+from generality.training.domain_pruning import DomainPruning
+from generality.training.token_batches import mean_loss, text_loss, token_batches
 from generality.weights.channel_groups import (
     ChannelGroup,
     channel_groups,

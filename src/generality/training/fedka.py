@@ -13,11 +13,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from generality.estimators.federated_vote import IGNORED, federated_vote
-from generality.estimators.federation import Federation, Round, Weights
 from generality.lab.threads import threads
 from generality.models import DomainAdversarial
 from generality.objectives import ReverseGrad, dann_alpha, mk_mmd
+from generality.training.federated_vote import IGNORED, federated_vote
+from generality.training.federation import Federation, Round, Weights
 
 ClientData = tuple[np.ndarray | Tensor, np.ndarray | Tensor, np.ndarray | Tensor]
 """A client's inputs and class numbers, and inputs of the target domain, which have no labels."""

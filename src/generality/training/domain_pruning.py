@@ -11,8 +11,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from generality.estimators.layer_by_layer import prune_sparsegpt
-from generality.estimators.token_batches import mean_loss, token_batches
 from generality.lab.train import TrainConfig, train
 from generality.measures.weight_importance import (
     Scores,
@@ -24,6 +22,8 @@ from generality.measures.weight_importance import (
     taylor_importance,
 )
 from generality.objectives.ewc_anchor import EWCAnchor
+from generality.training.layer_by_layer import prune_sparsegpt
+from generality.training.token_batches import mean_loss, token_batches
 from generality.weights.prune import Scope, prune
 
 Texts = Sequence[Sequence[int]]

@@ -16,10 +16,10 @@ from datasets import Dataset
 
 from generality.benchmarks.worked_sums import WorkedSum, final_number
 from generality.claims import Row
-from generality.estimators.sum_school import SumSchool
-from generality.estimators.writer import Writer
+from generality.experiments.sum_school import SumSchool
 from generality.selection.answer_rules import Rule, select_answer
 from generality.selection.self_to_supervised import PARAPHRASE, SelfToSupervised
+from generality.training.writer import Writer
 
 RULES: tuple[Rule, ...] = ("sum", "max", "avg")
 

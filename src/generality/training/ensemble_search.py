@@ -11,14 +11,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from generality.estimators.architecture_search import recalibrated_accuracy
-from generality.estimators.evolution_search import evolution_search
-from generality.estimators.shrinking_sampler import ShrinkingSampler, combo_diversity
-from generality.estimators.train_steps import shuffled_batches
 from generality.measures.operator_diversity import Distance
 from generality.models.multi_head import combine_heads
 from generality.modules.supernet import EnsembleArchitecture, Supernet
 from generality.objectives.member_cross_entropy import member_cross_entropy
+from generality.training.architecture_search import recalibrated_accuracy
+from generality.training.evolution_search import evolution_search
+from generality.training.shrinking_sampler import ShrinkingSampler, combo_diversity
+from generality.training.train_steps import shuffled_batches
 
 Shrink = Literal["never", "accuracy", "diversity"]
 

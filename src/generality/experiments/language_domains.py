@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from generality.benchmarks.drug_reviews import load_drug_reviews
 from generality.benchmarks.sentiment import DOMAINS, load_sentiment
 from generality.errors import UserError
-from generality.estimators.token_batches import text_loss, token_batches
 from generality.lab import Lab, TrainConfig
 from generality.measures import choice_logprobs
 from generality.models import bpe_tokenizer, load_model, load_tokenizer, tiny_decoder
 from generality.models.identity import model_identity
+from generality.training.token_batches import text_loss, token_batches
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast

@@ -12,10 +12,10 @@ from jaxtyping import Bool
 from generality.benchmarks.worlds import ChainPrograms, solution
 from generality.benchmarks.worlds.wrong_chains import slipped
 from generality.errors import UserError
-from generality.estimators.writer import Writer
 from generality.lab import Lab, TrainConfig
 from generality.modules import tuned_margins
 from generality.selection.training_files import read_preferences
+from generality.training.writer import Writer
 
 Ranked = dict[str, Bool[np.ndarray, " test"]]
 """Which test pairs are ranked right by the weak policy ("weak"), by the strong one on true
