@@ -174,13 +174,15 @@ def drawn(delta, number, recipe):
         whole = recipe.variant == "mergekit" and len(d) <= merging_module.WHOLE
         block = len(d) if whole else merging_module.BLOCK
         named = xxhash.xxh3_64_intdigest(name.encode())
-        draws = [
-            np.random.SFC64((recipe.seed, number, named, place))
-            .random_raw(block)
-            .view("<u2")[:block]
-            for place in range(-(-len(d) // block))
-        ]
-        kept = d * torch.from_numpy(np.concatenate(draws)[: len(d)] < bound)
+        draws = []
+        for place in range(-(-len(d) // block)):
+            chance = np.random.SFC64((recipe.seed, number, named, place))
+            size = min(block, len(d) - place * block)
+            value = chance.random_raw(-(-size // 8)).view("u1")[:size].astype(int) * 256
+            tied = (value // 256 == bound // 256).nonzero()[0]
+            value[tied] += chance.random_raw(-(-len(tied) // 8)).view("u1")[: len(tied)]
+            draws.append(value)
+        kept = d * torch.from_numpy(np.concatenate(draws) < bound)
         rescaled = d.double().abs().sum() / kept.double().abs().sum().clamp_min(1e-30)
         left[name] = kept * float(rescaled if recipe.variant == "mergekit" else 65536 / bound)
     return left

@@ -179,6 +179,31 @@ def test_one_direction_flips_a_model_that_reads_one_feature() -> None:
     assert set(found.signs.tolist()) == {-1.0, 1.0}
 
 
+def test_one_direction_flips_a_five_slab_too_if_it_is_as_long_as_a_slab_is_far() -> None:
+    """Half a unit carries every slab onto one of the other class, but for the outer one it leaves.
+
+    That is a quarter of class 0, half of which moves out: 1/16 stays right (the paper: 6.6 %). A
+    whole unit carries most points past the next slab.
+    """
+    data = slab_dataset(4000, linear=0, slabs={5: 1}, rotate=False)
+    cuts = torch.tensor([0.22, 0.66])  # in the middle of the two gaps
+
+    def model(x):
+        odd = 0.22 - (x.abs() - cuts.mean()).abs()  # above 0 in the slab of class 1
+        return torch.cat([-odd, odd], 1)
+
+    x, y = torch.tensor(data.inputs), torch.tensor(data.labels)
+    assert (model(x).argmax(1) == y).all()
+
+    def left(eps: float) -> float:
+        found = universal_perturbation(model, x, y, eps=eps)
+        assert found.signs[0] == -found.signs[1]
+        return float((model(found.apply(x, y)).argmax(1) == y).float().mean())
+
+    assert left(0.5) == pytest.approx(1 / 16, abs=0.02)
+    assert left(1.0) > 0.4
+
+
 # ------------------------------------------------------------------------- shuffled blocks
 
 

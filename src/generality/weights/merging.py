@@ -463,22 +463,25 @@ class Merger:
     def _draws(self, name: str) -> list[Callable[[NDArray[Any]], NDArray[Any]]]:
         """For each expert what says of its pieces in order which numbers stay: 1, the others 0.
 
-        The same ones whenever it is asked for anew.
+        The same ones whenever it is asked for anew, in pieces of any size.
         """
-        summed = self.recipe.variant == "mergekit" and self.specs[name].size <= WHOLE
+        size = self.specs[name].size
+        summed = self.recipe.variant == "mergekit" and size <= WHOLE
         block, named = WHOLE if summed else BLOCK, xxhash.xxh3_64_intdigest(name.encode())
 
         def drawing(number: int) -> Callable[[NDArray[Any]], NDArray[Any]]:
-            at, bits = 0, np.random.SFC64(0)
+            at, block_stays = 0, np.empty(0, bool)
 
             def draw(delta: NDArray[Any]) -> NDArray[Any]:
-                nonlocal at, bits
+                nonlocal at, block_stays
                 if at % block == 0:
-                    bits = np.random.SFC64((self.recipe.seed, number, named, at // block))
-                raw = bits.random_raw(-(-len(delta) // 4)).astype("<u8", copy=False)
+                    room = self._rows(("drawn", number), min(block, size - at), np.dtype(bool))
+                    seed = (self.recipe.seed, number, named, at // block)
+                    block_stays = _drawn(np.random.SFC64(seed), self._bound, room)
+                stays = self._row("stays", delta)
+                np.copyto(stays, block_stays[at % block :][: len(delta)])
                 at += len(delta)
-                drawn = raw.view("<u2")[: len(delta)]
-                return np.less(drawn, self._bound, out=self._row("stays", delta))
+                return stays
 
             return draw
 
@@ -634,6 +637,24 @@ class _Rows:
         row = self._free[begin : begin + size].view(dtype)
         self._free = self._free[begin + size :]
         return row
+
+
+def _drawn(chance: np.random.SFC64, bound: int, out: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Which numbers stay: each with the probability bound / DRAWS.
+
+    One byte of chance decides, and a second one where the first is the bound's own.
+    """
+
+    def drawn(count: int) -> NDArray[np.uint8]:
+        raw = chance.random_raw(-(-count // 8)).astype("<u8", copy=False)  # alike on all machines
+        return raw.view(np.uint8)[:count]
+
+    high, low = divmod(bound, 256)
+    first = drawn(len(out))
+    tied = np.flatnonzero(first == high)
+    np.less(first, high, out=out)
+    out[tied] = drawn(len(tied)) < low
+    return out
 
 
 def _bits(numbers: NDArray[Any]) -> NDArray[Any]:

@@ -79,7 +79,8 @@ class Config:
     adversarial_steps: int = 600  # of slabs; each costs eight plain ones
     eps: float = 0.05  # L2 ball of adversarial training on slabs: half the margin
     image_eps: float = 0.3  # L-inf, on pixels in [0, 1]
-    attack_eps: float = 1.0  # L2 length of the universal perturbation of slabs
+    attack_eps: float = 1.0  # L2 length of the universal perturbation where a line is simplest
+    ms57_attack_eps: float = 0.5  # and where a 5-slab is: 1 carries points past the next slab
     image_attack_eps: float = 6.0
     alpha: float = 1.0  # of D-BAT
 
@@ -216,10 +217,11 @@ def options(config: Config, data: str, method: str) -> dict[str, Any]:
     steps = config.ms57_steps if data.startswith("ms57") else steps
     if method == "adversarial" and not images:
         steps = config.adversarial_steps
+    reach = config.ms57_attack_eps if data.startswith("ms57") else config.attack_eps
     return {
         "network": config.image_network if images else "mlp",
         "width": config.width,
-        "attack_eps": config.image_attack_eps if images else config.attack_eps,
+        "attack_eps": config.image_attack_eps if images else reach,
         "members": config.members,
         "first_steps": config.first_steps,
         "alpha": config.alpha,
