@@ -65,7 +65,7 @@ class Config:
     lists: int = 4000  # problems of the other tasks, in equal shares
     base_learning_rate: float = 3e-3
     teacher: str = "0.25M"  # size of the teacher
-    teacher_chains: int = 6000  # of up to `steps` steps that the teacher learns from
+    teacher_chains: int = 12_000  # of up to `steps` steps that the teacher learns from
     k: int = 5  # token probabilities that the teacher tells
     k_shot: int = 1  # demonstrations in a prompt
     problems: int = 4000  # of specialisation
