@@ -6,6 +6,7 @@ import torch
 from torch.nn import functional
 
 import tiny_models
+from generality.errors import UserError
 from generality.measures import diagonal_fisher, response_logprob, synergy
 from generality.models import align_tokens, alignment_cost, teacher_topk
 from generality.objectives import FusionLoss, fuse_distributions
@@ -41,6 +42,8 @@ def test_the_loss_is_a_mix_of_two_cross_entropies():
     torch.testing.assert_close(one, -logits[0, 1].log_softmax(-1)[gold[0, 1]])
     with pytest.raises(ValueError, match="lam"):
         FusionLoss(1.1)
+    with pytest.raises(ValueError, match=r"classes \(1,\) .* for logits \(2, 7\)"):
+        FusionLoss()(logits[0, :2], gold[0, :1], target[0, :2])
 
 
 def test_fusing_a_model_with_itself_pulls_nowhere():
@@ -64,6 +67,16 @@ def test_sce_by_hand():
     torch.testing.assert_close(same["w"], experts[0]["w"])
     with pytest.raises(ValueError, match="topk"):
         sce_merge(experts, base, topk=0)
+    with pytest.raises(ValueError, match="nothing to merge"):
+        sce_merge([], base)
+    with pytest.raises(UserError, match="'w' has numbers that are not finite"):
+        sce_merge([{**experts[0], "w": torch.full((4,), torch.nan)}], base)
+
+
+def test_sce_merges_single_numbers():
+    base = {"scale": torch.zeros(())}  # as CLIP's logit_scale
+    made = sce_merge([{"scale": torch.tensor(2.0)}, {"scale": torch.tensor(1.0)}], base)
+    torch.testing.assert_close(made["scale"], torch.tensor((2 * 4 + 1) / 5))
 
 
 def test_synergy_compares_with_the_best_and_with_the_sum():
@@ -79,7 +92,10 @@ def test_tokens_align_as_the_sheet_says():
     assert alignment_cost(["get", "s", "now"], ["gets", "no", "w"]) == 5
     source, pivot = ["the", "▁un", "happy", "▁cat"], ["the", "▁unhappy", "▁cat", "s"]
     assert align_tokens(source, pivot) == [[0, 1], [2], [3], [3]]
-    assert alignment_cost(source, pivot) == 8  # the sheet's 10 counts the marks of spaces
+    assert alignment_cost(source, pivot) == 8  # of a mark that counts as a letter, 10:
+    source, pivot = ([t.replace("▁", "_") for t in tokens] for tokens in (source, pivot))
+    assert align_tokens(source, pivot) == [[0, 1], [2], [3], [3]]
+    assert alignment_cost(source, pivot) == 10
 
 
 def test_each_text_takes_the_source_that_finds_it_least_surprising():

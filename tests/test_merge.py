@@ -290,6 +290,10 @@ def test_task_vectors_and_interference():
     np.testing.assert_allclose(seen.cosines, (unit @ unit.T).numpy(), atol=1e-6)
     np.testing.assert_allclose(seen.norms, DELTAS.norm(dim=1).numpy(), rtol=1e-6)
     assert seen.sign_conflict == 1.0  # every one of the six has both signs
+    with pytest.raises(ValueError, match="no experts"):
+        interference([], BASE)
+    with pytest.raises(ValueError, match="'w' has numbers that are not finite"):
+        interference([{"w": DELTAS[0] * float("nan")}], BASE)
     same = interference([EXPERTS[0], EXPERTS[0]], BASE)
     assert (same.sign_conflict, round(same.cosines[0, 1], 6)) == (0.0, 1.0)
 

@@ -33,6 +33,10 @@ def test_a_search_finds_the_weights_of_each_group_and_is_never_below_equal_ones(
     assert search_merge(experts, base, fitness, budget=1).score == found.uniform
     with pytest.raises(ValueError, match="at least 1"):
         search_merge(experts, base, fitness, budget=0)
+    with pytest.raises(ValueError, match="nothing to merge"):
+        search_merge([], base, fitness)
+    with pytest.raises(ValueError, match="fitness of merge 1 is nan"):
+        search_merge(experts, base, lambda _: float("nan"))
 
 
 def test_settings_that_were_given_are_not_tried():

@@ -76,7 +76,12 @@ class FusionLoss(nn.Module):
         target: Float[Tensor, "*positions classes"],
         mask: Float[Tensor, "*positions"] | None = None,
     ) -> Float[Tensor, ""]:
-        """Mean over the positions where `mask` is not 0."""
+        """Mean over the positions where `mask` is not 0. Raises ValueError for other shapes."""
+        if logits.shape[:-1] != gold.shape or logits.shape != target.shape:
+            raise ValueError(
+                f"classes {tuple(gold.shape)} and targets {tuple(target.shape)} for logits "
+                f"{tuple(logits.shape)}"
+            )
         logs = logits.float().log_softmax(-1)
         own = -logs.gather(-1, gold[..., None])[..., 0]
         fused = -(target.detach() * logs).sum(-1)

@@ -69,7 +69,8 @@ def search_merge(
 
     Raises:
         UserError: the package `cma` is missing.
-        ValueError: a budget below 1, and what `merge` raises.
+        ValueError: a budget below 1, no experts, a fitness that is not finite, and what `merge`
+            raises.
 
     >>> import torch
     >>> base = {"layers.0.mlp.w": torch.zeros(1), "layers.1.mlp.w": torch.zeros(1)}
@@ -83,6 +84,8 @@ def search_merge(
     """
     if budget < 1:
         raise ValueError(f"budget is at least 1 merge, not {budget}")
+    if not experts:
+        raise ValueError("there is nothing to merge")
     cma = import_extra("cma", "merge")
     names = sorted({group_of(name, granularity) for name in specs_of(base)})
     average = 1.0 if method in ("ties", "dare-ties") else 1 / len(experts)
@@ -98,6 +101,8 @@ def search_merge(
             seed=seed, **settings,
         )  # fmt: skip
         score = float(fitness(state))
+        if not math.isfinite(score):
+            raise ValueError(f"the fitness of merge {len(scores) + 1} is {score}, not finite")
         scores.append(score)
         if score > best[0]:
             best = (score, groups, state)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from generality.errors import UserError
 from generality.weights.merging import task_vectors
 
 
@@ -24,7 +25,8 @@ def sce_merge(
     Source: Wan et al. 2024 (FuseChat, arXiv 2408.07990), section 3.3, and its released code.
 
     Raises:
-        ValueError: names or shapes differ, or topk is not in (0, 1].
+        ValueError: no experts, names or shapes differ, or topk is not in (0, 1].
+        UserError: a number that is not finite (named).
 
     >>> base = {"w": torch.zeros(2)}
     >>> sce_merge([{"w": torch.tensor([2.0, 1])}, {"w": torch.tensor([1.0, -1])}], base, topk=1.0)
@@ -32,10 +34,14 @@ def sce_merge(
     """
     if not 0 < topk <= 1:
         raise ValueError(f"topk is in (0, 1], not {topk}")
+    if not experts:
+        raise ValueError("there is nothing to merge")
     vectors = task_vectors(experts, base)
     merged = {name: tensor.clone() for name, tensor in base.items()}
     for name in vectors[0]:
         deltas = torch.stack([vector[name].float() for vector in vectors])
+        if not bool(deltas.isfinite().all()):
+            raise UserError(f"'{name}' has numbers that are not finite in the base or an expert.")
         merged[name] = (base[name].float() + _sce(deltas, topk)).to(base[name].dtype)
     return merged
 
@@ -45,7 +51,7 @@ def _sce(deltas: Tensor, topk: float) -> Tensor:
     k = max(1, int(topk * int(variance.count_nonzero())))
     selected = torch.zeros_like(variance)
     selected[variance.topk(min(k, variance.numel())).indices] = 1
-    squares = (deltas.flatten(1) * selected).square().mean(1)
+    squares = (deltas.reshape(len(deltas), -1) * selected).square().mean(1)
     total = squares.sum()
     weights = squares / total if total > 0 else torch.full_like(squares, 1 / len(squares))
     shaped = weights.view(-1, *[1] * (deltas.dim() - 1))

@@ -40,7 +40,7 @@ def interference(
     2023 (arXiv 2212.04089), figure 5, for cosines. Checkpoints are read in pieces.
 
     Raises:
-        ValueError: names or shapes differ.
+        ValueError: no experts, names or shapes differ, or a number that is not finite (named).
 
     >>> import torch
     >>> base = {"w": torch.zeros(2)}
@@ -48,6 +48,8 @@ def interference(
     >>> float(seen.cosines[0, 1]), seen.sign_conflict, seen.cancelled
     (0.0, 0.5, 0.5)
     """
+    if not experts:
+        raise ValueError("there are no experts to compare")
     for expert in experts:
         compare_specs(base, expert)
     gram = np.zeros((len(experts), len(experts)))
@@ -59,6 +61,8 @@ def interference(
         parts = (flat_pieces(each, name) for each in (base, *experts))
         for origin, *thetas in zip(*parts, strict=True):
             deltas = np.stack([theta - origin for theta in thetas])
+            if not np.isfinite(deltas).all():
+                raise ValueError(f"'{name}' has numbers that are not finite")
             wide = deltas.astype(np.float64)
             gram += wide @ wide.T
             rising, falling = (deltas > 0).any(0), (deltas < 0).any(0)
