@@ -116,12 +116,15 @@ class ProxyTraining:
         prompts: Sequence[str],
         responses: Sequence[str],
         *,
+        weights: Mapping[str, Tensor] | None = None,
         looks: int = 4,
         tuning: TrainConfig = _TUNING,
         max_length: int | None = None,
         seed: int = 0,
     ) -> ProxyTraining:
         """Train it on these, and keep it at equal steps; no more looks than there are steps.
+
+        It begins with `weights`; None: as the network comes.
 
         The paper trains all weights on all data for three epochs. With `lora_network` LoRA alone is
         trained (looks take kilobytes; losses move less), and the examples may be a sample of those
@@ -132,7 +135,7 @@ class ProxyTraining:
         shares = [place / count for place in range(1, count)]
         tuned = lab.sft(
             network, prompts, responses, tokenizer=tokenizer, config=tuning, seed=seed,
-            max_length=max_length, keep=shares,
+            max_length=max_length, keep=shares, weights=weights,
         )  # fmt: skip
         kept = (tuned.kept[share] for share in sorted(tuned.kept, key=float))
         return cls(network, tokenizer, (*kept, tuned.weights))
