@@ -94,30 +94,38 @@ class KLMatchedFusion:
         known = [base for base in bases if base is not None]
         if len(known) < len(experts):
             raise ValueError("matched divergences need the base of every expert")
-        moved = [_divergences(q, base) for q, base in zip(experts, known, strict=True)]
+        rows = max(_BLOCK // max(large.shape[-1], 1), 1)
+        blocks = zip(*(each.split(rows) for each in (large, *experts, *known)), strict=True)
+        count = len(experts)
+        return torch.cat([self._best(p, both[:count], both[count:]) for p, *both in blocks])
+
+    def _best(
+        self, large: Logits, experts: Sequence[Logits], bases: Sequence[Logits]
+    ) -> Float[Tensor, "batch experts"]:
+        moved = [_divergences(q, base) for q, base in zip(experts, bases, strict=True)]
         log_p = large.log_softmax(-1)
-        shifts = [shift(q, base) for q, base in zip(experts, known, strict=True)]
+        shifts = [shift(q, base) for q, base in zip(experts, bases, strict=True)]
         tried, losses = [], []
         for weights, out, back in self._candidates(log_p, shifts):
-            tried.append(weights)
-            losses.append(sum((out - o) ** 2 + (back - b) ** 2 for o, b in moved))
-        best = torch.stack([torch.as_tensor(loss) for loss in losses]).argmin(0)
-        return large.new_tensor(tried)[best]
+            tried += weights
+            apart = torch.stack([(out - o) ** 2 + (back - b) ** 2 for o, b in moved])
+            losses.append(apart.sum(0))
+        return large.new_tensor(tried)[torch.cat(losses).argmin(0)]
 
     def _candidates(
         self, log_p: Logits, shifts: Sequence[Logits]
-    ) -> Iterator[tuple[list[float], Tensor, Tensor]]:
-        """Weights, KL(P~‖P) and KL(P‖P~) of everything that is tried."""
+    ) -> Iterator[tuple[list[list[float]], Tensor, Tensor]]:
+        """Weights that are tried, and for each of them, (tried, batch), KL(P~‖P) and KL(P‖P~)."""
         if self.active == "all" and len(shifts) > 1:
             for weights in itertools.product(self.grid, repeat=len(shifts)):
                 pairs = zip(weights, shifts, strict=True)
                 fused = log_p + sum(weight * moved for weight, moved in pairs)
-                yield [*weights], *_divergences(fused, log_p)
+                out, back = _divergences(fused, log_p)
+                yield [[*weights]], out[None], back[None]
             return
         for place, moved in enumerate(shifts):
-            out, back = _along(log_p, moved, self.low, self.step, len(self.grid))
-            for weight, o, b in zip(self.grid, out, back, strict=True):
-                yield [weight * (place == t) for t in range(len(shifts))], o, b
+            alone = [[w * (place == t) for t in range(len(shifts))] for w in self.grid]
+            yield alone, *_along(log_p, moved, self.low, self.step, len(alone))
 
 
 def fuse_logits(
@@ -196,26 +204,20 @@ def _along(
     With the shift centred under P, KL(P‖P~) = K(α) and KL(P~‖P) = α K'(α) − K(α) for
     K(α) = log E_P exp(α·moved), which is never below 0.
     """
-    size = max(_BLOCK // max(log_p.shape[-1], 1), 1)
-    rows = zip(log_p.split(size), moved.split(size), strict=True)
-    out, back = zip(*(_along_rows(p, by, low, step, count) for p, by in rows), strict=True)
-    return torch.cat(out, 1), torch.cat(back, 1)
-
-
-def _along_rows(
-    log_p: Logits, moved: Logits, low: float, step: float, count: int
-) -> tuple[Tensor, Tensor]:
     p = log_p.exp()
-    centred = moved - (p * moved).sum(-1, keepdim=True)
+    summed = p.new_ones(len(p), 2, p.shape[-1])  # 1 and the centred shift
+    centred = torch.sub(moved, (p * moved).sum(-1, keepdim=True), out=summed[:, 1])
     tilted, factor = p * (low * centred).exp(), (step * centred).exp()
-    found = log_p.new_empty(2, count, len(log_p))
+    found = p.new_empty(count, len(p), 2)
     for k in range(count):
         if k:
             tilted.mul_(factor)
-        total = tilted.sum(-1)
-        log_total, mean = total.log(), torch.linalg.vecdot(tilted, centred) / total
-        found[0, k], found[1, k] = (low + k * step) * mean - log_total, log_total
-    if log_p.dtype == torch.float32 and not torch.isfinite(found).all():
-        out, back = _along_rows(log_p.double(), moved.double(), low, step, count)
+        torch.matmul(summed, tilted[:, :, None], out=found[k, :, :, None])
+    total, weighted = found.unbind(-1)
+    back = total.log()
+    alphas = low + step * torch.arange(count, dtype=p.dtype, device=p.device)[:, None]
+    out = alphas * weighted / total - back
+    if p.dtype == torch.float32 and not (torch.isfinite(out) & torch.isfinite(back)).all():
+        out, back = _along(log_p.double(), moved.double(), low, step, count)
         return out.float(), back.float()  # exp(88) and beyond
-    return found[0], found[1]
+    return out, back
