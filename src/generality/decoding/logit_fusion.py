@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 Logits = Float[Tensor, "batch vocabulary"]
-_BLOCK = 2**16  # logits that are worked on together, so that they stay in the cache
+_BLOCK = 2**16  # logits that a processor works on together, so that they stay in its cache
 
 
 class FusionStrategy(Protocol):
@@ -94,7 +94,7 @@ class KLMatchedFusion:
         known = [base for base in bases if base is not None]
         if len(known) < len(experts):
             raise ValueError("matched divergences need the base of every expert")
-        rows = max(_BLOCK // max(large.shape[-1], 1), 1)
+        rows = max(_BLOCK // large.shape[-1], 1) if large.is_cpu else max(len(large), 1)
         blocks = zip(*(each.split(rows) for each in (large, *experts, *known)), strict=True)
         count = len(experts)
         return torch.cat([self._best(p, both[:count], both[count:]) for p, *both in blocks])
