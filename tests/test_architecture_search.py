@@ -35,6 +35,7 @@ from generality.modules import (
     sharp_operators,
     split_backbone,
 )
+from generality.modules.digit_spaces import CellSpace
 from generality.objectives import member_cross_entropy
 from generality.training.architecture_search import (
     SearchPlan,
@@ -160,6 +161,21 @@ def test_a_mixture_is_its_coefficients_or_one_candidate():
 @pytest.mark.parametrize("name", list(sharp_operators(6)))
 def test_every_sharp_operator_keeps_the_shape(name):
     assert sharp_operators(6)[name]()(torch.randn(2, 6, 7, 7)).shape == (2, 6, 7, 7)
+
+
+def test_while_searching_no_scale_can_undo_a_mixture_s_weight():
+    space = CellSpace(width=4, nodes=1, cells=2)
+    searched, alone = space.mixture("softmax"), space.network(space.by_hand())
+    of = {
+        net: {m.affine for part in (net.cells, net.narrow) for m in part.modules()
+              if isinstance(m, nn.BatchNorm2d)}
+        for net in (searched, alone)
+    }  # fmt: skip
+    assert of == {searched: {False}, alone: {True}}
+    for operator in sharp_operators(4, affine=False).values():
+        assert not list(operator().parameters()) or operator()[-1].affine is False
+    x = torch.randn(3, 1, 8, 8)
+    assert searched(x).shape == alone(x).shape == (3, 10)
 
 
 def test_a_sharp_block_is_two_halves_of_stated_widths():

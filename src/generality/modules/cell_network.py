@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from generality.modules.darts_cell import DartsCell, Genotype, GenotypeCell, Operators
 from generality.modules.mixed_op import Weighting
-from generality.modules.sharp_sep_conv import ResizablePool
 
 
 class CellNetwork(nn.Module):
@@ -23,7 +22,9 @@ class CellNetwork(nn.Module):
         genotype: the cells' architecture; None: mixtures, whose logits all cells share.
         weighting: of the mixtures.
 
-    DARTS' reduction cells are average pooling here: one kind of cell is searched.
+    Between cells DARTS' ReLU, 1×1 convolution and batch norm bring the joined nodes back to `width`
+    (its batch norms have no scales while searching). DARTS' reduction cells are average pooling
+    here: one kind of cell is searched.
 
     >>> import torch
     >>> from generality.modules import sharp_operators
@@ -57,7 +58,7 @@ class CellNetwork(nn.Module):
             else:
                 self.cells.append(GenotypeCell(genotype, operators))
         for _ in range(cells - 1):
-            self.narrow.append(ResizablePool(joined, width, kind="average"))
+            self.narrow.append(_narrowed(joined, width, affine=genotype is not None))
         self.halved = {cells // 3, 2 * cells // 3} - {0}
         self.head = pooled_head(joined, classes)
 
@@ -98,6 +99,12 @@ class CellNetwork(nn.Module):
         for cell in self.cells:
             assert isinstance(cell, DartsCell)
             cell.follow(genotype)
+
+
+def _narrowed(joined: int, width: int, *, affine: bool) -> nn.Sequential:
+    return nn.Sequential(
+        nn.ReLU(), nn.Conv2d(joined, width, 1, bias=False), nn.BatchNorm2d(width, affine=affine)
+    )
 
 
 def conv_stem(channels: int, width: int) -> nn.Sequential:

@@ -63,7 +63,7 @@ class CellSpace:
         return {
             "none": Zero,
             "skip": nn.Identity,
-            "pool": partial(ResizablePool, width, width, kind="average"),
+            "pool": partial(ResizablePool, width, width, kind="average", affine=affine),
             "sep3": partial(SharpSepConv, width, width, 3, affine=affine),
             "sep5": partial(SharpSepConv, width, width, 5, affine=affine),
         }

@@ -87,12 +87,25 @@ class DilConv(nn.Sequential):
 class ResizablePool(nn.Sequential):
     """Pooling of 3×3 places, then a 1×1 convolution where the width changes, and batch norm.
 
+    Args:
+        channels: of the input.
+        out: channels of the output.
+        stride: of the pooling.
+        kind: "max" or "average" (of the places inside the image).
+        affine: whether the batch norm has scales and shifts; DARTS searches without, since a scale
+            that is learned can undo a mixture's weight.
+
+    Raises:
+        ValueError: another kind.
+
     >>> import torch
     >>> ResizablePool(4, 8, stride=2, kind="average")(torch.zeros(1, 4, 7, 7)).shape
     torch.Size([1, 8, 4, 4])
     """
 
-    def __init__(self, channels: int, out: int, stride: int = 1, kind: str = "max") -> None:
+    def __init__(
+        self, channels: int, out: int, stride: int = 1, kind: str = "max", *, affine: bool = True
+    ) -> None:
         if kind not in ("max", "average"):
             raise ValueError(f"kind is 'max' or 'average', not '{kind}'")
         pool: nn.Module = (
@@ -101,7 +114,7 @@ class ResizablePool(nn.Sequential):
             else nn.AvgPool2d(3, stride, 1, count_include_pad=False)
         )
         resized = [] if channels == out else [nn.Conv2d(channels, out, 1, bias=False)]
-        super().__init__(pool, *resized, nn.BatchNorm2d(out))
+        super().__init__(pool, *resized, nn.BatchNorm2d(out, affine=affine))
 
 
 def sharp_operators(channels: int, *, affine: bool = True) -> dict[str, Callable[[], nn.Module]]:
@@ -120,7 +133,7 @@ def sharp_operators(channels: int, *, affine: bool = True) -> dict[str, Callable
 
     return {
         "none": Zero,
-        "max_pool_3x3": lambda: ResizablePool(channels, channels),
+        "max_pool_3x3": lambda: ResizablePool(channels, channels, affine=affine),
         "skip": nn.Identity,
         "sep_conv_3x3": sharp,
         "dil_conv_3x3": lambda: sharp(2),
