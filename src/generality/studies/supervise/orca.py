@@ -23,47 +23,30 @@ in the paper. Scores are exact matches.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
-import numpy as np
-
-from generality.benchmarks.worlds import (
-    TASKS,
-    Explained,
-    Problem,
-    TwoTeachers,
-    in_form,
-    mixed_problems,
-    read_explained,
-    world_tokenizer,
-)
+from generality.benchmarks.worlds import Explained, TwoTeachers
 from generality.claims import Claim, Row, greater
 from generality.errors import UserError
+from generality.experiments.explanation_school import (
+    ExplanationSchool,
+    FileQueries,
+    ListQueries,
+)
 from generality.experiments.sum_panels import explanation_rows
 from generality.experiments.sum_school import SumSchool
 from generality.lab import Lab, TrainConfig
-from generality.lab.stages import Stage, tune_in_stages
-from generality.models import load_model, load_tokenizer, tiny_decoder
-from generality.selection.explained_stages import (
-    TINY_MESSAGES,
-    Said,
-    explained_stage,
-    mixed_stage,
-    words_read,
-)
+from generality.lab.stages import Stage
+from generality.selection.explained_stages import Said, explained_stage, mixed_stage, words_read
 from generality.studies.study import Paper
 
-PAPER = Paper(
-    "Orca: Progressive Learning from Complex Explanation Traces of GPT-4",
-    arxiv="2306.02707",
-    year=2023,
-)
+PAPER = Paper("Orca: Progressive Learning from Complex Explanation Traces of GPT-4",
+              arxiv="2306.02707", year=2023)  # fmt: skip
 FACTORS = ("panel",)
 
-WORDS = (*TASKS, *TINY_MESSAGES)
 TWO_STAGES = ("middle-strong", "strong-strong", "middle-middle", "strong-middle")
 ARMS = ("answers", "answers-tokens", "strong", "strong-fifth", *TWO_STAGES, "mixed", "ceiling")
 
@@ -106,9 +89,14 @@ class Config:
             raise UserError("unseen tasks are not among tasks.")
 
     @property
-    def teachers(self) -> TwoTeachers:
-        """Who explains."""
-        return TwoTeachers(self.errors, self.every)
+    def queries(self) -> ListQueries | FileQueries:
+        """Where queries, what teachers said of them and further problems come from."""
+        if self.data_path is not None:
+            return FileQueries(Path(self.data_path))
+        return ListQueries(
+            TwoTeachers(self.errors, self.every), self.tasks, self.unseen, self.lengths,
+            self.between, self.longer, self.test, self.adaptation,
+        )  # fmt: skip
 
 
 SCALES = {
@@ -128,86 +116,69 @@ SCALES = {
 SEEN = {"panel": "seen"}
 NEW = {"panel": ["between", "longer", "unseen tasks"]}
 CLAIMS = (
-    Claim(
-        "Explanations teach more than answers to the same queries",
-        greater("strong", "answers"),
-        paper_says="+26 points on BIG-Bench Hard over Vicuna-13B",
-    ),
-    Claim(
-        "They do so when answers may be read until the tokens are as many",
-        greater("strong", "answers-tokens"),
-    ),
-    Claim(
-        "Their lead holds on lengths and tasks that were not taught",
-        greater("strong", "answers-tokens", where=NEW),
-    ),
-    Claim(
-        "A student taught in stages comes up to its middle teacher on what was taught",
-        greater("middle-strong", 0.9, where=SEEN),
-    ),
-    Claim(
-        "A middle teacher's explanations before the strong one's beat the latter alone",
-        greater("middle-strong", "strong-fifth"),
-        paper_says="41.7 against 37.2 on AGIEval, with six times the data",
-    ),
-    Claim(
-        "They do so at equal amounts of data: better than the strong teacher twice",
-        greater("middle-strong", "strong-strong"),
-    ),
-    Claim(
-        "Ending with the strong teacher beats going on with the middle one",
-        greater("middle-strong", "middle-middle"),
-    ),
-    Claim(
-        "A judge of form flatters the student of answers more than the student of explanations",
-        greater("answers", "strong", on="flattery"),
-        paper_says="Vicuna: 92 % of ChatGPT by a judge, 48 % on BIG-Bench Hard",
-    ),
-    Claim(
-        "SmolLM2 learns more of sums from explanations than from answers to the same sums",
-        greater("explanations of sums", "answers of sums"),
-    ),
-    Claim(
-        "And more than from answers of as many tokens",
-        greater("explanations of sums", "answers-tokens of sums"),
-    ),
-)
+    Claim("Explanations teach more than answers to the same queries",
+          greater("strong", "answers"),
+          paper_says="+26 points on BIG-Bench Hard over Vicuna-13B"),
+    Claim("They do so when answers may be read until the tokens are as many",
+          greater("strong", "answers-tokens")),
+    Claim("Their lead holds on lengths and tasks that were not taught",
+          greater("strong", "answers-tokens", where=NEW)),
+    Claim("A student taught in stages comes up to its middle teacher on what was taught",
+          greater("middle-strong", 0.9, where=SEEN)),
+    Claim("A middle teacher's explanations before the strong one's beat the latter alone",
+          greater("middle-strong", "strong-fifth"),
+          paper_says="41.7 against 37.2 on AGIEval, with six times the data"),
+    Claim("They do so at equal amounts of data: better than the strong teacher twice",
+          greater("middle-strong", "strong-strong")),
+    Claim("Ending with the strong teacher beats going on with the middle one",
+          greater("middle-strong", "middle-middle")),
+    Claim("A judge of form flatters the student of answers more than the student of explanations",
+          greater("answers", "strong", on="flattery"),
+          paper_says="Vicuna: 92 % of ChatGPT by a judge, 48 % on BIG-Bench Hard"),
+    Claim("SmolLM2 learns more of sums from explanations than from answers to the same sums",
+          greater("explanations of sums", "answers of sums")),
+    Claim("And more than from answers of as many tokens",
+          greater("explanations of sums", "answers-tokens of sums")),
+)  # fmt: skip
 
 
 def run(config: Config, lab: Lab) -> Iterator[Row]:
     """Rows of every arm and panel, seed by seed."""
-    network, tokenizer = language_model(config)
+    n, queries = config.examples, config.queries
+    tuning = TrainConfig(
+        epochs=1.0, batch_size=config.batch_size, learning_rate=config.learning_rate,
+        max_grad_norm=1.0,
+    )  # fmt: skip
+    of = ExplanationSchool.tiny if config.data_path is None else ExplanationSchool.named
+    school = of(lab, config.model, tuning, max_tokens=config.max_tokens)
     base = None
-    if config.data_path is None:
-        base = lab.sft(
-            network, *base_examples(config), tokenizer=tokenizer, seed=0,
-            config=training(config, 1.0),
-        ).weights  # fmt: skip
+    if isinstance(queries, ListQueries):
+        base = school.begun(queries.explain(config.base_lengths, config.base_examples, 0))
+    sizes = {"first": n, "second": round(n * config.fifth), "further": n * (config.more - 1)}
     for seed in lab.seeds(config.seeds):
-        pools, panels = data(config, seed)
+        pools, panels = queries.pools(sizes, seed), queries.panels(seed)
         found: dict[str, dict[str, Row]] = {}
         for arm in ARMS:
-            tuned = tune_in_stages(
-                lab, network, stages(config, arm, pools), tokenizer=tokenizer, seed=seed,
-                config=training(config, config.epochs), weights=base,
+            tuned = school.taught(stages(config, arm, pools), seed=seed, weights=base)
+            exams = school.exams(
+                tuned.weights, panels, explains=not arm.startswith("answers"), seed=seed,
+                adaptation_epochs=config.adaptation_epochs,
             )  # fmt: skip
-            found[arm] = arm_rows(config, lab, arm, tuned.weights, panels, seed)
-            for row in found[arm].values():
-                row["tokens"] = tuned.tokens
+            found[arm] = {name: Row(row, tokens=tuned.tokens) for name, row in exams.items()}
         for arm, rows in found.items():
             for panel, row in rows.items():
                 floor, ceiling = (found[name][panel]["score"] for name in ("answers", "ceiling"))
                 yield Row(method=arm, seed=seed, panel=panel, floor=floor, ceiling=ceiling, **row)
     if config.real:
-        school = SumSchool(lab, config.real, max_tokens=config.real_tokens)
+        sums = SumSchool(lab, config.real, max_tokens=config.real_tokens)
         for seed in lab.seeds(config.seeds):
-            for row in explanation_rows(school, config.real_sums, config.real_test, seed=seed):
+            for row in explanation_rows(sums, config.real_sums, config.real_test, seed=seed):
                 yield Row(row, method=f"{row['method']} of sums", panel="smollm2")
 
 
-def stages(config: Config, arm: str, pools: dict[str, list[Explained]]) -> list[Stage]:
+def stages(config: Config, arm: str, pools: Mapping[str, Sequence[Explained]]) -> list[Stage]:
     """What an arm learns from, one stage after another."""
-    first, second, further = pools["first"], pools["second"], pools["further"]
+    first, second = pools["first"], pools["second"]
     tell = functools.partial(explained_stage, epochs=config.epochs)
     if arm == "answers-tokens":
         ratio = words_read(tell(first, "strong")) / words_read(tell(first, "answer"))
@@ -220,100 +191,6 @@ def stages(config: Config, arm: str, pools: dict[str, list[Explained]]) -> list[
         "mixed": mixed_stage(first, config.epochs),
         "strong": tell(first, "strong"),
         "strong-fifth": tell(second, "strong"),
-        "ceiling": tell(first + further, "strong"),
+        "ceiling": tell([*first, *pools["further"]], "strong"),
     }
     return [alone[arm]]
-
-
-def arm_rows(
-    config: Config, lab: Lab, arm: str, weights: Any, panels: dict[str, Any], seed: int
-) -> dict[str, Row]:
-    """A row per panel: exact matches, asked as the arm was taught and asked for steps."""
-    network, tokenizer = language_model(config)
-    own = "short" if arm.startswith("answers") else "steps"
-    teacher: Said = "answer" if own == "short" else "strong"
-    rows: dict[str, Row] = {}
-    for panel, (problems, adaptation) in panels.items():
-        adapted = weights
-        if adaptation:
-            adapted = tune_in_stages(
-                lab, network, [explained_stage(adaptation, teacher, config.adaptation_epochs)],
-                tokenizer=tokenizer, config=training(config, 1.0), seed=seed, weights=weights,
-            ).weights  # fmt: skip
-        said = {
-            system: lab.generate(
-                network, [f"{system} {p.prompt}" for p in problems], weights=adapted,
-                tokenizer=tokenizer, max_tokens=config.max_tokens, batch_size=320, chunk=1000,
-            )
-            for system in {own: None, "steps": None}
-        }  # fmt: skip
-        right = {
-            system: np.mean([p.check(r[0]) for p, r in zip(problems, texts, strict=True)])
-            for system, texts in said.items()
-        }
-        form = np.mean([in_form(p, r[0]) for p, r in zip(problems, said["steps"], strict=True)])
-        rows[panel] = Row(
-            score=float(right[own]),
-            form=float(form),
-            flattery=float(form - right["steps"]),
-            response_words=float(np.mean([len(texts[0].split()) for texts in said[own]])),
-        )
-    return rows
-
-
-def data(config: Config, seed: int) -> tuple[dict[str, list[Explained]], dict[str, Any]]:
-    """Lessons for the stages, and panels of problems, with examples to adapt to where there are."""
-    n = config.examples
-    sizes = {"first": n, "second": round(n * config.fifth), "further": n * (config.more - 1)}
-    if config.data_path is not None:
-        folder = Path(config.data_path)
-        ends = np.cumsum(list(sizes.values())).tolist()
-        every = read_explained(folder / "train.jsonl")[: ends[-1]]
-        parts = np.split(np.arange(len(every)), ends[:-1])
-        pools = {k: [every[i] for i in part] for k, part in zip(sizes, parts, strict=True)}
-        test = [Problem("", r.prompt, (), r.answer) for r in read_explained(folder / "test.jsonl")]
-        return pools, {"seen": (test, [])}
-    teachers, tasks, unseen = config.teachers, config.tasks, config.unseen
-    pools = {
-        name: teachers.explain(tasks, config.lengths, size, 10 * seed + place)
-        for place, (name, size) in enumerate(sizes.items())
-    }
-    asked, adapt = 10 * seed + len(sizes), config.adaptation * len(unseen)
-    lengths = {"seen": max(config.lengths), "between": config.between, "longer": config.longer}
-    panels: dict[str, Any] = {
-        name: (mixed_problems(tasks, [length], config.test * len(tasks), asked), [])
-        for name, length in lengths.items()
-    }
-    panels["unseen tasks"] = (
-        mixed_problems(unseen, config.lengths, 2 * config.test * len(unseen), asked),
-        teachers.explain(unseen, config.lengths, adapt, asked + 1),
-    )
-    return pools, panels
-
-
-def base_examples(config: Config) -> tuple[list[str], list[str]]:
-    """Short problems, half answered and half explained."""
-    drawn = config.teachers.explain(config.tasks, config.base_lengths, config.base_examples, 0)
-    parts = explained_stage(drawn[::2], "answer"), explained_stage(drawn[1::2], "strong")
-    return [*parts[0].prompts, *parts[1].prompts], [*parts[0].responses, *parts[1].responses]
-
-
-def language_model(config: Config) -> tuple[Any, Any]:
-    """From a seed to the network, and its tokenizer."""
-    if config.data_path is None:
-        tokenizer = world_tokenizer(WORDS)
-        return functools.partial(tiny_decoder, config.model, vocabulary=len(tokenizer)), tokenizer
-    return functools.partial(named, config.model), load_tokenizer(config.model)
-
-
-def named(name: str, seed: int) -> Any:
-    """A pretrained model; the seed changes nothing in it."""
-    return load_model(name)
-
-
-def training(config: Config, epochs: float) -> TrainConfig:
-    """The same for all."""
-    return TrainConfig(
-        epochs=epochs, batch_size=config.batch_size, learning_rate=config.learning_rate,
-        max_grad_norm=1.0,
-    )  # fmt: skip
