@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from generality.benchmarks.dedup_split import dedup_split
+from generality.benchmarks.dedup_split import dedup_split, leakage_gap
 from generality.benchmarks.splits import holdout
 from generality.experiments.code_readers import CodeCompressor, CodeReader, first_bytes
 from generality.measures.corpus_audit import audit_corpus
@@ -90,6 +91,26 @@ def text_rows(code: list[dict[str, str]], config: Any, seed: int) -> Rows:
         for method, score in (("single", float(np.mean(singles))), ("union", union)):
             rows.append({"panel": "language-model", "method": method, "language": target,
                          "score": score, "ceiling": ceiling})  # fmt: skip
+    return rows
+
+
+def program_leak_rows(records: Rows, features: int) -> Rows:
+    """Accuracy of naming the algorithm within a language, of splits with and without copies.
+
+    Means of five splits into 60 % and 40 %; copies are functions of one program.
+    """
+    rows: Rows = []
+    for language in LANGUAGES:
+        mine = [r for r in records if r["language"] == language]
+        labels = [r["algorithm"] for r in mine]
+        reader = CodeReader([r["ir"] for r in mine], features=features)
+        found = leakage_gap(
+            partial(reader.accuracy, labels), [r["program"] for r in mine], test_share=0.4
+        )
+        rows += [
+            {"method": "raw-split", "language": language, "score": found.raw},
+            {"method": "dedup-split", "language": language, "score": found.dedup},
+        ]
     return rows
 
 
