@@ -428,6 +428,23 @@ def test_lessons_are_right_and_every_other_follows_a_demonstration_in_its_style(
             assert (";" in work) == (";" in response)
 
 
+def test_an_example_of_any_length_may_stand_before_a_question_of_any() -> None:
+    told = [chain_lessons(200, n, n, shown_steps=(1, 3)) for n in (2, 3)]
+    lengths = {2: [], 3: []}
+    for asked, (prompts, _) in zip((2, 3), told, strict=True):
+        for prompt in prompts:
+            *shown, question = prompt.split(BETWEEN)
+            assert len(read_chain(question).program) == asked
+            for text in shown:
+                lengths[asked].append(len(read_chain(text.partition(" ? ")[0] + " ?").program))
+    assert {*lengths[2]} == {*lengths[3]} == {1, 2, 3}
+    assert abs(np.mean(lengths[2]) - np.mean(lengths[3])) < 0.4  # three standard deviations
+    plain = chain_lessons(6, (1, 2), 0)
+    assert [prompt.split(BETWEEN)[-1] for prompt in plain[0]] == [
+        prompt.split(BETWEEN)[-1] for prompt in chain_lessons(6, (1, 2), 0, shown_steps=3)[0]
+    ]
+
+
 def test_the_worth_of_a_kind_chooses_among_its_techniques() -> None:
     teacher = chain_drafter(lengths=(1,), operators=("+",))
     drafts = teacher.rationales(teacher.questions(60, seed=0), 4, seed=0)  # questions recur

@@ -20,6 +20,7 @@ def chain_lessons(
     styles: Sequence[str] = ("full", "terse", "reversed"),
     source: ChainPrograms | None = None,
     avoid: Container[str] = (),
+    shown_steps: int | tuple[int, int] | None = None,
 ) -> tuple[list[str], list[str]]:
     """Prompts and responses: a question and its solution, every other one after a solved chain.
 
@@ -35,13 +36,20 @@ def chain_lessons(
         styles: names among `STYLES`, drawn evenly; one that is there twice comes twice as often.
         source: of the chains.
         avoid: questions that no lesson solves, such as those of a test.
+        shown_steps: of the solved chains before questions; None: as `steps`. Give one range to all
+            lessons that are mixed: where long chains are only shown before long questions, who
+            learns from them takes the length of its answer from the example, not the question.
 
     >>> for prompt, response in zip(*chain_lessons(2, 1, seed=0), strict=True):
     ...     print(prompt, "->", response)
     a = 1 ; b = a + 1 ; b ? -> b 2 , a 1 => 2
     a = 0 ; b = a + 0 ; b ? => 0 | a = 4 ; b = a - 3 ; b ? -> => 1
     """
-    chains = (source or ChainPrograms()).sample(2 * count, steps, seed)
+    source = source or ChainPrograms()
+    chains = source.sample(2 * count, steps, seed)
+    if shown_steps is not None:
+        apart = np.random.SeedSequence([seed, 1]).generate_state(1).item()
+        chains[::2] = source.sample(count, shown_steps, apart)
     drawn = np.random.default_rng(seed).choice(list(styles), size=count).tolist()
     prompts, responses = [], []
     for place, style in enumerate(drawn):

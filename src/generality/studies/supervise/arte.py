@@ -12,12 +12,13 @@ of them of a length that the student knows well and half one step longer, and on
 Differences from the paper, each with its effect: the teacher is a softmax over 6 kinds of questions
 and 4 ways to explain them (no model writes; its preferences are learned exactly, in a second, and
 it cannot discover anything new); students of 0.15M and 0.25M parameters, pretrained on solved
-chains in three of the styles; 24 drafts of questions and one task instead of 250 and 23 (noisier
-scores); aligned questions are drawn and their rationales are the likeliest; "original-best" takes
-for each question the technique with the best mean score for its kind, as scoring all 800 would cost
-33 times the pool; the respondents of the item response model are checkpoints of one student;
-"generic" data is more of what it was pretrained on. `exam_constant` is what one constant answer
-gets of the exam: where it is high, the exam tells no students apart.
+chains in three of the styles, half of them after a solved one of any length; 24 drafts of questions
+and one task instead of 250 and 23 (noisier scores); aligned questions are drawn and their
+rationales are the likeliest; "original-best" takes for each question the technique with the best
+mean score for its kind, as scoring all 800 would cost 33 times the pool; the respondents of the
+item response model are checkpoints of one student; "generic" data is more of what it was pretrained
+on. `exam_constant` is what one constant answer gets of the exam: where it is high, the exam tells
+no students apart.
 """
 
 from __future__ import annotations
@@ -67,8 +68,8 @@ class Config:
     questions: int = 24  # drafted
     question_pairs: int = 12
     written: int = 800  # training examples of every arm
-    cell: int = 112  # training examples of each kind and technique, for the proxy's validity
-    rate: float = 2e-3  # of tuning: Adam, batch 16, 3 % warm-up, linear decay, one epoch
+    cell: int = 640  # training examples of each kind and technique, for oracle and proxy's validity
+    rate: float = 5e-4  # of tuning: Adam, batch 16, 3 % warm-up, linear decay, one epoch
 
 
 SCALES = {
@@ -154,7 +155,9 @@ def lessons(config: Config, count: int, held: Held, seed: int) -> tuple[list[str
     from generality.benchmarks.worlds.chain_lessons import chain_lessons
 
     hard = round(config.hard * count)
-    tell = functools.partial(chain_lessons, styles=config.styles, avoid=held.prompts)
+    tell = functools.partial(
+        chain_lessons, styles=config.styles, avoid=held.prompts, shown_steps=(1, config.steps)
+    )
     short = tell(count - hard, (1, config.known), 2 * seed)
     long = tell(hard, config.steps, 2 * seed + 1)
     return short[0] + long[0], short[1] + long[1]
