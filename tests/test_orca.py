@@ -16,6 +16,7 @@ from generality.benchmarks.worlds import (
     world_tokenizer,
 )
 from generality.errors import UserError
+from generality.experiments.explanation_school import ListQueries
 from generality.lab import Lab, TrainConfig
 from generality.lab.stages import Stage, tune_in_stages
 from generality.measures.judge_vs_benchmark import judge_vs_benchmark
@@ -208,6 +209,21 @@ def test_the_strong_teacher_never_errs_and_the_middle_one_does_so_in_its_share()
     assert all(len(each.middle.split()) < len(each.strong.split()) for each in said)
     cells = Counter((problem.task, len(problem.states)) for problem in problems)
     assert set(cells.values()) == {100}
+
+
+def test_no_student_is_taught_what_it_is_asked() -> None:
+    lists = ListQueries(
+        TwoTeachers(), ("sum", "reverse"), ("last", "first"), lengths=(2, 3), test=20, adaptation=20
+    )
+    for seed in (0, 1):
+        panels = lists.panels(seed)
+        pools = lists.pools({"first": 200, "second": 100}, seed)
+        assert [len(queries) for queries in pools.values()] == [200, 100]
+        asked = {problem.prompt for problem in panels["seen"].problems}
+        assert not asked & {query.prompt for each in pools.values() for query in each}
+        unseen = panels["unseen tasks"]
+        assert (len(unseen.problems), len(unseen.adaptation)) == (80, 40)
+        assert not {p.prompt for p in unseen.problems} & {q.prompt for q in unseen.adaptation}
 
 
 def test_teachers_of_no_sense_are_refused() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -153,6 +153,8 @@ class ExplanationSchool:
 class ListQueries:
     """Queries about lists that two teachers explain, and panels of further problems.
 
+    No query that is taught is one of a panel's problems, and no example of an unseen task either.
+
     Args:
         teachers: who explain.
         tasks: that are taught, names of `string_task`.
@@ -178,14 +180,17 @@ class ListQueries:
     test: int = 40
     adaptation: int = 50
 
-    def explain(self, lengths: Sequence[int], count: int, seed: int) -> list[Explained]:
+    def explain(
+        self, lengths: Sequence[int], count: int, seed: int, *, avoid: Container[str] = ()
+    ) -> list[Explained]:
         """`count` queries of the tasks that are taught, with what both teachers say."""
-        return self.teachers.explain(self.tasks, lengths, count, seed)
+        return self.teachers.explain(self.tasks, lengths, count, seed, avoid=avoid)
 
     def pools(self, sizes: Mapping[str, int], seed: int) -> dict[str, list[Explained]]:
         """So many explained queries under each name, drawn apart; at most three names."""
+        held = {problem.prompt for problem in self.panels(seed)["seen"].problems}
         return {
-            name: self.explain(self.lengths, size, 10 * seed + place)
+            name: self.explain(self.lengths, size, 10 * seed + place, avoid=held)
             for place, (name, size) in enumerate(sizes.items())
         }
 
@@ -199,7 +204,8 @@ class ListQueries:
         }
         tests = mixed_problems(self.unseen, self.lengths, 2 * self.test * len(self.unseen), asked)
         adapt = self.adaptation * len(self.unseen)
-        adaptation = self.teachers.explain(self.unseen, self.lengths, adapt, asked + 1)
+        held = {problem.prompt for problem in tests}
+        adaptation = self.teachers.explain(self.unseen, self.lengths, adapt, asked + 1, avoid=held)
         return {**panels, "unseen tasks": Panel(tests, adaptation)}
 
 

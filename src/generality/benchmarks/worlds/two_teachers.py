@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,9 +60,13 @@ class TwoTeachers:
             raise ValueError("errors is a share in [0, 1] and every at least 1")
 
     def explain(
-        self, tasks: Sequence[str], lengths: Sequence[int], count: int, seed: int
-    ) -> list[Explained]:
-        """`count` problems of `mixed_problems` with what both teachers say."""
+        self, tasks: Sequence[str], lengths: Sequence[int], count: int, seed: int, *,
+        avoid: Container[str] = (),
+    ) -> list[Explained]:  # fmt: skip
+        """`count` problems of `mixed_problems` with what both teachers say.
+
+        `avoid`: prompts that must not be among them, such as those of a test.
+        """
         rng = random.Random(seed)
         return [
             Explained(
@@ -72,13 +76,14 @@ class TwoTeachers:
                     every=self.every,
                 ),
             )
-            for problem in mixed_problems(tasks, lengths, count, seed)
+            for problem in mixed_problems(tasks, lengths, count, seed, avoid=avoid)
         ]  # fmt: skip
 
 
 def mixed_problems(
-    tasks: Sequence[str], lengths: Sequence[int], count: int, seed: int
-) -> list[Problem]:
+    tasks: Sequence[str], lengths: Sequence[int], count: int, seed: int, *,
+    avoid: Container[str] = (),
+) -> list[Problem]:  # fmt: skip
     """Problems shuffled over tasks and lengths, as evenly as the number allows.
 
     >>> problems = mixed_problems(["copy", "last"], [2, 3], 4, seed=0)
@@ -90,7 +95,7 @@ def mixed_problems(
     found = [
         problem
         for (task, length), share in zip(cells, shares, strict=True)
-        for problem in string_task(task).sample(share, length, seed)
+        for problem in string_task(task).sample(share, length, seed, avoid=avoid)
     ]
     random.Random(seed).shuffle(found)
     return found

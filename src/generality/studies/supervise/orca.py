@@ -58,7 +58,7 @@ class Config:
     model: str = "0.25M"  # a size of `tiny_decoder`; with data_path a model's name
     data_path: str | None = None  # folder of train.jsonl and test.jsonl; None: string tasks
     tasks: tuple[str, ...] = ("reverse", "sum", "count")  # of 8, those that answers did not teach
-    unseen: tuple[str, ...] = ("dedupe", "swap", "last", "or")
+    unseen: tuple[str, ...] = ("dedupe", "swap", "last", "first")  # of many lists: none comes twice
     base_examples: int = 20_000  # that the shared start is trained on, once each
     base_lengths: tuple[int, ...] = (2, 3)  # symbols
     lengths: tuple[int, ...] = (3, 5)  # that students learn from
