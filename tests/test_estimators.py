@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -20,6 +21,15 @@ def world(n: int = 900, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     X = rng.normal(size=(n, 10))
     return X, (X.sum(1) + rng.normal(size=n) > 0).astype(int)
+
+
+def test_a_rate_too_coarse_for_soft_labels_is_said() -> None:
+    X = np.random.default_rng(0).normal(size=(400, 200))
+    soft = np.full((400, 2), 0.5) + 0.05 * np.sign(X[:, :1]) * np.array([-1, 1])
+    with pytest.warns(ConvergenceWarning, match=r"above the 0\.693 it began with"):
+        coarse = SoftProbe(learning_rate=1e-2).fit(X, soft).predict(X)
+    fine = SoftProbe(learning_rate=3e-4).fit(X, soft).predict(X)
+    assert (coarse == soft.argmax(1)).mean() < 0.8 < (fine == soft.argmax(1)).mean()
 
 
 def test_soft_probe_matches_torch() -> None:

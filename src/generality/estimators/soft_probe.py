@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from jaxtyping import Float, Real, Shaped
 from numpy.typing import NDArray
 from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
@@ -29,7 +31,8 @@ class SoftProbe(ClassifierMixin, BaseEstimator):
     Args:
         objective: loss(logits (B, K), soft targets (B, K), progress in [0, 1]) -> scalar, as in
             `generality.objectives`; None is cross-entropy.
-        learning_rate: of AdamW, constant.
+        learning_rate: of AdamW, constant. A step moves a logit by up to learning_rate · Σ|x|: with
+            hundreds of features and soft labels that hardly vary, 1e-3 or less.
         epochs: passes over the examples.
         batch_size: examples per step.
         weight_decay: decoupled.
@@ -82,6 +85,9 @@ class SoftProbe(ClassifierMixin, BaseEstimator):
             X: features.
             y: class labels (n,), or soft targets (n, K): rows in [0, 1] that sum to 1.
 
+        Warns (ConvergenceWarning) where cross-entropy ends above the ln K that it began with:
+        `learning_rate` is too high.
+
         Raises:
             ValueError: for shapes, features or targets that do not fit.
         """
@@ -110,6 +116,14 @@ class SoftProbe(ClassifierMixin, BaseEstimator):
         if self.fit_intercept:
             self.intercept_ = trained.parameters["bias"][0].numpy().copy()
         self.losses_ = trained.losses[0].numpy().copy()
+        began = np.log(targets.shape[1])  # of the zero start
+        if self.objective is None and self.losses_[-1] > began:
+            warnings.warn(
+                f"the loss ended at {self.losses_[-1]:.3f}, above the {began:.3f} it began with: "
+                "lower learning_rate",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
         return self
 
     def predict_proba(self, X: Float[Any, "n d"]) -> Float[NDArray[np.float64], "n classes"]:

@@ -28,6 +28,7 @@ def rare_class_ladder(
     strength: float = 1.0,
     keep: float = 0.5,
     epochs: int = 10,
+    rate: float = 3e-4,
     seed: int = 0,
 ) -> dict[str, Any]:
     """What a supervisor, its students and the ceiling say of the same test texts.
@@ -46,7 +47,10 @@ def rare_class_ladder(
         test: texts, at most.
         strength: C of the supervisor: how closely it fits its labels.
         keep: share of weak labels that the filters keep.
-        epochs: of students.
+        epochs: of students and ceiling.
+        rate: of learning, AdamW in batches of 32. What a weak model of rare cases says hardly
+            varies, and a rate of 1e-2 on hundreds of features is too coarse for it: students fit
+            such labels worse than one answer to all would.
         seed: of the draw and of students.
 
     Returns:
@@ -64,7 +68,10 @@ def rare_class_ladder(
 
     def taught(rows: np.ndarray, targets: np.ndarray, objective: Any = None) -> np.ndarray:
         rows = rows[evened(targets[rows].argmax(1))]
-        probe = SoftProbe(fit_intercept=True, epochs=epochs, random_state=seed, objective=objective)
+        probe = SoftProbe(
+            fit_intercept=True, epochs=epochs, learning_rate=rate, random_state=seed,
+            objective=objective,
+        )  # fmt: skip
         said: np.ndarray = probe.fit(x[labelled][rows], targets[rows]).predict_proba(x[held])
         return said
 

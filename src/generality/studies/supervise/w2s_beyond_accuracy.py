@@ -65,6 +65,7 @@ class Config:
     max_length: int = 64  # tokens
     keep: float = 0.5  # share of weak labels that the filters keep
     epochs: int = 10  # of probes
+    probe_rate: float = 3e-4  # AdamW, batch 32; chosen on weak labels held out and the ceiling
     weak: str = "0.15M"  # writer: a size of `tiny_decoder`, or a model's name
     strong: str = "0.6M"
     vocabulary: int = 1500  # words that tiny writers know
@@ -159,7 +160,7 @@ def classification(config: Config, lab: Lab) -> Iterator[Row]:
             said = lab.step(
                 rare_class_ladder, texts, x, unsafe, supervised=config.supervised,
                 transfer=config.transfer, test=config.test, strength=config.weak_strength,
-                keep=config.keep, epochs=config.epochs, seed=seed,
+                keep=config.keep, epochs=config.epochs, rate=config.probe_rate, seed=seed,
             )  # fmt: skip
             truth, ends = said.pop("truth"), [said.pop(end) for end in ("floor", "ceiling")]
             for method, found in said.items():
