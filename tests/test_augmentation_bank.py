@@ -6,7 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from generality.benchmarks import AugmentationBank, image_bank, table_bank, text_bank
-from generality.benchmarks.image_bank import _OPERATIONS, _painted, _rotate, _warped
+from generality.benchmarks.image_bank import (
+    _OPERATIONS,
+    _laplace,
+    _painted,
+    _rotate,
+    _scale,
+    _translate,
+    _warped,
+)
 from generality.compare.crafted_shifts import CraftedImage, craft_columns, craft_texts
 from generality.errors import UserError
 
@@ -77,6 +85,25 @@ def test_linear_maps_and_painting_by_hand() -> None:
     assert abs(turned[:, 13:15, 13:15].mean() - centre) < 1e-5
     painted = _painted(np.array([[[0.0, 1.0], [0.5, 0.7]]]), np.array([[0, 0], [1, 2]]))
     np.testing.assert_allclose(painted, [[[0.5, 0.5], [0.5, 0.7]]])
+
+
+def test_strengths_are_the_released_ones() -> None:
+    spot = np.zeros((1, 41, 41), np.float32)
+    spot[0, 20, 20] = 1
+    moves, sides = [], []
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        moved = _translate(spot, rng)[0]
+        moves.append((np.argwhere(moved == moved.max())[0] - 20) / 41)
+        square = np.pad(np.ones((1, 20, 20), np.float32), ((0, 0), (20, 20), (20, 20)))
+        scaled = _scale(square, rng)[0] > 0.5
+        sides.append((scaled.any(1).sum() / 20, scaled.any(0).sum() / 20))
+    assert 0.35 < np.abs(moves).max() <= 0.4 + 0.5 / 41
+    assert np.abs(np.mean(moves)) < 0.1
+    shrunk, grown = np.array(sides) < 0.8, np.array(sides) > 1.2
+    assert (shrunk | grown).all()
+    assert (shrunk[:, 0] & grown[:, 1]).any(), "each side has a factor of its own"
+    np.testing.assert_allclose(_laplace(spot, rng)[0, 19:22, 19:22].diagonal(), [0, 4, 0])
 
 
 @settings(max_examples=30, deadline=None)

@@ -67,6 +67,19 @@ def test_fixed_when_tested_random_when_trained() -> None:
     torch.testing.assert_close(view(images), first)
 
 
+def test_where_the_thresholds_leave_nothing_cannys_own_are_taken() -> None:
+    """Of an even slope no pixel is steep beside the others: 1.5 times their mean is above all."""
+    canny = pytest.importorskip("skimage.feature").canny
+    ramp = np.tile(np.linspace(0, 1, 28, dtype=np.float32), (28, 1))
+    view = EdgeView(sigmas=(0,), threshold="mean", invert=False).train()
+    image = torch.from_numpy(ramp)[None, None]
+    for seed in range(3):
+        found = view(image, np.random.default_rng(seed))[0, 0].numpy()
+        np.testing.assert_array_equal(found, canny(ramp, sigma=0))
+    assert found.any()
+    assert EdgeView().eval()(torch.zeros(0, 3, 28, 28)).shape == (0, 3, 28, 28)
+
+
 def test_blank_and_broken_images() -> None:
     for blank in (torch.zeros(1, 3, 28, 28), torch.ones(1, 1, 28, 28)):
         for mode in (True, False):
