@@ -7,7 +7,8 @@ which the student is tuned. All arms tune the same student on equally many examp
 the teacher as it is, rationales drawn. Ceiling: data of the one kind and technique that gave the
 best validation accuracy after tuning on it. Zero-shot and one-shot accuracy on chains of sums, half
 of them of a length that the student knows well and half one step longer, and on still longer ones
-("ood").
+("ood"). Rows with task "sums" are of SmolLM2, which learns sums by low-rank adapters from a teacher
+aligned to it.
 
 Differences from the paper, each with its effect: the teacher is a softmax over 6 kinds of questions
 and 4 ways to explain them (no model writes; its preferences are learned exactly, in a second, and
@@ -70,24 +71,34 @@ class Config:
     written: int = 800  # training examples of every arm
     cell: int = 640  # training examples of each kind and technique, for oracle and proxy's validity
     rate: float = 5e-4  # of tuning: Adam, batch 16, 3 % warm-up, linear decay, one epoch
+    real: str | None = "smollm2-135m"  # the model of its panel, or a size of `tiny_decoder`
+    real_sums: int = 16  # that it learns from by LoRA, of three one-digit numbers
+    real_drafts: int = 4  # of them, answered in every way and scored
+    real_exam: int = 12  # sums that drafts are scored by
+    real_test: int = 24  # others
+    real_tokens: int = 32  # of an answer
+    real_seeds: int = 3
 
 
 SCALES = {
     "smoke": Config(
         seeds=2, student="0.05M", other="0.05M", lessons=96, known=1, easiest=1, steps=2,
         lengths=(2,), operators=("+-",), validation=12, exam=4, test=8, questions=6,
-        question_pairs=4, written=16, cell=8,
+        question_pairs=4, written=16, cell=8, real="0.05M", real_sums=4, real_drafts=1, real_exam=2,
+        real_test=2, real_tokens=4, real_seeds=1,
     ),
     "small": Config(),
     "full": Config(
         seeds=20, student="1M", other="0.6M", lessons=500_000, known=4, easiest=4, steps=5,
         lengths=(3, 4, 5), validation=400, exam=100, test=2000, questions=250,
-        question_pairs=50, written=6750, cell=1000,
+        question_pairs=50, written=6750, cell=1000, real="hf:google/gemma-2b", real_sums=250,
+        real_drafts=250, real_exam=40, real_test=500, real_seeds=5,
     ),
 }  # fmt: skip
 
 TARGET = {"task": "target", "student": "own"}
 ZERO, ONE = {**TARGET, "shots": 0}, {**TARGET, "shots": 1}
+SUMS = {"task": "sums"}
 CLAIMS = (
     Claim("Data of the aligned teacher beats the original teacher's with its best rationales, "
           "zero-shot", greater("full", "original-best", where=ZERO)),
@@ -103,6 +114,10 @@ CLAIMS = (
     Claim("What a draft is worth in context predicts what tuning on its like gains",
           rank_correlates("proxy", "gain", unit=("kind", "technique"), minimum=0.3,
                           where={"method": "cell"})),
+    Claim("SmolLM2 learns more from a teacher of sums that is aligned to it than from the teacher "
+          "as it is", greater("rationale-only", "original-random", where=SUMS)),
+    Claim("Right work is worth more in SmolLM2's context than work with a slip",
+          greater("cell-worked", "cell-slipped", on="proxy", where=SUMS)),
 )  # fmt: skip
 
 
@@ -133,6 +148,17 @@ def run(config: Config, lab: Lab) -> Iterator[Row]:
     for seed in lab.seeds(config.seeds):
         for row in seed_rows(config, own, other, held, exam, seed):
             yield Row(**row, exam_constant=said / len(exam))
+    if config.real:
+        from generality.experiments.sum_school import SumSchool
+        from generality.experiments.tailored_sums import tailored_rows
+
+        school = SumSchool(lab, config.real, max_tokens=config.real_tokens)
+        for seed in lab.seeds(config.real_seeds):
+            for row in tailored_rows(
+                school, config.real_sums, config.real_test, exam=config.real_exam,
+                drafts=config.real_drafts, seed=seed,
+            ):  # fmt: skip
+                yield Row(row, task="sums", student="smollm2", shots=0)
 
 
 def held_out(config: Config) -> Held:
