@@ -17,10 +17,19 @@ from safetensors.torch import load_file, save_file
 
 import tiny_models
 from generality.errors import UserError
-from generality.weights import Checkpoint, interference, merge, merge_adapters, task_vectors
+from generality.weights import (
+    Checkpoint,
+    interference,
+    merge,
+    merge_adapters,
+    row_sums,
+    task_vectors,
+)
 from generality.weights import merging as merging_module
 from generality.weights.merge_models import merge_models
-from generality.weights.merging import Merger, Recipe, group_of, kth_largest
+from generality.weights.merge_recipe import Recipe, group_of
+from generality.weights.merging import Merger
+from generality.weights.row_sums import kth_largest
 
 DELTAS = torch.tensor(
     [
@@ -192,8 +201,9 @@ def drawn(delta, number, recipe):
 @pytest.mark.parametrize("variant", ["paper", "mergekit", "peft"])
 @pytest.mark.parametrize("method", ["task-arithmetic", "ties", "dare", "dare-ties"])
 def test_pieces_merge_as_whole_tensors_do(monkeypatch, method, variant, dtype):
-    for name, value in {"PIECE": 256, "BLOCK": 1024, "WHOLE": 3000, "SMALL": 900}.items():
+    for name, value in {"PIECE": 256, "BLOCK": 1024, "WHOLE": 3000}.items():
         monkeypatch.setattr(merging_module, name, value)
+    monkeypatch.setattr(row_sums, "SMALL", 900)
     torch.manual_seed(0)
     sizes = {"a": 2501, "b": 5003, "c": 7, "d": 1024}
     base = {name: torch.randn(size).to(dtype) for name, size in sizes.items()}
@@ -331,7 +341,7 @@ def test_identical_experts_merge_to_themselves_and_one_third_is_the_average(stat
 @pytest.mark.parametrize("k", [1, 2, 500, 999, 5000, 9_999, 10_000])
 @pytest.mark.parametrize("shape", ["normal", "ties", "sorted", "zeros"])
 def test_the_kth_largest_of_many_is_exact(monkeypatch, k, shape):
-    monkeypatch.setattr(merging_module, "SMALL", 100)
+    monkeypatch.setattr(row_sums, "SMALL", 100)
     values = torch.from_numpy(np.random.default_rng(0).normal(size=10_000).astype(np.float32))
     values = {"normal": values, "ties": values.round(decimals=1), "sorted": values.sort()[0],
               "zeros": values * (values.abs() > 2)}[shape]  # fmt: skip
@@ -346,7 +356,7 @@ def test_the_kth_largest_of_many_is_exact(monkeypatch, k, shape):
 @pytest.mark.parametrize("method", ["average", "ties", "dare-ties", "slerp"])
 def test_checkpoints_merge_as_tensors_in_memory_do_in_any_dtype(tmp_path, monkeypatch, method):
     monkeypatch.setattr(merging_module, "PIECE", 64)  # many pieces, and a narrow band is sorted
-    monkeypatch.setattr(merging_module, "SMALL", 500)
+    monkeypatch.setattr(row_sums, "SMALL", 500)
     torch.manual_seed(0)
     states = [{"a": torch.randn(30, 40).bfloat16(), "b": torch.randn(5), "n": torch.arange(3)}
               for _ in range(3)]  # fmt: skip
@@ -440,7 +450,9 @@ def test_the_dtype_can_be_chosen_and_the_command_says_what_it_did(models, tmp_pa
 
 def test_settings_that_a_method_does_not_use_are_refused(models, generality) -> None:
     given = ("merge", models / "1", models / "2", "-o", "out")
-    for option, value in (("--density", 0.2), ("--lambda", 0.5), ("--fisher", models)):
+    for option, value in (
+        ("--density", 0.2), ("--lambda", 0.5), ("--fisher", models), ("--variant", "peft"),
+    ):  # fmt: skip
         answer = generality(*given, option, value)
         assert (answer.code, answer.out) == (2, "")
         assert f"average has no use for {option}: leave it out." in " ".join(answer.err.split())
@@ -507,6 +519,11 @@ def test_models_that_do_not_fit_are_refused_in_words(models, tmp_path, how, said
         (["--weights", "1,-1"], "must not add up to 0"),
         (["--method", "layerwise", "--base", "0", "--weights", "none.json"], "a JSON file"),
         (["--method", "fisher"], "needs the Fisher information"),
+        (["--method", "fisher", "--fisher", "nowhere"], "no Fisher information in 'nowhere'"),
+        (["--weights", "nan,1"], "--weights are finite numbers"),
+        (["--inner", "ties"], "are for layerwise"),
+        (["--method", "layerwise", "--base", "0", "--granularity", "row"], "no granularity 'row'"),
+        (["--as-adapter", "--evaluate", "exam.jsonl"], "chooses no settings"),
         (["--dtype", "int8"], "no dtype 'int8'"),
         (["--shard-size", "many"], "a size like 5GB"),
         (["--as-adapter"], "a whole model, not an adapter"),
@@ -527,7 +544,7 @@ import os, signal, sys
 from pathlib import Path
 from generality.weights import merging
 from generality.weights.merge_models import merge_models
-from generality.weights.merging import Recipe
+from generality.weights.merge_recipe import Recipe
 whole, written = merging.Merger.pieces, []
 def pieces(self, name):
     written.append(name)

@@ -1,14 +1,16 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 
 import tiny_models
+from generality.errors import UserError
 from generality.experiments.turned_digits import DigitParts, TurnedDigits
 from generality.training.merge_sweep import candidates, read_exam, sweep_merges
 from generality.weights import merge, search_merge
-from generality.weights.merging import Recipe
+from generality.weights.merge_recipe import Recipe
 
 
 def test_a_search_finds_the_weights_of_each_group_and_is_never_below_equal_ones():
@@ -104,6 +106,49 @@ def test_the_command_writes_what_it_chose(folders, exam, generality, tmp_path):
     assert len(told["evaluation"]["table"]) == 4
     assert told["evaluation"]["merges"] == 3
     assert "layerwise" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_fisher_averages_are_chosen_too(folders, exam):
+    models, known = [folders / "1", folders / "2"], [folders / "0", folders / "0"]
+    recipe, report = sweep_merges(models, read_exam(exam, limit=2), Recipe("fisher"), fisher=known)
+    assert len(report["tried"]) == 3
+    assert recipe.weights == max(report["tried"], key=lambda line: line["score"])["weights"]
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "said"),
+    [
+        ("fisher", {}, "needs the Fisher information"),
+        ("slerp", {"search": 2}, "slerp does not do that"),
+        ("average", {"search": 2}, "--search adds to the models' base"),
+        ("average", {"multitask": "strange"}, "model_type is llama in one and gpt2 in the other"),
+    ],
+)
+def test_what_cannot_be_swept_is_said_in_words(folders, exam, tmp_path, method, options, said):
+    if "multitask" in options:
+        shutil.copytree(folders / "1", tmp_path / "strange")
+        config = tmp_path / "strange" / "config.json"
+        config.write_text(config.read_text().replace('"llama"', '"gpt2"'))
+        options = {"multitask": tmp_path / "strange"}
+    with pytest.raises(UserError, match=said):
+        sweep_merges([folders / "1", folders / "2"], read_exam(exam), Recipe(method), **options)
+
+
+def test_files_of_a_body_alone_are_scored(folders, exam, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    for name in "12":
+        shutil.copytree(folders / name, tmp_path / name)
+        file = tmp_path / name / "model.safetensors"
+        bare = {key.removeprefix("model."): tensor for key, tensor in load_file(file).items()}
+        save_file(bare, file, metadata={"format": "pt"})
+    read = read_exam(exam, limit=2)
+    tables = [
+        sweep_merges([home / "1", home / "2"], read, Recipe("average"))[1]["table"]
+        for home in (folders, tmp_path)
+    ]
+    assert [line["tasks"] for line in tables[0]] == [line["tasks"] for line in tables[1]]
+    assert tables[0][1]["tasks"] != tables[0][2]["tasks"]
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json as _json
+import math
 import re
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +17,7 @@ from generality.cli import options
 from generality.errors import UserError, unknown
 
 DTYPES = ("float32", "bfloat16", "float16")
+GRANULARITIES = ("block", "layer", "tensor")
 SETTINGS, OUTPUT, EXAM = "Of some methods", "Output", "Choosing settings on data"
 DISTIL = "distill: models of any architecture and tokenizer, into the first"
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
@@ -153,16 +156,16 @@ def merge(
     """
     from generality.lab.progress import ProgressBars
     from generality.weights.merge_models import merge_models
-    from generality.weights.merging import Recipe
+    from generality.weights.merge_recipe import Recipe
 
     if dtype is not None and dtype not in DTYPES:
         raise unknown("dtype", dtype, DTYPES)
     command = shlex.join(["generality", *sys.argv[1:]])
     if method == "distill":
-        if base or weights or density or fisher or evaluate or as_adapter:
+        if base or weights or density or fisher or evaluate or as_adapter or search:
             raise UserError(
                 "distill trains and has no use for --base, --weights, --density, --fisher, "
-                "--evaluate or --as-adapter: leave them out."
+                "--evaluate, --search or --as-adapter: leave them out."
             )
         _distill(
             models, out, data, control, json, device, dtype, command,
@@ -173,8 +176,8 @@ def merge(
     if data or control:
         raise UserError("--data and --control are for --method distill.")
     if as_adapter:
-        if method != "average":
-            raise UserError("--as-adapter is for the method average.")
+        if method != "average" or evaluate or density or lam or fisher:
+            raise UserError("--as-adapter is for the method average, and chooses no settings.")
         from generality.weights.merge_adapter import merge_adapters
 
         merged = merge_adapters(models, weights=_numbers(weights, len(models)), base=base)
@@ -182,16 +185,24 @@ def merge(
         report: dict[str, Any] = {"method": "cat", "models": models, "ranks": merged.ranks}
     else:
         per_group = method == "layerwise"
+        if granularity not in GRANULARITIES:
+            raise unknown("granularity", granularity, GRANULARITIES)
         recipe = Recipe(
             method, None if per_group else _numbers(weights, len(models)), density, lam, seed,
             variant, inner, _groups(weights) if per_group else {}, granularity,
         )  # fmt: skip
-        _refuse_unused(recipe.rule, density=density, lam=lam, fisher=fisher)
+        searched = bool(search) and method == "average"
+        _refuse_unused(
+            inner if searched else recipe.rule, density=density, lam=lam, fisher=fisher,
+            variant=variant if variant != "paper" else None,
+        )  # fmt: skip
+        if not (per_group or search) and (inner, granularity) != ("task-arithmetic", "block"):
+            raise UserError("--inner and --granularity are for layerwise, and for --search.")
         evaluation: dict[str, Any] = {}
         if evaluate is not None:
             recipe, evaluation = _choose(
                 models, recipe, out, evaluate, task_column, held_out, examples, base, multitask,
-                search, device,
+                fisher or (), search, device,
             )  # fmt: skip
         elif search or multitask or held_out:
             raise UserError("--search, --multitask and --held-out need --evaluate DATA.")
@@ -232,7 +243,8 @@ def _distill(
     try:
         how = Fusion(**settings)
     except ValueError as error:
-        raise UserError(f"{error}.".replace("lam is", "--lambda is")) from error
+        said = str(error).replace("lam is", "--lambda is")
+        raise UserError(f"{said.replace('learning_rate', '--learning-rate')}.") from error
     report = merge_by_distillation(
         models, out, *read_pairs(data), how, lab=options.make_lab(device), control=control,
         dtype=getattr(torch, dtype) if dtype else None, command=command,
@@ -260,7 +272,8 @@ def _distill(
 
 def _choose(
     models: list[str], recipe: Any, out: Path, data: str, column: str, held_out: str | None,
-    examples: int, base: str | None, multitask: str | None, search: int, device: str,
+    examples: int, base: str | None, multitask: str | None, fisher: Sequence[str], search: int,
+    device: str,
 ) -> tuple[Any, dict[str, Any]]:  # fmt: skip
     """Settings chosen on half of the data, and the table of the other half."""
     from generality.lab.progress import ProgressBars
@@ -272,8 +285,8 @@ def _choose(
     exam = read_exam(data, task=column, held_out=outside, limit=examples)
     with ProgressBars(enabled=True).task("Trying settings") as bar:
         return sweep_merges(
-            models, exam, recipe, base=base, multitask=multitask, search=search, device=device,
-            progress=bar,
+            models, exam, recipe, base=base, multitask=multitask, fisher=fisher, search=search,
+            device=device, progress=bar,
         )  # fmt: skip
 
 
@@ -295,7 +308,7 @@ def _show(console: Any, evaluation: dict[str, Any]) -> None:
 
 def _refuse_unused(rule: str, **given: Any) -> None:
     """Settings that say nothing to a method would be taken for heard."""
-    from generality.weights.merging import USERS
+    from generality.weights.merge_recipe import USERS
 
     for name, value in given.items():
         if value and rule not in USERS[name]:
@@ -311,6 +324,8 @@ def _numbers(text: str | None, count: int) -> tuple[float, ...] | None:
         found = tuple(float(part) for part in text.split(","))
     except ValueError as error:
         raise UserError(f"--weights is numbers with commas, as 0.7,0.3, not '{text}'.") from error
+    if not all(map(math.isfinite, found)):
+        raise UserError(f"--weights are finite numbers, not '{text}'.")
     if len(found) != count:
         raise UserError(f"--weights has {len(found)} numbers for {count} models.")
     return found

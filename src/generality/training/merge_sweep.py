@@ -20,7 +20,9 @@ from generality.selection.training_files import plain_pair, read_records
 from generality.weights import Recipe, merge, open_checkpoint, search_merge
 from generality.weights.checkpoint_stream import AdaptedCheckpoint, Checkpoint
 from generality.weights.merge_checks import check_mergeable, home
-from generality.weights.merging import FROM_BASE, SPARSE
+from generality.weights.merge_models import open_fisher
+from generality.weights.merge_recipe import FROM_BASE, SPARSE
+from generality.weights.merging import Merger
 
 LAMS = (0.3, 0.5, 0.7, 1.0)
 DENSITIES = (0.1, 0.2, 0.5, 1.0)
@@ -104,6 +106,7 @@ def sweep_merges(
     *,
     base: str | Path | None = None,
     multitask: str | Path | None = None,
+    fisher: Sequence[str | Path] = (),
     search: int = 0,
     device: str = "cpu",
     progress: Any = None,
@@ -119,6 +122,7 @@ def sweep_merges(
         recipe: what is fixed; see `candidates` for the rest.
         base: what they were tuned from.
         multitask: a model tuned on all tasks at once, for comparison.
+        fisher: of "fisher": a folder of safetensors for each model.
         search: merges that a layer-wise search (`search_merge`) may try; 0 for none.
         device: where models run.
         progress: called with (merges tried, merges in all).
@@ -136,16 +140,26 @@ def sweep_merges(
     root: Checkpoint | None = open_checkpoint(base) if base is not None else None
     if root is None and isinstance(opened[0], AdaptedCheckpoint):
         root = opened[0].base
+    if search and recipe.method not in ("average", *FROM_BASE):
+        raise UserError(f"--search merges what models learned: {recipe.method} does not do that.")
     if root is None and (recipe.method in FROM_BASE or search):
-        raise UserError(f"{recipe.method} adds to the models' base: name it by --base.")
-    check_mergeable(([] if root is None else [root]) + opened)
+        what = "--search" if search else recipe.method
+        raise UserError(f"{what} adds to the models' base: name it by --base.")
+    taught = [] if multitask is None else [open_checkpoint(multitask, base=under)]
+    check_mergeable([*([] if root is None else [root]), *opened, *taught])
+    informations = open_fisher(fisher)
+    try:
+        Merger(opened, recipe, base=root, fisher=informations)
+    except ValueError as error:
+        raise UserError(f"These cannot be merged: {error}.") from error
     scorer = Scorer(home(root or opened[0]), exam, device)
     held_in = [task for task in exam.choose if task not in exam.held_out]
     tried: list[tuple[float, Recipe]] = []
     options = [] if search else candidates(recipe, len(opened))
     merges = len(options)
     for number, option in enumerate(options, 1):
-        scores = scorer(merge_by(opened, root, option), exam.choose, held_in)
+        merged = merge_by(opened, root, option, informations)
+        scores = scorer(merged, exam.choose, held_in)
         tried.append((_mean(scores, held_in), option))
         if progress is not None:
             progress(number, len(options))
@@ -163,12 +177,13 @@ def sweep_merges(
         )  # fmt: skip
         tried, merges = [(found.score, chosen)], len(found.scores)
     score, chosen = max(tried, key=lambda each: each[0])
-    named: dict[str, Mapping[str, Tensor]] = {"merged": merge_by(opened, root, chosen)}
+    named: dict[str, Mapping[str, Tensor]] = {
+        "merged": merge_by(opened, root, chosen, informations)
+    }
     named |= {each.name: each for each in opened}
     if root is not None:
         named["base"] = root
-    if multitask is not None:
-        named["multitask"] = open_checkpoint(multitask)
+    named |= {"multitask": each for each in taught}
     table = {who: scorer(state, exam.report, list(exam.report)) for who, state in named.items()}
     return chosen, {
         "chosen_by": score,
@@ -181,11 +196,14 @@ def sweep_merges(
 
 
 def merge_by(
-    experts: Sequence[Mapping[str, Tensor]], base: Mapping[str, Tensor] | None, recipe: Recipe
+    experts: Sequence[Mapping[str, Tensor]],
+    base: Mapping[str, Tensor] | None,
+    recipe: Recipe,
+    fisher: Sequence[Mapping[str, Tensor]] = (),
 ) -> dict[str, Tensor]:
     """The merge that a recipe describes, in memory."""
     settings = {name: getattr(recipe, name) for name in recipe.__dataclass_fields__}
-    return merge(experts, settings.pop("method"), base=base, **settings)
+    return merge(experts, settings.pop("method"), base=base, fisher=fisher, **settings)
 
 
 class Scorer:
@@ -205,9 +223,12 @@ class Scorer:
     ) -> dict[str, float]:
         """Task → mean log-probability of the responses' tokens."""
         own: Any = self.model.state_dict()
+        prefix = f"{self.model.base_model_prefix}."  # files of a body alone have it not
         with torch.no_grad():
             for name in state:
-                own[name].copy_(state[name])
+                place = name if name in own else prefix + name
+                if place in own:  # else what transformers leaves as well, such as old masks
+                    own[place].copy_(state[name])
         return {
             task: float(response_logprob(self.model, self.tokenizer, *half[task]).nanmean())
             for task in tasks

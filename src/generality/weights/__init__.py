@@ -31,8 +31,9 @@ if TYPE_CHECKING:
     from generality.weights.interpolate import interpolate, wise_ft
     from generality.weights.merge_adapter import MergedAdapter, merge_adapters
     from generality.weights.merge_models import merge_models
+    from generality.weights.merge_recipe import Recipe
     from generality.weights.merge_search import MergeSearch, search_merge
-    from generality.weights.merging import Recipe, merge, task_vectors
+    from generality.weights.merging import merge, task_vectors
     from generality.weights.parallel_layout import (
         Layout,
         LayoutSpec,
@@ -129,7 +130,7 @@ __getattr__, __dir__ = lazy_names(
         "merge_models": "merge_models",
         "MergeSearch": "merge_search",
         "search_merge": "merge_search",
-        "Recipe": "merging",
+        "Recipe": "merge_recipe",
         "merge": "merging",
         "task_vectors": "merging",
         "Layout": "parallel_layout",

@@ -21,7 +21,8 @@ from generality.weights.checkpoint_stream import (
     refuse_existing,
 )
 from generality.weights.merge_checks import check_mergeable, home
-from generality.weights.merging import FROM_BASE, USERS, Merger, Recipe
+from generality.weights.merge_recipe import FROM_BASE, USERS, Recipe
+from generality.weights.merging import Merger
 from generality.weights.stored_numbers import dtype_name, torch_name
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def merge_models(
         )
     everyone = ([] if root is None else [root]) + opened
     check_mergeable(everyone)
-    informations = [Checkpoint(Path(each)) for each in fisher]
+    informations = open_fisher(fisher)
     names = [f"'{each.name}'" for each in opened]
     try:
         merger = Merger(opened, recipe, base=root, fisher=informations, names=names)
@@ -130,6 +131,22 @@ def merge_models(
         card = model_card(folder.name, report, command=command)
         writer.finish(_other_files(everyone, dtype) | {"README.md": card})
     return {**report, "seconds": round(time.monotonic() - began, 3)}
+
+
+def open_fisher(folders: Sequence[str | Path]) -> list[Checkpoint]:
+    """The diagonal Fisher information of each model, from a folder of safetensors each.
+
+    Raises:
+        UserError: there are none in a folder.
+    """
+    for folder in folders:
+        if not any(Path(folder).glob("*.safetensors")):
+            raise UserError(
+                f"There is no Fisher information in '{folder}': save what "
+                "generality.measures.diagonal_fisher gives as model.safetensors in a folder, and "
+                "name one for each model."
+            )
+    return [Checkpoint(Path(each)) for each in folders]
 
 
 def model_card(title: str, report: dict[str, Any], *, command: str = "") -> str:

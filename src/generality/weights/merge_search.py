@@ -12,7 +12,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from generality.errors import import_extra
-from generality.weights.merging import group_of, merge, specs_of
+from generality.weights.merge_recipe import group_of
+from generality.weights.merging import merge
+from generality.weights.tensor_pieces import specs_of
 
 
 @dataclass(frozen=True)

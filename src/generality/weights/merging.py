@@ -10,126 +10,33 @@ from __future__ import annotations
 import copy
 import functools
 import math
-import re
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xxhash
 
-from generality.errors import UserError, unknown
-from generality.weights.checkpoint_stream import Checkpoint, TensorSpec
-from generality.weights.stored_numbers import (
-    as_tensor,
-    narrow,
-    numpy_dtype,
-    stored,
-    wide_dtype,
-    widen,
+from generality.errors import UserError
+from generality.weights.merge_recipe import FROM_BASE, Recipe, group_of
+from generality.weights.row_sums import Pieces, Rows, bits_of, kth_largest, row_dot, row_sum
+from generality.weights.stored_numbers import as_tensor, narrow, numpy_dtype, wide_dtype, widen
+from generality.weights.tensor_pieces import (
+    PIECE,
+    compare_specs,
+    flat_pieces,
+    held_numbers,
+    spec_of,
+    specs_of,
 )
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-METHODS = (
-    "average", "task-arithmetic", "ties", "dare", "dare-ties", "slerp", "layerwise", "fisher",
-)  # fmt: skip
-VARIANTS = ("paper", "mergekit", "peft")
-FROM_BASE = ("task-arithmetic", "ties", "dare", "dare-ties", "layerwise")
-"""Methods that add to a base what the experts learned."""
-SPARSE = ("ties", "dare", "dare-ties")
-"""Those that keep a share of it."""
-USERS = {
-    "lam": FROM_BASE, "variant": FROM_BASE, "density": SPARSE, "seed": ("dare", "dare-ties"),
-    "fisher": ("fisher",),
-}  # fmt: skip
-"""Settings that say nothing to some rules → the rules that they say something to."""
-
-PIECE = 1 << 16  # elements: of float32 a quarter of a megabyte, several stay in a core's cache
 BLOCK = 1 << 18  # elements whose draws have a key of their own
 WHOLE = 1 << 20  # up to here a tensor is one block where sums over it matter, and is kept
-SMALL = 1 << 21  # elements that are sorted as they are; of more, a narrow band is
-SAMPLE = 61  # one of so many elements says where the band is
-ROWS = 1 << 23  # bytes of rows that are allocated together
-LINE = 64  # bytes of a cache's line
 TINY = float(np.finfo(np.float32).tiny)
 DRAWS = 1 << 16  # DARE's density is a multiple of 1 / DRAWS
-BLOCKS = {
-    "attention": re.compile(r"attn|attention|[qkvo]_proj"),
-    "mlp": re.compile(r"mlp|feed_forward|ffn|fc[12]|dense|experts"),
-}
-LAYER = re.compile(r"(?:^|\.)(?:layers|layer|h|blocks|block)\.(\d+)\.")
-
-Pieces = Callable[[], Iterator[Any]]
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How models are merged.
-
-    Attributes:
-        method: one of `METHODS`.
-        weights: one for each model; None: equal ones, 1/n for averages and 1 for task vectors.
-            Averages, slerp and Fisher divide by their sum.
-        density: share of a task vector's numbers that is kept, in (0, 1]; None: 0.2 for TIES, 0.1
-            for DARE, as in their papers; DARE's is rounded to a multiple of 1/65536.
-        lam: scale of the merged task vector; None: 0.4 for task arithmetic and DARE in the variant
-            "paper" (what their authors take without data to choose by), else 1.
-        seed: of DARE's draws.
-        variant: whose reading of TIES and DARE:
-            "paper": numbers are trimmed over the whole model, kept ones are divided by the density,
-            and where signs cancel exactly the model's more frequent sign wins;
-            "mergekit": trimmed tensor by tensor, rescaled to the tensor's old sum of magnitudes,
-            cancelled signs are +, DARE-TIES is not divided by how many agree;
-            "peft": trimmed tensor by tensor, divided by the density, cancelled signs are +, signs
-            are elected before weighting, and the sum is divided by the count that agrees.
-        inner: of "layerwise": the method it applies group by group.
-        groups: of "layerwise": group (see `group_of`) → weights; others have the equal ones.
-        granularity: of "layerwise": "block", "layer" or "tensor".
-
-    Raises:
-        UserError: an unknown method or variant, or a setting out of its range.
-    """
-
-    method: str = "average"
-    weights: tuple[float, ...] | None = None
-    density: float | None = None
-    lam: float | None = None
-    seed: int = 0
-    variant: str = "paper"
-    inner: str = "task-arithmetic"
-    groups: Mapping[str, Sequence[float]] = field(default_factory=dict)
-    granularity: str = "block"
-
-    def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise unknown("way to merge", self.method, METHODS)
-        if self.variant not in VARIANTS:
-            raise unknown("variant", self.variant, VARIANTS)
-        if self.inner not in ("task-arithmetic", "ties", "dare", "dare-ties"):
-            raise unknown("way to merge groups", self.inner, FROM_BASE[:-1])
-        if self.density is not None and not 0 < self.density <= 1:
-            raise UserError(f"The density is above 0 and at most 1, not {self.density}.")
-
-    @property
-    def kept(self) -> float:
-        """The density that applies."""
-        return self.density or (0.2 if self.rule == "ties" else 0.1)
-
-    @property
-    def scale(self) -> float:
-        """The lambda that applies."""
-        if self.lam is not None:
-            return self.lam
-        untuned = self.variant == "paper" and self.method in ("task-arithmetic", "dare")
-        return 0.4 if untuned else 1.0
-
-    @property
-    def rule(self) -> str:
-        """The method, or what "layerwise" applies."""
-        return self.inner if self.method == "layerwise" else self.method
 
 
 def merge(
@@ -226,7 +133,7 @@ class Merger:
         names: Sequence[str] = (),
     ) -> None:
         self.experts, self.recipe, self.base, self.fisher = list(experts), recipe, base, fisher
-        self._rows = _Rows()
+        self._rows = Rows()
         self.names = list(names) or [f"model {i + 1}" for i in range(len(experts))]
         if not experts:
             raise ValueError("there is nothing to merge")
@@ -310,9 +217,9 @@ class Merger:
             total = np.add(parts[0], 0.0, out=self._row("total", base))  # −0.0 + 0.0 is 0.0
             for part in parts[1:]:
                 total += part
-            sign = _bits(self._row("sign", base))
+            sign = bits_of(self._row("sign", base))
             minus = np.iinfo(sign.dtype).min  # the bit of the sign alone
-            np.bitwise_and(_bits(total), minus, out=sign)
+            np.bitwise_and(bits_of(total), minus, out=sign)
             if divided:
                 mixed, count = self._agreeing(parts, sign, weights, peft)
                 if self.recipe.variant == "paper":
@@ -332,7 +239,7 @@ class Merger:
                 mixed *= 0.5
             if self.recipe.scale != 1:
                 mixed *= self.recipe.scale
-            np.bitwise_xor(_bits(mixed), sign, out=_bits(mixed))
+            np.bitwise_xor(bits_of(mixed), sign, out=bits_of(mixed))
             yield self._finite(np.add(base, mixed, out=mixed), name)
 
     def _agreeing(
@@ -349,7 +256,7 @@ class Merger:
         for row in (mixed, count, zeros):
             row.fill(0)
         for part, weight in zip(parts, weights, strict=True):
-            np.bitwise_xor(_bits(part), sign, out=_bits(agree))
+            np.bitwise_xor(bits_of(part), sign, out=bits_of(agree))
             np.maximum(agree, zeros, out=agree)
             np.greater(agree, zeros, out=some)
             count += some if peft or weight == 1 else np.multiply(some, weight, out=some)
@@ -374,7 +281,7 @@ class Merger:
     def _fisher(self, name: str, weights: list[float]) -> Iterator[NDArray[Any]]:
         assert self.fisher is not None
         for number, known in enumerate(self.fisher):
-            if name not in known or _spec(known, name).shape != self.specs[name].shape:
+            if name not in known or spec_of(known, name).shape != self.specs[name].shape:
                 raise UserError(
                     f"The Fisher information of {self.names[number]} has no '{name}' of the shape "
                     f"{self.specs[name].shape}: compute it on that model."
@@ -434,8 +341,8 @@ class Merger:
         for base, deltas in self._deltas(name, kept):
             for number, (draw, delta) in enumerate(zip(draws, deltas, strict=True)):
                 sizes, stays = np.abs(delta, out=self._row("term", delta)), draw(delta)
-                before[number] += _total(sizes)
-                after[number] += _dot(sizes, stays)
+                before[number] += row_sum(sizes)
+                after[number] += row_dot(sizes, stays)
                 if kept:
                     delta *= stays
             if kept:
@@ -499,9 +406,9 @@ class Merger:
         def trim(delta: NDArray[Any]) -> None:
             nonlocal left
             sizes = np.abs(delta, out=self._row("term", delta))
-            mask = _bits(self._row("mask", delta))
+            mask = bits_of(self._row("mask", delta))
             np.subtract((sizes < threshold).view(np.int8), 1, out=mask)  # all bits, or none
-            np.bitwise_and(_bits(delta), mask, out=_bits(delta))
+            np.bitwise_and(bits_of(delta), mask, out=bits_of(delta))
             if left is not None:
                 tied = np.flatnonzero(sizes == threshold)
                 delta[tied[left:]] = 0
@@ -541,7 +448,7 @@ class Merger:
     def _majority(self) -> float:
         """Sign of the sum of all elected signs of the model."""
         total, apart = 0.0, copy.copy(self)
-        apart._rows = _Rows()  # a piece is being merged in those of `self`
+        apart._rows = Rows()  # a piece is being merged in those of `self`
         for name, spec in self.specs.items():
             if spec.floating:
                 weights = self._weights(name)
@@ -572,14 +479,14 @@ class Merger:
 
         They are overwritten by the next ones, if they are not to be `kept`.
         """
-        wide = np.result_type(*(wide_dtype(_spec(source, name).dtype) for source in sources))
+        wide = np.result_type(*(wide_dtype(spec_of(source, name).dtype) for source in sources))
         size = self.specs[name].size
         for at in range(0, size, PIECE):
             count = min(PIECE, size - at)
             parts = []
             for number, source in enumerate(sources):
                 row = self._rows((number, at if kept else 0), count, wide)
-                parts.append(widen(*_held(source, name, at, at + count), row))
+                parts.append(widen(*held_numbers(source, name, at, at + count), row))
             yield parts
 
     def _row(self, use: Hashable, like: NDArray[Any]) -> NDArray[Any]:
@@ -588,7 +495,7 @@ class Merger:
 
     def _integers(self, name: str) -> NDArray[Any]:
         sources = ([] if self.base is None else [self.base]) + self.experts
-        first, *others = (_held(source, name)[0] for source in sources)
+        first, *others = (held_numbers(source, name)[0] for source in sources)
         if not all(np.array_equal(first, other) for other in others):
             raise UserError(
                 f"'{name}' holds integers that differ between the models: they cannot be "
@@ -598,7 +505,7 @@ class Merger:
 
     def _finite(self, made: NDArray[Any], name: str) -> NDArray[Any]:
         """The same, if all is finite; else an error that names whose number is not."""
-        if math.isfinite(_total(made)) or bool(np.isfinite(made).all()):
+        if math.isfinite(row_sum(made)) or bool(np.isfinite(made).all()):
             return made
         named = [("the base", self.base), *zip(self.names, self.experts, strict=True)]
         for who, source in named:
@@ -610,33 +517,6 @@ class Merger:
                     "model is broken; take an earlier checkpoint of it."
                 )
         raise UserError(f"'{name}' comes out with numbers that are not finite: lower the weights.")
-
-
-class _Rows:
-    """Room for pieces, the same for the same use.
-
-    Rows begin where a line of the cache does, which halves the time of arithmetic on them, and lie
-    in blocks so large that NumPy asks for huge pages.
-    """
-
-    def __init__(self) -> None:
-        self._rows: dict[Hashable, NDArray[Any]] = {}
-        self._free = np.empty(0, np.uint8)
-
-    def __call__(self, use: Hashable, count: int, dtype: np.dtype[Any]) -> NDArray[Any]:
-        row = self._rows.get((use, dtype))
-        if row is None or len(row) < count:
-            row = self._rows[use, dtype] = self._new(count, dtype)
-        return row[:count]
-
-    def _new(self, count: int, dtype: np.dtype[Any]) -> NDArray[Any]:
-        size = count * dtype.itemsize
-        if size + LINE > len(self._free):
-            self._free = np.empty(max(ROWS, size + LINE), np.uint8)
-        begin = -self._free.__array_interface__["data"][0] % LINE
-        row = self._free[begin : begin + size].view(dtype)
-        self._free = self._free[begin + size :]
-        return row
 
 
 def _drawn(chance: np.random.SFC64, bound: int, out: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -657,145 +537,5 @@ def _drawn(chance: np.random.SFC64, bound: int, out: NDArray[np.bool_]) -> NDArr
     return out
 
 
-def _bits(numbers: NDArray[Any]) -> NDArray[Any]:
-    """The same memory as integers."""
-    return numbers.view(np.int32 if numbers.itemsize == 4 else np.int64)
-
-
-def _total(numbers: NDArray[Any]) -> float:
-    """The sum; by rows, which takes a third of the time of NumPy's own."""
-    whole = len(numbers) // 1024 * 1024
-    rows = numbers[:whole].reshape(-1, 1024).sum(0)
-    return float(rows.sum()) + float(numbers[whole:].sum())
-
-
-def _dot(one: NDArray[Any], other: NDArray[Any]) -> float:
-    """Σ one · other, in stretches so short that no number of threads changes the result."""
-    whole = len(one) // 8192 * 8192
-    rows = np.matmul(one[:whole].reshape(-1, 1, 8192), other[:whole].reshape(-1, 8192, 1))
-    return float(rows.sum()) + float(one[whole:] @ other[whole:])
-
-
 def _ratio(before: float, after: float) -> float:
     return before / after if min(before, after) >= 1e-7 else 1.0
-
-
-def kth_largest(pieces: Pieces, size: int, k: int) -> tuple[float, int | None]:
-    """The k-th largest magnitude among pieces read twice, and how many of those tied at it count.
-
-    That number is None where all that are tied belong to the k. Of many numbers, a sample says in
-    which narrow band the answer lies, and only what is in the band is sorted.
-
-    >>> kth_largest(lambda: iter([np.array([1.0, -4.0]), np.array([3.0, 3.0])]), 4, 2)
-    (3.0, 1)
-    """
-    low, high = 0.0, math.inf
-    if size > SMALL:
-        sample = np.concatenate([np.abs(np.asarray(piece)[::SAMPLE]) for piece in pieces()])
-        share, spread = k / size, 6 * math.sqrt(0.25 / len(sample))
-        ends = [1 - share - spread, 1 - share + spread]
-        bounds = np.quantile(sample, np.clip(ends, 0, 1))
-        low = float(bounds[0]) if ends[0] > 0 else 0.0
-        high = float(bounds[1]) if ends[1] < 1 else math.inf
-    while True:
-        above, inside = 0, []
-        for piece in pieces():
-            magnitude = np.abs(np.asarray(piece))
-            over = magnitude >= low
-            more = magnitude > high
-            above += int(np.count_nonzero(more))
-            inside.append(magnitude[over ^ more])
-        band = np.concatenate(inside)
-        if above < k <= above + len(band):
-            break
-        if (low, high) == (0.0, math.inf):
-            return 0.0, None  # numbers that are none: whoever reads them next says so
-        low, high = 0.0, math.inf  # the sample misled: sort all
-    place = len(band) - (k - above)
-    threshold = float(np.partition(band, place)[place])
-    wanted = k - above - int(np.count_nonzero(band > threshold))
-    return threshold, None if wanted == int(np.count_nonzero(band == threshold)) else wanted
-
-
-def flat_pieces(
-    source: Any, name: str | None = None, size: int = PIECE
-) -> Iterator[NDArray[np.floating[Any]]]:
-    """A tensor's numbers in order, in float32 at least, `size` at a time.
-
-    Args:
-        source: a tensor; or a state dict or open checkpoint, of which no more than a piece is in
-            memory.
-        name: of the tensor in it.
-    """
-    at = 0
-    while True:
-        held, dtype = _held(source, name, at, at + size)
-        if at and not len(held):
-            return
-        yield widen(held, dtype, np.empty(len(held), wide_dtype(dtype)))
-        at += size
-
-
-def _held(
-    source: Any, name: str | None, begin: int = 0, end: int | None = None
-) -> tuple[NDArray[Any], str]:
-    """Some of a tensor's numbers as they are stored, and the name of what they are."""
-    if isinstance(source, Checkpoint):
-        assert name is not None
-        return source.numbers(name, begin, end)
-    held, dtype = stored(source if name is None else source[name])
-    return held[begin:end], dtype
-
-
-def group_of(name: str, granularity: str = "block") -> str:
-    """The group of tensors that has weights of its own in a layer-wise merge.
-
-    "block": attention, mlp and the rest of each layer apart; "layer": each layer; "tensor": each
-    tensor. What is in no layer is "other".
-
-    >>> group_of("model.layers.3.self_attn.q_proj.weight"), group_of("model.norm.weight")
-    ('3.attention', 'other')
-    """
-    if granularity == "tensor":
-        return name
-    layer = LAYER.search(name)
-    if layer is None:
-        return "other"
-    if granularity == "layer":
-        return layer[1]
-    inside = name[layer.end() :]
-    if re.search(r"norm|(^|\.)ln", inside):
-        return f"{layer[1]}.rest"
-    kind = next((kind for kind, form in BLOCKS.items() if form.search(inside)), "rest")
-    return f"{layer[1]}.{kind}"
-
-
-def specs_of(tensors: Mapping[str, Tensor]) -> dict[str, TensorSpec]:
-    """Dtype and shape by name, of a state dict or an open checkpoint."""
-    known = getattr(tensors, "specs", None)
-    if known is not None:
-        return dict(known)
-    return {name: _spec(tensors, name) for name in tensors}
-
-
-def _spec(tensors: Mapping[str, Tensor], name: str) -> TensorSpec:
-    known = getattr(tensors, "specs", None)
-    if known is not None:
-        found: TensorSpec = known[name]
-        return found
-    return TensorSpec(tensors[name].dtype, tuple(tensors[name].shape))  # type: ignore[arg-type]
-
-
-def compare_specs(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> None:
-    """Raises a `ValueError` that names the first difference of names or shapes."""
-    mine, theirs = specs_of(first), specs_of(second)
-    for name in [*mine, *theirs]:
-        if name not in mine or name not in theirs:
-            raise ValueError(f"'{name}' is in one of the models only")
-        if mine[name].shape != theirs[name].shape:
-            raise ValueError(
-                f"'{name}' has the shape {mine[name].shape} in one model and "
-                f"{theirs[name].shape} in another"
-            )
-        if mine[name].floating != theirs[name].floating:
-            raise ValueError(f"'{name}' holds integers in one model and not in another")

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from generality.weights.merging import compare_specs, flat_pieces, specs_of
+from generality.weights.tensor_pieces import compare_specs, flat_pieces, specs_of
 
 
 @dataclass(frozen=True)
