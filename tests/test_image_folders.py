@@ -25,6 +25,31 @@ def named(data: Dataset, root: Path) -> dict[str, tuple[str, str]]:
     return {Path(p).relative_to(root).as_posix(): (names[y], d) for p, y, d in rows}
 
 
+@pytest.mark.parametrize(
+    ("kind", "mode", "scale"),
+    [(np.uint16, "I;16", 257), (np.int32, "I", 257), (np.int32, "I", 1), (np.float32, "F", 1),
+     (np.float32, "F", 1 / 255), (np.float32, "F", 257)],
+)  # fmt: skip
+def test_deep_greys_are_no_white(tmp_path: Path, kind: type, mode: str, scale: float) -> None:
+    shades = np.linspace(0, 255, 64).round().reshape(8, 8)
+    saved = Image.fromarray((shades * scale).astype(kind))
+    assert saved.mode == mode
+    saved.save(tmp_path / "deep.tif")
+    (pixels,) = load_images([tmp_path / "deep.tif"], size=8)
+    np.testing.assert_allclose(pixels, np.stack([shades / 255] * 3), atol=1e-6)
+    (as_bytes,) = load_images([tmp_path / "deep.tif"], size=8, as_bytes=True)
+    assert as_bytes.tolist() == [shades.tolist()] * 3
+
+
+def test_sixteen_bits_keep_more_than_eight(tmp_path: Path) -> None:
+    dim = np.arange(64, dtype=np.uint16).reshape(8, 8)  # all one shade in eight bits
+    Image.fromarray(dim).save(tmp_path / "dim.png")
+    assert len(np.unique(load_images([tmp_path / "dim.png"], size=8))) == 64
+    Image.fromarray(np.full((8, 8), -1, np.int32)).save(tmp_path / "odd.tif")
+    with pytest.raises(UserError, match="odd.tif cannot be read: its pixels run from -1 to -1"):
+        load_images([tmp_path / "odd.tif"], size=8)
+
+
 def counts(data: Dataset) -> dict[str, int]:
     return dict(Counter(data["domain"]))
 

@@ -174,7 +174,7 @@ def read_images(
         raise UserError("Only the public sets have splits; name the layout, or leave split out.")
     if not rows:
         of_split = f" of the split '{split}'" if split else ""
-        raise UserError(f"There are no images{of_split} in {root}.")
+        raise UserError(f"There are no images{of_split} in '{root}'.")
     rows = sorted(rows, key=lambda row: (row.domain, row.path))
     if check != "none":
         rows = _readable(rows, check == "decode", on_unreadable)
@@ -195,7 +195,7 @@ def list_images(source: str | Path) -> Dataset:
     """
     found = [str(path) for path in _images(Path(source).expanduser())]
     if not found:
-        raise UserError(f"There are no images in {source}.")
+        raise UserError(f"There are no images in '{source}'.")
     return Dataset.from_dict({"path": found})
 
 
@@ -203,6 +203,10 @@ def load_images(
     paths: Iterable[str | Path], size: int, *, as_bytes: bool = False
 ) -> Float[np.ndarray, "n 3 size size"] | UInt8[np.ndarray, "n 3 size size"]:
     """Pixels of image files: RGB, resized to size × size (bilinear), float32 in [0, 1].
+
+    Of transparent images the colours are taken. Greys of more than 8 bits keep their depth: 16 bits
+    are divided by 65,535; 32-bit whole numbers by 255 or 65,535 and fractions by 1, 255 or 65,535,
+    the least that the image stays below.
 
     `as_bytes`: 0 to 255 instead, in a quarter of the memory.
 
@@ -222,8 +226,12 @@ def load_images(
     for place, path in enumerate(found):
         try:
             with picture.open(path) as opened:
+                if _is_deep(opened):
+                    grey = _deep_grey(opened, size)
+                    pixels[place] = (255 * grey).round() if as_bytes else grey
+                    continue
                 scaled = _scaled(opened, size)
-        except (OSError, SyntaxError, ValueError) as error:
+        except (OSError, SyntaxError, ValueError, picture.DecompressionBombError) as error:
             raise UserError(f"The image {path} cannot be read: {error}.") from error
         shown = np.asarray(scaled).transpose(2, 0, 1)
         pixels[place] = shown if as_bytes else shown.astype(np.float32) / 255
@@ -231,7 +239,25 @@ def load_images(
 
 
 def _scaled(opened: Any, size: int) -> Any:
+    if _is_deep(opened):
+        picture = import_extra("PIL.Image", "vision")
+        opened = picture.fromarray((255 * _deep_grey(opened, size)).round().astype(np.uint8))
     return opened.convert("RGB").resize((size, size), 2)  # 2: Pillow's Resampling.BILINEAR
+
+
+def _is_deep(opened: Any) -> bool:
+    """Greys of more than 8 bits, which Pillow's conversion to RGB would cut off at white."""
+    return opened.mode in ("I", "F") or opened.mode.startswith("I;16")
+
+
+def _deep_grey(opened: Any, size: int) -> Float[np.ndarray, "size size"]:
+    values = opened.convert("I").convert("F") if opened.mode != "F" else opened
+    low, high = values.getextrema()
+    tops = {"I": (255, 65_535), "F": (1, 255, 65_535)}.get(opened.mode, (65_535,))
+    top = next((top for top in tops if high <= top), None)
+    if top is None or low < 0:
+        raise ValueError(f"its pixels run from {low:g} to {high:g}; save it with 8 or 16 bits")
+    return np.asarray(values.resize((size, size), 2), dtype=np.float32) / top
 
 
 # People's own folders and tables
