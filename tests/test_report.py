@@ -198,6 +198,33 @@ def test_one_supervisor_gives_the_floor_its_name_and_several_do_not() -> None:
     assert "over 5 seeds and 3 settings." in summarise(fake_rows()).answer
 
 
+def test_a_chosen_floor_lends_no_other_method_its_name() -> None:
+    """Plain training was chosen: the best of the rest was not, and is not said to have been."""
+    frame = pd.DataFrame(
+        {"method": name, "seed": seed, "score": 0.7 + gain + seed / 100, "floor": 0.7 + seed / 100,
+         "ceiling": 0.9}
+        for name, gain in (("erm", 0.0), ("coral", 0.05), ("sd", 0.02))
+        for seed in range(3)
+    )  # fmt: skip
+    found = summarise(frame, chosen="erm")
+    assert found.best.method == "coral"
+    assert found.answer.startswith("The best of 2 methods tried, coral,")
+    assert "chosen on rows kept apart is erm, which is itself a reference" in found.caveats[0]
+    assert summarise(frame, chosen="sd").answer.startswith("The method chosen among 2")
+
+
+def test_a_method_that_happens_to_equal_the_floor_is_no_reference() -> None:
+    rows = [
+        {"method": name, "seed": seed, "score": 0.7, "floor": 0.7, "ceiling": 0.9}
+        for name in ("erm", "coral", "sd")
+        for seed in range(3)
+    ]
+    frame = pd.DataFrame(rows).assign(score=lambda f: f["score"] + 0.1 * (f["method"] == "sd"))
+    guessed, told = summarise(frame), summarise(frame, references=["erm"])
+    assert [line.method for line in guessed.lines if line.reference] == ["erm", "coral"]
+    assert [line.method for line in told.lines if line.reference] == ["erm"]
+
+
 def test_the_best_is_chosen_by_the_mean_over_all_settings_not_by_one_of_them() -> None:
     rows = fake_rows(methods={"steady": 0.6, "peaky": 0.3}, spread=0.002)
     peak = (rows["method"] == "peaky") & (rows["weak"] == "minilm-l6")

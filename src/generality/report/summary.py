@@ -120,7 +120,8 @@ def summarise_run(run: RunRecord) -> Summary:
     """`summarise` with what the run's configuration says about its rows.
 
     Optional keys of `config.json`: `factors` (columns that were set), `floor_name`,
-    `ceiling_name`, `lower_is_better`, `winner` (the method chosen on rows kept apart).
+    `ceiling_name`, `lower_is_better`, `winner` (the method chosen on rows kept apart), `references`
+    (the methods that are themselves the floor or the ceiling).
     """
     config = run.config
     return summarise(
@@ -130,6 +131,7 @@ def summarise_run(run: RunRecord) -> Summary:
         ceiling_name=config.get("ceiling_name") or "full supervision",
         lower_is_better=bool(config.get("lower_is_better", False)),
         chosen=config.get("winner"),
+        references=config.get("references"),
     )
 
 
@@ -141,6 +143,7 @@ def summarise(
     ceiling_name: str = "full supervision",
     lower_is_better: bool = False,
     chosen: str | None = None,
+    references: Sequence[str] | None = None,
 ) -> Summary:
     """Say what share of the gap was recovered, by what, and how sure that is.
 
@@ -157,6 +160,8 @@ def summarise(
         ceiling_name: what the ceiling is.
         lower_is_better: for losses and error rates; a column of that name says so too.
         chosen: the method that was chosen on rows kept apart; it leads, whatever came of it here.
+        references: the methods that are themselves the floor or the ceiling. By default those
+            whose every score is.
 
     >>> rows = pd.DataFrame({"method": ["naive"] * 3, "seed": [0, 1, 2],
     ...     "score": [0.76, 0.77, 0.78], "floor": [0.70, 0.71, 0.72], "ceiling": [0.8, 0.81, 0.82]})
@@ -178,17 +183,17 @@ def summarise(
     arms = [_arm(row, own) for row in rows[["method", *own]].to_dict("records")]
     labels = [_setting(row) for row in rows[set_].to_dict("records")] if set_ else [""] * len(rows)
     rows = rows.assign(_arm=arms, _group=labels)
-    references = _references(rows)
+    floors = _references(rows, references)
     cells = rows.groupby(["_group", "_arm", "seed"], sort=False)[[*_LEVELS, *measured]].mean()
 
-    lines = _lines(cells, references, lower_is_better)
+    lines = _lines(cells, floors, lower_is_better)
     kind, groups = _comparable(lines)
     whole = cells.dropna(subset=_NEEDED.get(kind, _LEVELS)).reset_index()
-    groups_in, seeds_in = _block(whole, groups, references)
+    groups_in, seeds_in = _block(whole, groups, floors)
     inside = whole[whole["_group"].isin(groups_in) & whole["seed"].isin(seeds_in)]
     everywhere = inside.groupby("_arm")["seed"].transform("size").eq(len(groups_in) * len(seeds_in))
     means = inside[everywhere].drop(columns="_group").groupby(["_arm", "seed"], sort=False).mean()
-    overall = _lines(pd.concat({"": means}, names=["_group"]), references, lower_is_better)
+    overall = _lines(pd.concat({"": means}, names=["_group"]), floors, lower_is_better)
     sign = 1 if lower_is_better else -1
     overall.sort(key=lambda each: (each.method != chosen, sign * each.score, each.method))
     if floor_name is None:
@@ -350,10 +355,10 @@ def _value(value: Any) -> str:
     return str(value)
 
 
-def _references(rows: pd.DataFrame) -> set[str]:
-    """The arms whose every score is the floor's, or the ceiling's."""
-    found = set()
-    for arm, part in rows.groupby("_arm", sort=False):
+def _references(rows: pd.DataFrame, named: Sequence[str] | None) -> set[str]:
+    """The arms named, or else those whose every score is the floor's, or the ceiling's."""
+    found = set() if named is None else set(named) & set(rows["_arm"])
+    for arm, part in rows.groupby("_arm", sort=False) if named is None else ():
         known = part[part["score"].notna()]
         sure = len(known) > 1 or str(arm).lower() in _REFERENCES
         same = (
@@ -495,7 +500,7 @@ def _say(summary: Summary) -> tuple[Kind, str, list[str]]:
         return "empty", "There is no method to compare: every row is a floor or a ceiling.", []
     tried = sum(not line.reference for line in summary.overall)
     leader = "The one method tried" if tried == 1 else f"The best of {tried} methods tried"
-    if summary.chosen and tried > 1:
+    if summary.chosen == best.method and tried > 1:
         leader = f"The method chosen among {tried} on rows kept apart"
     over = f"over {count(len(best.seeds), 'seed')}"
     if len(summary.compared) > 1:
@@ -549,6 +554,11 @@ def _caveats(summary: Summary) -> list[str]:
     said: list[str] = []
     if best is None:
         return said
+    if summary.chosen and summary.chosen != best.method:
+        said.append(
+            f"{best.method} is the best by the very scores shown: the method chosen on rows kept "
+            f"apart is {summary.chosen}, which is itself a reference."
+        )
     found = best.share if best.gap else None
     if len(best.seeds) < 3:
         seeds = "One seed" if len(best.seeds) == 1 else "Two seeds"

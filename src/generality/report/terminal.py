@@ -19,6 +19,7 @@ from generality.report.summary import Line, Summary, percent, score, summarise_r
 from generality.report.verdicts import shown
 
 _SETTINGS = 8  # tables printed; the page has them all
+_WORD = 12  # letters up to which a word stays whole in a narrow table
 _COLOURS = {"holds": "green", "fails": "red", "inconclusive": "yellow"}
 
 
@@ -41,7 +42,7 @@ def show_summary(console: Console, run: RunRecord) -> None:
         more = len(summary.groups) - _SETTINGS
         console.print(plain(f"{more} more settings are in report.html.", "dim"))
     for further in further_tables(run):
-        console.print(_further(further))
+        console.print(_further(further, console.width))
         if further.note:
             console.print(plain(further.note, "dim"))
     console.print(plain(summary.answer, "bold"))
@@ -133,14 +134,20 @@ def _table(name: str, lines: list[Line], summary: Summary) -> Table:
     return table
 
 
-def _further(further: FurtherTable) -> Table:
+def _further(further: FurtherTable, width: int) -> Table:
     table = Table(
         title=plain(further.title, "bold"), title_justify="left", title_style="",
-        box=box.SIMPLE_HEAD, pad_edge=False,
+        box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), collapse_padding=True,
     )  # fmt: skip
-    table.add_column(further.columns[0], overflow="fold", min_width=14)
-    for name in further.columns[1:]:
-        table.add_column(name, justify="right", overflow="fold")
+    every = zip(further.columns, *further.rows, strict=True)
+    words = [[word for cell in cells for word in str(cell).split()] for cells in every]
+    least = [min(_WORD, max(map(len, each), default=1)) for each in words]
+    whole = sum(least) + 2 * len(least) <= width  # no word is cut that need not be
+    for place, name in enumerate(further.columns):
+        table.add_column(
+            name, justify="right" if place else "left", overflow="fold",
+            min_width=least[place] if whole else None if place else _WORD,
+        )  # fmt: skip
     for row in further.rows:
         table.add_row(*map(plain, row))
     return table
