@@ -114,6 +114,7 @@ def test_the_command(pair, tmp_path, generality):
         ([], "--data"),
         (["--data", data, "--lambda", "2"], "lambda is in"),
         (["--data", data, "--density", "0.5"], "has no use for"),
+        (["--data", data, "--learning-rate", "0"], "--learning-rate is above 0, not 0.0."),
         (["--data", data], "there already"),
     ):
         told = generality(*said, *wrong)

@@ -72,6 +72,8 @@ class Fusion:
             raise ValueError(f"lam is in [0, 1], not {self.lam}")
         if self.k < 1:
             raise ValueError(f"k is at least 1, not {self.k}")
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate is above 0, not {self.learning_rate}")
 
     @property
     def training(self) -> TrainConfig:

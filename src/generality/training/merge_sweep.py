@@ -183,7 +183,8 @@ def sweep_merges(
     named |= {each.name: each for each in opened}
     if root is not None:
         named["base"] = root
-    named |= {"multitask": each for each in taught}
+    if taught:
+        named["multitask"] = taught[0]
     table = {who: scorer(state, exam.report, list(exam.report)) for who, state in named.items()}
     return chosen, {
         "chosen_by": score,
