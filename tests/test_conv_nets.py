@@ -28,6 +28,18 @@ def test_the_tiny_network_makes_four_widths_of_features(norm):
     torch.testing.assert_close(net(images)[:1], net(images[:1]))
 
 
+@pytest.mark.parametrize("size", [14, 28, 33])
+def test_the_tiny_network_can_keep_its_places(size):
+    torch.manual_seed(0)
+    net, mean = TinyConvNet(3, width=4, side=size).eval(), TinyConvNet(3, width=4).eval()
+    mean.load_state_dict(net.state_dict())
+    images = torch.rand(2, 3, size, size)
+    kept = net(images)
+    assert kept.shape == (2, net.features)
+    torch.testing.assert_close(kept.unflatten(1, (16, -1)).mean(-1), mean(images))
+    assert not torch.allclose(net(images.flip(-1)), kept, atol=1e-3)
+
+
 def test_an_unknown_norm_is_refused():
     with pytest.raises(ValueError, match="norm is"):
         TinyConvNet(3, norm="layer")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from jaxtyping import Float
@@ -55,18 +56,26 @@ class TinyConvNet(nn.Module):
         channels: of the image.
         width: channels after the first block.
         norm: "batch", "group" (the same for an image alone and in a batch) or None.
+        side: pixels a side of the images; the features are then all places of the last maps, not
+            their mean, and 4·width·⌈side/8⌉² in number. The mean forgets where strokes lie, which
+            digits of another hand or size are told by.
 
     >>> import torch
     >>> net = TinyConvNet(3, width=8, norm="group")
     >>> net.features, net(torch.zeros(5, 3, 28, 28)).shape
     (32, torch.Size([5, 32]))
+    >>> TinyConvNet(3, width=8, side=28)(torch.zeros(5, 3, 28, 28)).shape
+    torch.Size([5, 512])
     """
 
-    def __init__(self, channels: int, width: int = 16, norm: Norm = "batch") -> None:
+    def __init__(
+        self, channels: int, width: int = 16, norm: Norm = "batch", side: int | None = None
+    ) -> None:
         super().__init__()
         if norm not in ("batch", "group", None):
             raise ValueError(f"norm is 'batch', 'group' or None, not '{norm}'")
-        self.features = 4 * width
+        self.side = side
+        self.features = 4 * width * (1 if side is None else math.ceil(side / 8) ** 2)
         self.block1 = _tiny_block(channels, width, norm)
         self.block2 = _tiny_block(width, 2 * width, norm)
         self.block3 = _tiny_block(2 * width, 4 * width, norm)
@@ -76,7 +85,7 @@ class TinyConvNet(nn.Module):
     ) -> Float[Tensor, "batch features"]:
         """Features of a batch of images."""
         maps: Tensor = self.block3(self.block2(self.block1(images)))
-        return maps.mean((-2, -1))
+        return maps.mean((-2, -1)) if self.side is None else maps.flatten(1)
 
 
 def _mnist_block(before: int, after: int, stride: int) -> nn.Sequential:

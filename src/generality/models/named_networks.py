@@ -24,19 +24,21 @@ def hidden_network(inputs: int, widths: Sequence[int], outputs: int) -> Featuriz
     return Featurized(body, nn.Linear((inputs, *widths)[-1], outputs))
 
 
-def image_body(name: str, *, width: int = 16) -> tuple[nn.Module, int]:
+def image_body(name: str, *, width: int = 16, side: int | None = None) -> tuple[nn.Module, int]:
     """What turns RGB images into features, and how many these are.
 
     Args:
         name: "tiny", a `TinyConvNet` from scratch; else a pretrained network as `VisionBackbone`
             takes it: "hf:microsoft/resnet-50", "scratch:hf:…", a folder.
         width: channels after the first block of "tiny".
+        side: of "tiny", see there; None: the mean over places.
 
     >>> image_body("tiny", width=8)[1]
     32
     """
     if name == "tiny":
-        return TinyConvNet(3, width=width), 4 * width
+        tiny = TinyConvNet(3, width=width, side=side)
+        return tiny, tiny.features
     from generality.models.vision_backbone import VisionBackbone  # transformers is slow to import
 
     body = VisionBackbone(name)
