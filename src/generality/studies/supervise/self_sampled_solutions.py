@@ -15,6 +15,7 @@ arrange, not how to read); a round of sampling for all problems once per epoch i
 step (programs are up to one epoch old; it costs a tenth); the loss is over the program alone;
 PASS@k by the unbiased estimate, PASS@1 greedy; equal numbers of steps, so more targets mean more
 reading; a warm start on references alone, short enough that the model does not know them by heart.
+Methods "… of sums" are of SmolLM2, which learns workings of sums by low-rank adapters.
 """
 
 from __future__ import annotations
@@ -81,6 +82,13 @@ class Config:
     max_tokens: int = 32  # of a program
     samples: int = 20  # programs per test problem
     ks: tuple[int, ...] = (1, 5, 20)
+    real: str | None = "smollm2-135m"  # the model of its panel, or a size of `tiny_decoder`
+    real_sums: int = 16  # that it learns workings of by LoRA, of three one-digit numbers
+    real_test: int = 24  # other sums
+    real_samples: int = 4  # workings of each of these
+    real_epochs: int = 2  # of every arm, after one that all share
+    real_tokens: int = 32  # of a working
+    real_seeds: int = 3
     seeds: int = 5
 
     def __post_init__(self) -> None:
@@ -93,13 +101,15 @@ class Config:
 SCALES = {
     "smoke": Config(
         model="0.05M", problems=16, test=4, terms=(2, 2), warm_epochs=8, epochs=2, samples=4,
-        ks=(1, 4), seeds=1, max_tokens=16, draws=1,
+        ks=(1, 4), seeds=1, max_tokens=16, draws=1, real="0.05M", real_sums=4, real_test=2,
+        real_samples=2, real_epochs=1, real_tokens=4, real_seeds=1,
     ),
     "small": Config(),
     "full": Config(
         model="hf:EleutherAI/gpt-neo-125m", data="gsm8k", problems=5500, test=1000,
         warm_epochs=4, epochs=18, learning_rate=1e-4, most=10, draws=1, max_tokens=100, samples=100,
-        ks=(1, 5, 10, 20, 50, 100), seeds=3,
+        ks=(1, 5, 10, 20, 50, 100), seeds=3, real="hf:Qwen/Qwen2.5-0.5B", real_sums=500,
+        real_test=500, real_samples=50, real_epochs=4,
     ),
 }  # fmt: skip
 
@@ -133,6 +143,15 @@ CLAIMS = (
         "A model of more ways writes more different correct programs",
         greater("full+partial", "mle", on="programs", where=MANY),
     ),
+    Claim(
+        "SmolLM2 solves more sums in some of its samples after its own right workings than after "
+        "one reference alone",
+        greater("full+partial of sums", "mle of sums", where={"k": lambda k: k > 1}),
+    ),
+    Claim(
+        "And after every working there is",
+        greater("ceiling of sums", "mle of sums", where={"k": lambda k: k > 1}),
+    ),
 )
 
 
@@ -140,6 +159,17 @@ def run(config: Config, lab: Lab) -> Iterator[Row]:
     """Rows of every arm and k, seed by seed."""
     for seed in lab.seeds(config.seeds):
         yield from seed_rows(config, lab, seed)
+    if config.real:
+        from generality.experiments.self_sampled_sums import sampled_rows
+        from generality.experiments.sum_school import SumSchool
+
+        school = SumSchool(lab, config.real, max_tokens=config.real_tokens)
+        for seed in lab.seeds(config.real_seeds):
+            for row in sampled_rows(
+                school, config.real_sums, config.real_test, samples=config.real_samples,
+                epochs=config.real_epochs, seed=seed,
+            ):  # fmt: skip
+                yield Row(row, method=f"{row['method']} of sums")
 
 
 def seed_rows(config: Config, lab: Lab, seed: int) -> list[Row]:
