@@ -86,6 +86,12 @@ def test_a_reasoner_learns_to_do_what_is_rewarded():
         train_guidance(parts[0], TOKENIZER, ["a ?"], reward, plan, seed=0)
     with pytest.raises(ValueError, match="0 rewards for 16"):
         train_guidance(policy, TOKENIZER, ["a ?"], lambda *_: [], plan, seed=0)
+    with pytest.raises(ValueError, match="is nan"):
+        train_guidance(
+            policy, TOKENIZER, ["a ?"], lambda texts, _: [float("nan")] * len(texts), plan, seed=0
+        )
+    with pytest.raises(ValueError, match="no prompts"):
+        train_guidance(policy, TOKENIZER, [], reward, plan, seed=0)
 
 
 def test_equal_rewards_change_nothing():

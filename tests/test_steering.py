@@ -64,6 +64,20 @@ def test_weights_of_zero_and_unequal_numbers_are_refused():
         weighted_steering_vector(Z, [0] * 6, RUNS)
     with pytest.raises(ValueError, match="6 activations, 2 weights"):
         weighted_steering_vector(Z, [1, 2], RUNS)
+    with pytest.raises(ValueError, match="weights are not all finite"):
+        weighted_steering_vector(Z, [math.nan, *H[1:]], RUNS)
+    with pytest.raises(ValueError, match="activations are not all finite"):
+        weighted_steering_vector(Z / 0, H, RUNS)
+    with pytest.raises(ValueError, match="has no direction"):
+        weighted_steering_vector(Z, [1] * 6, RUNS, normalize=True)
+    with pytest.raises(ValueError, match="not 'run'"):
+        weighted_steering_vector(Z, H, RUNS, center="run")
+
+
+def test_tensors_of_any_kind_are_weights():
+    weights = torch.tensor(H, dtype=torch.bfloat16, requires_grad=True)
+    found = weighted_steering_vector(Z.bfloat16(), weights, RUNS)
+    close(found, weighted_steering_vector(Z, weights.tolist(), RUNS).tolist())
 
 
 def test_controls_keep_the_numbers_or_the_length():

@@ -187,8 +187,9 @@ def weighted_steering_vector(
         normalize: make it of length 1.
 
     Raises:
-        ValueError: unequal numbers; weights that are all 0, such as the entropies of an agent that
-            never doubts.
+        ValueError: unequal numbers; one that is not finite, such as the entropy of an agent that
+            gave no valid answer; weights that are all 0, such as the entropies of an agent that
+            never doubts; nothing to normalize; an unknown center.
 
     Source: Rahn et al. 2024 (arXiv 2406.00244), section 4.
 
@@ -197,10 +198,16 @@ def weighted_steering_vector(
     >>> [round(x, 5) for x in weighted_steering_vector(z, h, [1, 1, 1, 2, 2, 2]).tolist()]
     [-1.28994, -1.23669]
     """
-    w = torch.as_tensor(np.asarray(weights), dtype=torch.float64)
-    z = activations.double()
+    if center not in ("group", "global", "none"):
+        raise ValueError(f"center is 'group', 'global' or 'none', not '{center}'")
+    known = weights.detach().cpu() if isinstance(weights, Tensor) else np.asarray(weights)
+    w = torch.as_tensor(known, dtype=torch.float64)
+    z = activations.detach().cpu().double()
     if not len(z) == len(w) == len(groups):
         raise ValueError(f"{len(z)} activations, {len(w)} weights and {len(groups)} groups")
+    for what, numbers in (("weights", w), ("activations", z)):
+        if not bool(numbers.isfinite().all()):
+            raise ValueError(f"the {what} are not all finite: leave such prompts out")
     if (total := w.abs().sum()) == 0:
         raise ValueError("all weights are 0: no prompt says where the direction is")
     if center == "group":
@@ -211,6 +218,8 @@ def weighted_steering_vector(
     elif center == "global":
         z = z - z.mean(0)
     u = (w[:, None] * z).sum(0) / total
+    if normalize and u.norm() == 0:
+        raise ValueError("the vector is 0 and has no direction: weights or activations are alike")
     return (u / u.norm() if normalize else u).float()
 
 
