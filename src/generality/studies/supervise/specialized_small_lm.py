@@ -14,7 +14,8 @@ it gives to these solutions; the teacher reads pairs of digits as one token, so 
 probabilities need aligning; one demonstration instead of four; formats are mixed within a batch,
 so a format weighs by its tokens; the same base is shared by all seeds, which differ in the data of
 specialisation. "Starting from an instruction-tuned model" is starting from the generic model here,
-against random weights.
+against random weights. The panel `sums` is of SmolLM2, specialised on worked sums by low-rank
+adapters.
 """
 
 from __future__ import annotations
@@ -77,6 +78,13 @@ class Config:
     max_tokens: int = 40  # of an answer
     checkpoints: tuple[float, ...] = (0.33, 0.67)  # shares of training, and its end
     seeds: int = 4
+    real: str | None = "smollm2-135m"  # the model of its panel, or a size of `tiny_decoder`
+    real_sums: int = 16  # that it learns from by LoRA, of three one-digit numbers
+    real_test: int = 24  # other sums
+    real_tokens: int = 32  # of an answer
+    real_texts: str = "bbc"  # a benchmark of texts that may become less probable
+    real_articles: int = 16  # of them, cut to 40 words
+    real_seeds: int = 3
 
     def __post_init__(self) -> None:
         if self.main not in self.sizes or not self.base_steps < self.steps:
@@ -87,7 +95,8 @@ SCALES = {
     "smoke": Config(
         sizes=("0.05M",), main="0.05M", others=("copy", "last"), base=64, lists=64, teacher="0.05M",
         teacher_chains=64, problems=48, tokens=2000, validation=6, test=8, checkpoints=(0.5,),
-        seeds=1, max_tokens=5,
+        seeds=1, max_tokens=5, real="0.05M", real_sums=4, real_test=2, real_tokens=4,
+        real_texts="drug_reviews", real_articles=2, real_seeds=1,
     ),
     "small": Config(),
     "full": Config(
@@ -98,10 +107,11 @@ SCALES = {
         main="hf:HuggingFaceTB/SmolLM2-360M-Instruct", data_path="data/specialized-small-lm",
         teacher="hf:Qwen/Qwen2.5-7B-Instruct", k_shot=4, problems=100_000, tokens=100_000_000,
         learning_rate=5e-4, batch_size=250, validation=500, test=10_000, max_tokens=256, seeds=3,
+        real="hf:HuggingFaceTB/SmolLM2-360M", real_sums=500, real_test=200,
     ),
 }  # fmt: skip
 
-TARGET, CHOICE = {"panel": "target"}, {"panel": "choice"}
+TARGET, CHOICE, SUMS = {"panel": "target"}, {"panel": "choice"}, {"panel": "sums"}
 CLAIMS = (
     Claim(
         "Specialising raises accuracy on the target, at every size",
@@ -152,6 +162,18 @@ CLAIMS = (
         "And on its relatives",
         greater("sample", "from-scratch", on="relatives", where={**TARGET, "arms": "all"}),
     ),
+    Claim(
+        "SmolLM2 tuned on worked sums after a solved one gets more sums right",
+        greater("in-context", "before", where=SUMS),
+    ),
+    Claim(
+        "It is paid for: texts about other things become less probable to it",
+        less("in-context", "before", on="texts", where=SUMS),
+    ),
+    Claim(
+        "After an example it gets more right than when it was tuned without examples",
+        greater("in-context", "zero-shot", on="with_demonstrations", where=SUMS),
+    ),
 )  # fmt: skip
 
 
@@ -187,6 +209,24 @@ def run(config: Config, lab: Lab) -> Iterator[Row]:
                 if method == "sample":
                     history = [score(kept) for kept in tuned.kept.values()] + [after]
                     yield from (Row(row, **about) for row in choices(before, history))
+    if config.real:
+        yield from real_rows(config, lab, config.real)
+
+
+def real_rows(config: Config, lab: Lab, name: str) -> Iterator[Row]:
+    """A real model that learns sums, and what it then makes of other texts."""
+    from generality.benchmarks import load_benchmark
+    from generality.experiments.specialised_sums import specialised_rows
+    from generality.experiments.sum_school import SumSchool
+
+    texts = load_benchmark(config.real_texts).splits["test"]["text"][: config.real_articles]
+    articles = [" ".join(text.split()[:40]) for text in texts]
+    school = SumSchool(lab, name, max_tokens=config.real_tokens)
+    for seed in lab.seeds(config.real_seeds):
+        for row in specialised_rows(
+            school, config.real_sums, config.real_test, articles, seed=seed
+        ):
+            yield Row(row, panel="sums")
 
 
 def specialist_tasks(config: Config) -> SpecialistTasks:
