@@ -7,7 +7,13 @@ from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from generality.measures import CELLS, conflict_tax, deception_score, knowledge_partition
+from generality.measures import (
+    CELLS,
+    conflict_tax,
+    deception_score,
+    knowledge_partition,
+    random_push,
+)
 from generality.modules import PairwiseReward
 from generality.objectives import (
     ConflictLoss,
@@ -149,3 +155,40 @@ def test_objectives_are_mixed_in_the_ratio_asked_for() -> None:
     assert mixed["text"][:] != sorted(mixed["text"][:], reverse=True)
     with pytest.raises(ValueError, match="it has 8"):
         mix_objectives(safe, helpful, ratio=2.0)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 30), st.integers(0, 1000))
+def test_a_random_push_costs_as_many_cases_as_it_should(tax: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    x, weights = rng.normal(size=(80, 5)), rng.normal(size=5)
+    odds = x @ weights
+    said = np.stack([1 / (1 + np.exp(odds)), 1 / (1 + np.exp(-odds))], -1)
+    right = (odds > 0) == (odds + rng.normal(size=80) > 0)
+    after = random_push(said, x, right, tax, seed=seed)
+    lost = int((right & ~after).sum())
+    direction = x @ np.random.default_rng(seed).standard_normal(5)
+    assert lost == min(tax, int((right & (direction * odds < 0)).sum()))
+    if lost:  # the same as pushing the weights that far
+        length = max(-o / d for o, d, r, a in zip(odds, direction, right, after, strict=True)
+                     if r and not a)  # fmt: skip
+        pushed = ((odds + length * 1.000001 * direction > 0) == (odds > 0)) == right
+        np.testing.assert_array_equal(after, pushed)
+
+
+def test_noise_turns_an_exact_share_of_the_labels_round() -> None:
+    from types import SimpleNamespace
+
+    from generality.experiments.conflicted_students import ConflictedStudents
+
+    taught = []
+    ladder = SimpleNamespace(
+        lab=SimpleNamespace(seeds=range), transfer=np.tile(np.arange(20), (2, 1)),
+        train=lambda model, rows, labels, epochs: taught.append(labels) or labels,
+    )  # fmt: skip
+    labels = np.random.default_rng(0).dirichlet([1, 1], size=(2, 20))
+    ConflictedStudents(ladder, "any", 1).noised(labels, 0.3)  # type: ignore[arg-type]
+    moved = (taught[0] != labels).all(-1)
+    assert moved.sum(1).tolist() == [6, 6]
+    assert (moved[0] != moved[1]).any()
+    np.testing.assert_array_equal(taught[0][moved], labels[moved][:, ::-1])

@@ -65,6 +65,19 @@ class ConflictedStudents:
             np.take_along_axis(labels, kept[..., None], 1),
         )
 
+    def noised(self, labels: Labels, share: float) -> Predictions:
+        """What it says after learning labels of which a random `share` is turned round.
+
+        The control of a conflict: it goes wrong as often and serves no goal. A label turned round
+        is that of the next class; which ones depends on the seed alone.
+        """
+        count = round(share * labels.shape[1])
+        turned = labels.copy()
+        for seed, each in zip(self.ladder.lab.seeds(len(labels)), turned, strict=True):
+            rows = np.random.default_rng(seed).permutation(len(each))[:count]
+            each[rows] = np.roll(each[rows], 1, axis=-1)
+        return self.student(turned)
+
     def beside(
         self,
         labels: Labels,

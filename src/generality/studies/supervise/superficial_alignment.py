@@ -6,7 +6,9 @@ does against the truth (explicit conflict) or with cases of another goal (implic
 conflict tax is what is right without the conflict and wrong with it. Deception score: the share of
 the tax where the strong model, taught by true labels, is right and the weak one wrong; its chance
 level is that share among everything right without the conflict, and `excess` their difference.
-Floor: the weak model's accuracy. Ceiling: the strong model's on true labels.
+Floor: the weak model's accuracy. Ceiling: the strong model's on true labels. Controls with as large
+a tax and no second goal: `noised` learns weak labels of which a random share is turned round (of a
+few shares, that whose tax is nearest), `nudged` is pushed in a random direction.
 
 Panels. `reward`: is the text good? by reward models that are linear in the frozen features of a
 layer; the strong model's layer sets the gap to the weak one. `preference`: small policies learn by
@@ -65,6 +67,7 @@ class Config:
     max_length: int = 64  # tokens
     alphas: tuple[float, ...] = (0.25, 0.5, 1.0)  # weight of the explicit conflict
     alpha: float = 0.5  # elsewhere
+    noise: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4)  # shares of labels turned round, for "noised"
     confidence: float = 0.75  # of weak labels that the filter keeps
     epochs: int = 3
     learning_rate: float = 2e-3  # Adam, batch 32
@@ -80,8 +83,8 @@ class Config:
     policy_rate: float = 1e-3  # Adam, batch 32
 
     def __post_init__(self) -> None:
-        if self.alpha not in self.alphas or not self.layers:
-            raise UserError("alpha is among alphas, and there is at least one layer.")
+        if self.alpha not in self.alphas or not self.layers or not self.noise:
+            raise UserError("alpha is among alphas, and there is at least one layer and one noise.")
 
 
 SCALES = {
@@ -139,6 +142,10 @@ CLAIMS = (
         "Learning from confident weak labels alone does not change it by 5 points",
         equivalent("confident", "conflict", margin=0.05, on="ds", where=BASE),
     ),
+    Claim(
+        "The tax is out of sight more often than that of noise, which costs as much without a goal",
+        greater("conflict", "noised", on="ds", where=BASE),
+    ),
     *(
         Claim(
             f"Deception by more than chance also shows under {name}",
@@ -178,6 +185,7 @@ def reward_rows(config: Config, lab: Lab) -> Iterator[Row]:
         students = ConflictedStudents(strong, config.strong, config.epochs)
         top = layer == config.layers[-1]
         ceiling, plain = strong.ceiling(config.strong, config.epochs), students.student(labels)
+        noisy = [students.noised(labels, share) for share in config.noise]
         arms: list[tuple[str, float, Any, Any]] = [
             ("conflict", alpha, plain, students.student(labels, alpha)) for alpha in config.alphas
         ]
@@ -206,6 +214,9 @@ def reward_rows(config: Config, lab: Lab) -> Iterator[Row]:
                 yield Row(method=method, **named, **measured(*four))
                 if method == "conflict" and alpha == config.alpha:
                     tax = int((four[2] & ~four[3]).sum())
+                    noised = [each[seed][task.test].argmax(-1) == truth for each in noisy]
+                    near = min(noised, key=lambda right: abs(int((four[2] & ~right).sum()) - tax))
+                    yield Row(method="noised", **named, **measured(*four[:3], near))
                     four[3] = random_push(without[seed][task.test], held, four[2], tax, seed=seed)
                     yield Row(method="nudged", **named, **measured(*four))
         between = np.take_along_axis(plain, strong.transfer[..., None], axis=1)
