@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from generality.measures import memory_of
+from generality.models import tiny_decoder
 from generality.models.packed_linear import GroupScales, dequantize, pack, unpack
+from generality.modules import QALoRALinear, apply_qalora, apply_qat, settle_qat
 from generality.modules.l4q_linear import (
     L4QLinear,
     apply_l4q,
@@ -152,6 +154,56 @@ def test_training_keeps_no_weight_for_its_backward():
     assert autograd > 3 * matrix
 
 
+CHANGES = {
+    "l4q": lambda model: apply_l4q(model, bits=3, group=16),
+    "qalora": lambda model: apply_qalora(model, bits=3, group=16),
+    "qat": lambda model: apply_qat(model, bits=3, group=16),
+}
+
+
+@pytest.mark.parametrize("way", CHANGES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, "autocast"])
+def test_models_of_short_types_are_tuned_and_packed(way, dtype):
+    model, ids = tiny_decoder("0.05M", vocabulary=40), torch.arange(3, 11)[None]
+    plain = dtype == "autocast"
+    CHANGES[way](model if plain else model.to(dtype))
+    with torch.autocast("cpu", enabled=plain):
+        loss = model(input_ids=ids, labels=ids).loss
+    loss.backward()
+    trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in trained.values())
+    assert all(p.dtype == torch.float32 for n, p in trained.items() if n.endswith("lora_A"))
+    with torch.no_grad():
+        if way == "qat":
+            settle_qat(model)
+        else:
+            packed = quantized_model(model)(input_ids=ids, labels=ids).loss
+            torch.testing.assert_close(packed.float(), loss.detach().float(), atol=3e-2, rtol=1e-2)
+            dequantized_model(model)
+        again = model(input_ids=ids, labels=ids).loss
+    assert {p.dtype for p in model.parameters()} == {torch.float32 if plain else dtype}
+    torch.testing.assert_close(again.float(), loss.detach().float(), atol=3e-2, rtol=1e-2)
+
+
+def test_one_input_and_none():
+    layer = the_sheet_s_layer()
+    layer(torch.ones(4)).sum().backward()
+    alone = layer.lora_B.grad.clone()
+    layer.zero_grad()
+    layer(torch.ones(1, 4)).sum().backward()
+    assert torch.equal(layer.lora_B.grad, alone)
+    assert layer(torch.ones(0, 4)).shape == (0, 1)
+
+
+def test_everything_is_made_where_the_layer_is():
+    linear = nn.Linear(8, 2, device="meta")
+    for layer in (L4QLinear(linear, group=4), QALoRALinear(linear, group=4)):
+        places = {t.device.type for t in (*layer.parameters(), *layer.buffers())}
+        assert places == {"meta"}
+    integers = torch.zeros(2, 8, dtype=torch.int8, device="meta")
+    assert pack(integers, 3).device.type == unpack(pack(integers, 3), 3, (2, 8)).device.type
+
+
 def test_held_scales_and_wrong_arguments():
     layer = the_sheet_s_layer()
     layer.learn_scales(False)
@@ -159,6 +211,8 @@ def test_held_scales_and_wrong_arguments():
     assert layer.step.grad is None
     with pytest.raises(ValueError, match="2 to 8 bits"):
         L4QLinear(nn.Linear(4, 4), bits=1)
+    with pytest.raises(ValueError, match="one input or more, not 0"):
+        L4QLinear(nn.Linear(4, 4), group=0)
     with pytest.raises(ValueError, match="no linear layer's name matches"):
         apply_l4q(nn.Sequential(nn.Linear(2, 2)))
     with pytest.raises(ValueError, match="'x' is not a matrix"):

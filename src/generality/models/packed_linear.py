@@ -71,12 +71,13 @@ class PackedLinear(nn.Module):
         """x Wᵀ + bias."""
         return nn.functional.linear(x, self.weight().to(x.dtype), self.bias)
 
-    def dequantized(self) -> nn.Linear:
-        """An ordinary linear layer with the same (quantised) weights."""
+    def dequantized(self, dtype: torch.dtype | None = None) -> nn.Linear:
+        """An ordinary linear layer with the quantised weights, by default of the steps' type."""
+        weight = self.weight()
         linear = nn.Linear(self.shape[1], self.shape[0], bias=self.bias is not None)
-        linear.weight = nn.Parameter(self.weight())
+        linear.weight = nn.Parameter(weight.to(dtype or weight.dtype))
         if self.bias is not None:
-            linear.bias = nn.Parameter(self.bias.clone())
+            linear.bias = nn.Parameter(self.bias.detach().to(dtype or weight.dtype, copy=True))
         return linear
 
     def extra_repr(self) -> str:
@@ -101,10 +102,10 @@ def pack(integers: Int[Tensor, "out inputs"], bits: int) -> UInt8[Tensor, " byte
     """
     low, _ = levels(bits)
     unsigned = (integers.flatten().to(torch.int16) - low).to(torch.uint8)
-    spots = torch.arange(bits, dtype=torch.uint8)
-    stream = (unsigned[:, None] >> spots & 1).flatten()
+    spots = torch.arange(8, dtype=torch.uint8, device=integers.device)
+    stream = (unsigned[:, None] >> spots[:bits] & 1).flatten()
     stream = torch.nn.functional.pad(stream, (0, -len(stream) % 8)).view(-1, 8)
-    return (stream << torch.arange(8, dtype=torch.uint8)).sum(1, dtype=torch.uint8)
+    return (stream << spots).sum(1, dtype=torch.uint8)
 
 
 def unpack(packed: UInt8[Tensor, " bytes"], bits: int, shape: tuple[int, int]) -> Tensor:

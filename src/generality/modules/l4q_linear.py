@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,6 +22,9 @@ class L4QLinear(nn.Module):
     are trained; gradients of W live inside this layer's backward only, so that what is kept for
     it is as small as LoRA's. `W` is computed again there.
 
+    A, B and the scales are of float32 where the layer is of a shorter type: rounding is decided
+    there, and what comes out is of the inputs' type, under autocast too.
+
     Args:
         linear: the layer to replace; its bias is kept and frozen.
         bits: 2 to 8.
@@ -30,8 +34,10 @@ class L4QLinear(nn.Module):
         learn_offset: train the offsets too.
 
     Source: Jeon et al. 2024 (L4Q, arXiv 2402.04902), equations 5 to 9 (LSQ's gradient, no gradient
-    scale). The paper starts training the scales after ten steps: `learn_scales(False)` freezes
-    them.
+    scale). The paper starts training the scales after ten steps: `hold_scales`.
+
+    Raises:
+        ValueError: other bits, or a group of no inputs.
 
     >>> layer = L4QLinear(nn.Linear(64, 8), bits=4, group=32, rank=2)
     >>> layer(torch.randn(3, 64)).shape
@@ -60,8 +66,9 @@ class L4QLinear(nn.Module):
         self.register_buffer("bias", None if linear.bias is None else linear.bias.detach())
         scales = symmetric_scales(self.weight, bits, group)
         self.step, self.offset = (nn.Parameter(s) for s in scales)
-        self.lora_A = nn.Parameter(torch.empty(rank, linear.in_features))
-        self.lora_B = nn.Parameter(torch.zeros(linear.out_features, rank))
+        place = self.weight.device
+        self.lora_A = nn.Parameter(torch.empty(rank, linear.in_features, device=place))
+        self.lora_B = nn.Parameter(torch.zeros(linear.out_features, rank, device=place))
         nn.init.kaiming_uniform_(self.lora_A, a=5**0.5)
         self.learn_scales(True)
 
@@ -74,7 +81,7 @@ class L4QLinear(nn.Module):
         return y if self.bias is None else y + self.bias
 
     def learn_scales(self, learn: bool) -> None:
-        """Train step and offset, or hold them (the paper's first ten steps; the frozen control)."""
+        """Train step and offset, or hold them where they are."""
         self.step.requires_grad_(learn)
         self.offset.requires_grad_(learn and self.learn_offset)
 
@@ -125,9 +132,8 @@ class _L4Q(torch.autograd.Function):
     ) -> Tensor:  # fmt: skip
         ctx.save_for_backward(x, w0, a, b, step, offset)
         ctx.options = (alpha, bits, group)
-        return nn.functional.linear(
-            x, lsq_quantize(w0 + alpha * b @ a, _positive(step), offset, bits, group)
-        )
+        weight = lsq_quantize(w0 + alpha * b @ a, _positive(step), offset, bits, group)
+        return nn.functional.linear(x, weight.to(x.dtype))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -137,10 +143,12 @@ class _L4Q(torch.autograd.Function):
             inner = [t.detach().requires_grad_() for t in (a, b, step, offset)]
             merged = w0 + alpha * inner[1] @ inner[0]
             weight = lsq_quantize(merged, _positive(inner[2]), inner[3], bits, group)
-        gradient = gradients[0]
-        to_weight = gradient.flatten(0, -2).T @ x.flatten(0, -2)
-        small = torch.autograd.grad(weight, inner, to_weight)
-        to_x = gradient @ weight.detach() if ctx.needs_input_grad[0] else None
+        gradient = gradients[0]  # of another type than x under autocast
+        rows, columns = (t.reshape(-1, t.shape[-1]) for t in (gradient, x.to(gradient.dtype)))
+        small = torch.autograd.grad(weight, inner, (rows.T @ columns).to(weight.dtype))
+        to_x = None
+        if ctx.needs_input_grad[0]:
+            to_x = (gradient @ weight.detach().to(gradient.dtype)).to(x.dtype)
         return to_x, None, *small, None, None, None
 
 
@@ -168,6 +176,41 @@ def apply_l4q(model: nn.Module, *, targets: str = BLOCK_LINEARS, **options: Any)
     return model
 
 
+def hold_scales(model: nn.Module, steps: int) -> Callable[..., None]:
+    """Hold the steps and offsets of every `L4QLinear` for the first `steps` updates.
+
+    Their gradients are zero until then. Returns what must be told the number of updates made, after
+    each: the first argument of `lab.train`'s `progress`.
+
+    Source: L4Q's released code, which waits for ten.
+
+    >>> model = apply_l4q(nn.ModuleDict({"proj": nn.Linear(8, 2)}), targets="proj", group=4)
+    >>> tell = hold_scales(model, 1)
+    >>> model["proj"](torch.ones(1, 8)).sum().backward()
+    >>> bool(model["proj"].step.grad.any())
+    False
+    >>> tell(1)
+    >>> model["proj"](torch.ones(1, 8)).sum().backward()
+    >>> bool(model["proj"].step.grad.any())
+    True
+    """
+    done = 0
+
+    def held(gradient: Tensor) -> Tensor:
+        return gradient if done >= steps else torch.zeros_like(gradient)
+
+    def count(step: int, *_: Any) -> None:
+        nonlocal done
+        done = step
+
+    for layer in model.modules():
+        if isinstance(layer, L4QLinear):
+            for scale in (layer.step, layer.offset):
+                if scale.requires_grad:
+                    scale.register_hook(held)
+    return count
+
+
 def quantized_model(model: nn.Module) -> nn.Module:
     """The same model with every `L4QLinear` (or `QALoRALinear`) packed, in place."""
     for name, layer in list(model.named_modules()):
@@ -177,8 +220,12 @@ def quantized_model(model: nn.Module) -> nn.Module:
 
 
 def dequantized_model(model: nn.Module) -> nn.Module:
-    """The same model with ordinary linear layers that hold the quantised weights, in place."""
+    """The same model with ordinary linear layers that hold the quantised weights, in place.
+
+    They are of the type of the model's first other parameter.
+    """
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
     for name, layer in list(model.named_modules()):
         if isinstance(layer, PackedLinear):
-            model.set_submodule(name, layer.dequantized())
+            model.set_submodule(name, layer.dequantized(dtype))
     return model

@@ -40,8 +40,9 @@ class LSQWeight(nn.Module):
         )
 
     def forward(self, weight: Float[Tensor, "out inputs"]) -> Float[Tensor, "out inputs"]:
-        """The weight rounded."""
-        return lsq_quantize(weight, self.step.clamp_min(1e-8), self.offset, self.bits, self.group)
+        """The weight rounded, of its own type."""
+        step = self.step.clamp_min(1e-8)
+        return lsq_quantize(weight, step, self.offset, self.bits, self.group).to(weight.dtype)
 
 
 def apply_qat(

@@ -18,6 +18,8 @@ class QALoRALinear(nn.Module):
     addition to their weights, B A of its place, so the merged layer differs in its offsets alone
     and stays as low-bit as it was: `quantized`.
 
+    A, B and the steps are of float32 where the layer is of a shorter type.
+
     Args:
         linear: the layer to replace; its bias is kept and frozen.
         bits: 2 to 8.
@@ -50,17 +52,19 @@ class QALoRALinear(nn.Module):
         self.register_buffer("integers", quantize(weight, scales, bits, group))
         self.register_buffer("step", scales.step)
         self.register_buffer("bias", None if linear.bias is None else linear.bias.detach())
-        self.lora_A = nn.Parameter(torch.empty(rank, scales.step.shape[1]))
-        self.lora_B = nn.Parameter(torch.zeros(linear.out_features, rank))
+        place = weight.device
+        self.lora_A = nn.Parameter(torch.empty(rank, scales.step.shape[1], device=place))
+        self.lora_B = nn.Parameter(torch.zeros(linear.out_features, rank, device=place))
         nn.init.kaiming_uniform_(self.lora_A, a=5**0.5)
 
     def forward(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch outputs"]:
         """x Wqᵀ + alpha · pooled x Aᵀ Bᵀ + bias."""
         scales = GroupScales(self.step, torch.zeros_like(self.step))
-        y = nn.functional.linear(x, dequantize(self.integers, scales, self.group), self.bias)
-        short = -x.shape[-1] % self.group
-        pooled = nn.functional.pad(x, (0, short)).unflatten(-1, (-1, self.group)).sum(-1)
-        return y + self.alpha * pooled @ self.lora_A.T @ self.lora_B.T
+        weight = dequantize(self.integers, scales, self.group).to(x.dtype)
+        y = nn.functional.linear(x, weight, self.bias)
+        wide = nn.functional.pad(x.to(self.lora_A.dtype), (0, -x.shape[-1] % self.group))
+        pooled = wide.unflatten(-1, (-1, self.group)).sum(-1)
+        return y + (self.alpha * pooled @ self.lora_A.T @ self.lora_B.T).to(y.dtype)
 
     def quantized(self) -> PackedLinear:
         """The layer for use: packed integers, steps, and B A as offsets."""

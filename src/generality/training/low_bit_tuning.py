@@ -17,6 +17,7 @@ from generality.modules.l4q_linear import (
     L4QLinear,
     apply_l4q,
     dequantized_model,
+    hold_scales,
     quantized_model,
 )
 from generality.modules.lsq_weight import apply_qat, settle_qat
@@ -137,21 +138,10 @@ class LowBitTuning:
     def _trained(
         self, model: nn.Module, settle: Callable[[Any], nn.Module], *, scales: bool = True
     ) -> Tuned:
-        done = 0  # steps
-
-        def held(gradient: torch.Tensor) -> torch.Tensor:
-            return gradient if done >= self.warmup else torch.zeros_like(gradient)
-
-        def count(step: int, *_: Any) -> None:
-            nonlocal done
-            done = step
-
         for layer in model.modules():
             if isinstance(layer, L4QLinear):
                 layer.learn_scales(scales)
-                for scale in (layer.step, layer.offset):
-                    if scale.requires_grad:
-                        scale.register_hook(held)
+        count = hold_scales(model, self.warmup)
         batch = token_batches(self.texts[: self.tuning.batch_size], self.tuning.batch_size)[0]
         saved = memory_of(lambda: mean_loss(model, batch)).saved
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)

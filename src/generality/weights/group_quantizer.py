@@ -14,7 +14,11 @@ from generality.models.packed_linear import GroupScales, dequantize, levels, spr
 def symmetric_scales(weight: Float[Tensor, "out inputs"], bits: int, group: int) -> GroupScales:
     """The smallest steps that clip nothing, offsets 0: the initial scales of L4Q, and RTN's.
 
-    step = max(|min W / Qn|, |max W / Qp|) over each group; a group of zeros has step 1.
+    step = max(|min W / Qn|, |max W / Qp|) over each group; a group of zeros has step 1. They are of
+    float32, also for shorter types.
+
+    Raises:
+        ValueError: other than 2 to 8 bits, or a group of no inputs.
     """
     low, high = levels(bits)
     grouped = in_groups(weight.float(), group)
@@ -61,6 +65,8 @@ def quantize_rtn(
 
 def in_groups(matrix: Float[Tensor, "out inputs"], group: int) -> Float[Tensor, "out groups size"]:
     """The matrix with its inputs in groups; a short last group repeats its last input."""
+    if group < 1:
+        raise ValueError(f"a group has one input or more, not {group}")
     short = -matrix.shape[1] % group
     if short:
         matrix = torch.cat([matrix, matrix[:, -1:].expand(-1, short)], 1)
