@@ -75,6 +75,54 @@ def test_taylor_scores_sum_over_batches_and_the_released_regulariser_is_inert(ne
     assert net.proj.weight.grad is None
 
 
+def test_the_released_regulariser_s_increment_is_the_sheet_s(net):
+    g = torch.tensor([[0.3, -0.1], [-0.2, 0.05]], dtype=torch.float64)
+    net.double()
+    general = {"proj.weight": torch.tensor([[0.30607, 0.13427], [0.01224, 2.14827]])}
+    batches = [{"input": X}] * 1000
+
+    def scores(**options):
+        loss = lambda model, _: (model.proj.weight * g).sum()  # noqa: E731
+        return taylor_importance(net, batches, loss, targets="proj", **options)["proj.weight"]
+
+    grown = (scores(general=general) - scores()) / (1000 * net.proj.weight.abs())
+    # λ 0.1, α 0.03, n 1000: 2 · 0.1 · 0.03² · G g² / 1000, of which the largest is the first
+    assert grown.detach().max().item() == pytest.approx(4.96e-9, rel=1e-2)
+    assert grown.detach().abs().argmax() == 0
+
+
+def test_short_types_are_scored_and_summed_in_float32(net):
+    def loss(model, batch):
+        return model(batch["input"]).square().sum()
+
+    batches = [{"input": X.bfloat16()}] * 600
+    wide = taylor_importance(net, [{"input": X}] * 600, loss, targets="proj")["proj.weight"]
+    narrow = taylor_importance(net.bfloat16(), batches, loss, targets="proj")["proj.weight"]
+    assert narrow.dtype == torch.float32
+    torch.testing.assert_close(narrow, wide, rtol=0.03, atol=0)  # sums of bfloat16 stall near 256
+    small = nn.Sequential()
+    small.add_module("proj", nn.Linear(2, 2, bias=False).half())
+    small.proj.weight.data.copy_(W)
+    tiny = [{"input": (1e-3 * X).half()}]  # the inverse Hessian is above 65,504
+    (scores,) = hessian_importance(small, tiny, targets="proj").values()
+    assert scores.min() > 0
+
+
+def test_batches_go_to_the_model_s_device():
+    class Elsewhere(nn.Module):  # as if the first parameter were on a GPU
+        def __init__(self) -> None:
+            super().__init__()
+            self.far = nn.Parameter(torch.empty(1, device="meta"))
+            self.proj = nn.Linear(2, 1)
+
+        def forward(self, **batch):
+            assert batch["input"].device.type == "meta"
+            self.proj(torch.ones(3, 2))
+
+    (scores,) = activation_importance(Elsewhere(), [{"input": X}], targets="proj").values()
+    assert scores.shape == (1, 2)
+
+
 def test_padding_does_not_count():
     from transformers import LlamaConfig, LlamaForCausalLM
 

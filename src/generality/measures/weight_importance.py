@@ -53,7 +53,8 @@ def activation_importance(
     layers = linear_layers(model, targets)
     moments = input_moments(model, layers, batches)
     return {
-        f"{name}.weight": layer.weight.detach().abs() * moments[name].diagonal().sqrt()
+        f"{name}.weight": layer.weight.detach().abs()
+        * moments[name].diagonal().sqrt().to(layer.weight.device)
         for name, layer in layers.items()
     }
 
@@ -97,7 +98,7 @@ def hessian_importance(
     for name, layer in layers.items():
         factor = inverse_factor(moments[name], damping)
         inverse = factor.square() if conditional else factor.T @ factor
-        weight = layer.weight.detach()
+        weight = _wide(layer.weight.detach())
         scores[f"{name}.weight"] = weight.square() / inverse.diagonal().to(weight)
     return scores
 
@@ -134,20 +135,26 @@ def taylor_importance(
     about 1e-9 to a gradient and changes nothing; `EWCAnchor` during tuning and `dual_importance`
     do what it was meant to do. `cubic` adds the code's literal w³ inside the bars.
 
+    Scores are summed in float32 at least, whatever the type of the weights.
+
     Args:
         loss: a scalar mean over the batch's examples; the model is in evaluation mode.
+        general: the general importance G; None: no regulariser.
+        strength: λ of the regulariser.
+        learning_rate: the rate α at which the domain was trained.
 
     Source: D-Pruner (Zhang et al. 2024, arXiv 2405.06275), equations 5 to 8, and its code.
     """
     layers = linear_layers(model, targets)
     batches = list(batches)
-    scores = {f"{n}.weight": torch.zeros_like(m.weight) for n, m in layers.items()}
+    scores = {f"{n}.weight": torch.zeros_like(_wide(m.weight)) for n, m in layers.items()}
     with evaluation(model):
         for batch in batches:
             value = loss(model, batch)
             gradients = torch.autograd.grad(value, [m.weight for m in layers.values()])
             for (name, layer), gradient in zip(layers.items(), gradients, strict=True):
-                key, weight = f"{name}.weight", layer.weight.detach()
+                key, weight = f"{name}.weight", _wide(layer.weight.detach())
+                gradient = _wide(gradient)
                 if general is not None:
                     held = 2 * strength * learning_rate**2 * general[key] / len(batches)
                     gradient = gradient + held * gradient.square()
@@ -247,10 +254,22 @@ def input_moments(
     """E[x xᵀ] of each layer's inputs, in float32; padded places do not count."""
     with evaluation(model), torch.no_grad(), InputMoments(layers) as moments:
         for batch in batches:
-            mask = batch.get("attention_mask")
+            here = beside(model, batch)
+            mask = here.get("attention_mask")
             moments.real = None if mask is None else mask.bool()
-            model(**batch)
+            model(**here)
     return moments.means()
+
+
+def beside(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    """The batch on the device of the model's first parameter."""
+    place = next(model.parameters()).device
+    return {name: column.to(place) for name, column in batch.items()}
+
+
+def _wide(x: Tensor) -> Tensor:
+    """In float32 at least: scores of shorter types under- and overflow, and sums of them stall."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _ranks(scores: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from generality.measures.weight_importance import (
     BLOCK_LINEARS,
     Batch,
     InputMoments,
+    beside,
     evaluation,
     linear_layers,
 )
@@ -116,10 +117,11 @@ def _states(
     handle = first.register_forward_pre_hook(catch, with_kwargs=True)
     try:
         for batch in batches:
+            here = beside(model, batch)
             try:
-                model(**batch)
+                model(**here)
             except _Stop:
-                mask = batch.get("attention_mask")
+                mask = here.get("attention_mask")
                 yield *caught.pop(), None if mask is None else mask.bool()
     finally:
         handle.remove()
