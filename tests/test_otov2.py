@@ -225,6 +225,74 @@ def test_half_space_step_of_the_sheet():
     torch.testing.assert_close(step, torch.tensor([[0.3994, 0.3992], [0.0, 0.0]]))
 
 
+def test_half_space_step_of_the_sheet_before_projection():
+    x = torch.tensor([[0.3, 0.4], [0.03, 0.04]])
+    g = torch.tensor([[-1.0, 0.0], [0.2, 0.5]])
+    trial = half_space_step(x, g, lr=0.1, lam=1e-3, amplify=2, coefficient=10, eps=-10)
+    expected = torch.tensor([[0.3994, 0.3992], [0.00994, -0.01008]])
+    torch.testing.assert_close(trial, expected, atol=1e-6, rtol=0)
+    inner = (trial * x).sum(1)
+    torch.testing.assert_close(inner, torch.tensor([0.2795, -0.000105]), atol=5e-6, rtol=0)
+    # λ = amplify · 0.6 is not cut at 10 · 1e-3 where the coefficient allows it: x · x̂ still falls
+    free = half_space_step(x[:1], g[:1], lr=0.1, lam=1e-3, amplify=2, coefficient=1e4, eps=-10)
+    torch.testing.assert_close(free, x[:1] - 0.1 * g[:1] - 0.1 * 1.2 * x[:1] / 0.5)
+    # and λ of at least hi = 1.6667 is put between the two bounds
+    most = half_space_step(x[:1], g[:1], lr=0.1, lam=1e-3, amplify=3, coefficient=1e4, eps=-10)
+    between = (0.6 + 1 / 0.6) / 2
+    torch.testing.assert_close(most, x[:1] - 0.1 * g[:1] - 0.1 * between * x[:1] / 0.5)
+
+
+def test_zeros_around_an_image_keep_zero_channels():
+    class Padded(nn.Module):
+        def __init__(self, value: float = 0.0, mode: str = "constant") -> None:
+            super().__init__()
+            self.value, self.mode = value, mode
+            self.first, self.second = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 2, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.relu(self.first(x))
+            x = nn.functional.pad(x, (0, 1, 0, 1), self.mode, self.value)
+            return self.second(x)
+
+    x = torch.randn(1, 3, 6, 6)
+    for model in (Padded(), Padded(mode="reflect")):
+        groups = channel_groups(model, (x,))
+        assert [group.channels for group in groups] == [6]
+        masks = [torch.arange(6) < 2]
+        full = emptied(model, groups, masks)
+        verify_equivalence(full, remove_channels(full, groups, masks), (x,), atol=1e-6)
+    assert channel_groups(Padded(1.0), (x,)) == []
+
+
+def test_networks_may_give_several_tensors():
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up, self.down = nn.Linear(3, 8), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            y = self.down(torch.relu(self.up(x)))
+            return y, y.softmax(-1)
+
+    model, x = Two(), torch.randn(4, 3)
+    (group,) = channel_groups(model, (x[:1],))
+    assert group.channels == 8
+    assert verify_equivalence(model, copy.deepcopy(model), (x,)) == 0
+
+
+def test_what_the_optimiser_cannot_take():
+    net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+    groups = channel_groups(net, (torch.zeros(1, 3),))
+    options = {"lr": 0.1, "target_group_sparsity": 0.5, "start_step": 2}
+    with pytest.raises(ValueError, match="named_parameters"):
+        DHSPG(net.parameters(), groups, **options)
+    with pytest.raises(ValueError, match="base is one of sgd, adam, adamw, not 'rmsprop'"):
+        DHSPG(net.named_parameters(), groups, base="rmsprop", **options)
+    net[0].bias.requires_grad_(False)
+    with pytest.raises(ValueError, match="'0.bias' of a group is not among"):
+        DHSPG(net.named_parameters(), groups, **options)
+
+
 def test_scores_by_hand():
     weights = [torch.tensor([[3.0, 4.0], [0.6, 0.8]])]
     moves = [torch.tensor([[3.0, 4.0], [-0.6, -0.8]])]

@@ -170,6 +170,8 @@ def verify_equivalence(
 ) -> float:
     """The largest difference between the outputs of both networks in evaluation mode.
 
+    Of an output of several tensors (tuples, transformers' dictionaries) the first is compared.
+
     Raises:
         ValueError: the difference is above `atol`, or not a number.
     """
@@ -450,6 +452,17 @@ def _pool(trace: _Trace, node: torch.fx.Node) -> Any:
     return trace.along(labels, 1).view(-1, *[1] * (len(shape) - 2)).expand(shape)
 
 
+def _pad(trace: _Trace, node: torch.fx.Node) -> Any:
+    """Zeros around places (or places again) keep a zero channel zero."""
+    labels, sizes = trace.given(node)
+    said = [*node.args[2:], *node.kwargs.values()]
+    if labels is None or len(sizes) > 2 * (labels.dim() - 2):
+        return trace.unknown(node)
+    if any(isinstance(value, int | float) and value != 0 for value in said):
+        return trace.unknown(node)
+    return _pool(trace, node)
+
+
 _RULES: dict[str, Callable[[_Trace, torch.fx.Node], Any]] = {
     "linear": _linear,
     **dict.fromkeys(("conv1d", "conv2d", "conv3d"), _convolution),
@@ -459,6 +472,7 @@ _RULES: dict[str, Callable[[_Trace, torch.fx.Node], Any]] = {
     "mean": _mean,
     "scaled_dot_product_attention": _attention,
     **dict.fromkeys(POOLS, _pool),
+    **dict.fromkeys(("pad", "constant_pad_nd"), _pad),
 }
 
 
@@ -551,4 +565,6 @@ def _evaluated(model: nn.Module, inputs: tuple[Any, ...]) -> Any:
 
 
 def _first_tensor(output: Any) -> Tensor:
-    return output if isinstance(output, Tensor) else next(iter(output.values()))
+    while not isinstance(output, Tensor):
+        output = next(iter(output.values() if isinstance(output, Mapping) else output))
+    return output

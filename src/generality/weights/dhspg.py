@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float
@@ -48,7 +48,8 @@ class DHSPG(torch.optim.Optimizer):
     with the channel, so that it cannot revive.
 
     Raises:
-        ValueError: no groups, a target outside [0, 1), or a group whose parameters are not given.
+        ValueError: no groups, a target outside [0, 1), a group whose parameters are not given (or
+            frozen), parameters without names, or another base.
 
     >>> from generality.weights import channel_groups
     >>> _ = torch.manual_seed(0)
@@ -84,6 +85,11 @@ class DHSPG(torch.optim.Optimizer):
         group_divisible: int = 1,
         even: bool = False,
     ) -> None:
+        if base not in get_args(Base):
+            raise ValueError(f"base is one of {', '.join(get_args(Base))}, not '{base}'")
+        parameters = list(parameters)
+        if any(isinstance(each, Tensor) for each in parameters):
+            raise ValueError("give model.named_parameters(), for groups go by names")
         self.named = {name: p for name, p in parameters if p.requires_grad}
         missing = [name for group in groups for name in group.made if name not in self.named]
         if not groups or missing:
@@ -216,7 +222,7 @@ class DHSPG(torch.optim.Optimizer):
     def _write(self, group: ChannelGroup, active: Tensor, channels: Tensor) -> None:
         start = 0
         for name, rows in group.made.items():
-            parameter, here = self.named[name], rows[active].flatten()
+            parameter, here = self.named[name], rows[active.to(rows.device)].flatten()
             width = parameter[0].numel() * rows.shape[1]
             part = channels[:, start : start + width]
             parameter[here] = part.reshape(len(here), *parameter.shape[1:])
@@ -225,7 +231,7 @@ class DHSPG(torch.optim.Optimizer):
     def _forget(self, group: ChannelGroup, zero: Tensor) -> None:
         """Zero channels stay zero, and so do their moments."""
         for name, rows in group.made.items():
-            here = rows[zero].flatten()
+            here = rows[zero.to(rows.device)].flatten()
             self.named[name][here] = 0
             for value in self.state[self.named[name]].values():
                 if isinstance(value, Tensor):
