@@ -48,6 +48,8 @@ def test_places_that_do_not_do_are_said(tmp_path: Path):
         (["--to", "two"], "--to is universal"),
         (["--to", "tp=2"], "Say by --rules"),
         (["--to", "tp=2", "--rules", "lama"], "Did you mean 'llama'"),
+        (["--to", "tp=99", "--rules", "replicated"], "cut no parameter, so each of 99"),
+        (["--to", "pp=2", "--rules", "replicated"], "stage 1 of 2 would hold no parameter"),
         (["--to", "tp=2", "--rules", "none.json"], "holds no rules"),
     ],
 )

@@ -185,7 +185,8 @@ def save_training_state(
 
     Raises:
         UserError: `out` is there; too little disk; a number that is not finite (named); a
-            parameter that no rule or more than one matches, or that cannot be cut so.
+            parameter that no rule or more than one matches, or that cannot be cut so; rules that
+            cut nothing for tensor parallelism; a pipeline stage that would hold nothing.
     """
     out = Path(out)
     if out.exists():
@@ -305,6 +306,7 @@ def _to_ranks(
     rules = rules or (state.layout.rules if state.layout else ())
     try:
         layout = Layout.of(state.parameters, spec, rules)
+        _not_idle(layout)
         for name in state.parameters:
             _finite(state.parameters[name], name)
         for rank in spec.ranks():
@@ -312,6 +314,21 @@ def _to_ranks(
     except ValueError as error:
         raise UserError(f"The checkpoint cannot be cut into {spec}: {error}.") from error
     save_layout(folder, layout, state.extra)
+
+
+def _not_idle(layout: Layout) -> None:
+    """Raises `ValueError` where tensor-parallel ranks would be copies, or a stage without any."""
+    spec = layout.spec
+    if spec.tp > 1 and all(layout.rule(name).cut is None for name in layout.shapes):
+        raise ValueError(
+            f"its rules cut no parameter, so each of {spec.tp} tensor-parallel ranks would hold "
+            "all; name other rules, or leave tp out"
+        )
+    used = {stage for name in layout.shapes for stage in layout.stages(name)}
+    if idle := set(range(spec.pp)) - used:
+        raise ValueError(
+            f"pipeline stage {min(idle)} of {spec.pp} would hold no parameter; ask for fewer"
+        )
 
 
 def _from_dcp(checkpoint: DcpCheckpoint) -> TrainingState:
