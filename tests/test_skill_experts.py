@@ -1,5 +1,6 @@
 """Skills: captions grown, scenes drawn and read, experts trained and merged."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -73,6 +74,9 @@ def test_dependent_questions():
         dependency_graph_scores([True, True], [[1], [0]])
     with pytest.raises(ValueError, match="answers to"):
         dependency_graph_scores([True], [])
+    for wrong in (-1, 2):
+        with pytest.raises(ValueError, match="no question"):
+            dependency_graph_scores([True, True], [[], [wrong]])
     assert category_report([[1.0], [0.0]], [["a"], ["b"]]) == {"all": 0.5, "a": 1.0, "b": 0.0}
 
 
@@ -80,6 +84,7 @@ def test_rouge_l_by_hand():
     assert rouge_l("the cat sat on the mat", "the cat on a mat") == pytest.approx(8 / 11)
     assert rouge_l("A, b!", "a b") == 1
     assert rouge_l("", "a") == 0
+    assert rouge_l("Рыжий кот", "рыжий пёс") == 0.5
 
 
 def test_a_pool_takes_what_is_new():
@@ -87,6 +92,8 @@ def test_a_pool_takes_what_is_new():
     pool = SelfInstructPool(["a red fox"], lambda shown: [next(texts, "blue")], max_rouge_l=0.8)
     assert pool.grow(9, patience=3) == ["six tall ships", "blue"]
     assert pool.refused >= 3
+    signs = iter(["犬", "犬", "!?", "!?"])
+    assert SelfInstructPool(["犬"], lambda shown: [next(signs, "")]).grow(2, patience=3) == ["!?"]
     seen: list[list[str]] = []
     pool = SelfInstructPool(["a", "b", "c", "d"], lambda shown: seen.append(shown) or [])
     assert pool.grow(1, patience=2) == []
@@ -122,6 +129,23 @@ def test_the_mean_of_products(tmp_path: Path):
     assert model[0].weight.abs().sum() == 0
     cosine = adapter_conflict([first, second], base=base)[0, 1]
     assert cosine == pytest.approx(-4 / np.sqrt(5 * 5))
+
+
+def test_experts_of_convolutions(tmp_path: Path):
+    from peft import PeftModel
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.Flatten(), nn.Linear(12, 2))
+    config = LoraConfig(r=2, lora_alpha=3, target_modules=["0", "2"], init_lora_weights=False)
+    experts = train_skill_experts(
+        model, {"a": 0, "b": 1}, tmp_path, config=config, train=lambda adapted, _: None
+    )
+    x = torch.randn(4, 2, 2, 2)
+    made = with_adapter(model, merge_experts([experts["a"]], base=tmp_path / "base"))
+    wanted = PeftModel.from_pretrained(copy.deepcopy(model), experts["a"]).merge_and_unload()
+    torch.testing.assert_close(made(x), wanted(x))
+    assert not torch.allclose(made(x), model(x), atol=1e-3)
+    assert adapter_conflict(list(experts.values()), base=tmp_path / "base").shape == (2, 2)
 
 
 def test_experts_of_a_painter(tmp_path: Path):

@@ -18,18 +18,23 @@ def dependency_graph_scores(
 
     Args:
         answers: of each question, whatever the others.
-        parents: of each question the places of those it depends on; none for a root.
+        parents: of each question the places (from 0) of those it depends on; none for a root.
+            Files of DSG number questions from 1 and write 0 for none.
 
     Source: Cho et al. 2023 (Davidsonian Scene Graph, arXiv 2310.18235).
 
     Raises:
-        ValueError: the lengths differ, or questions depend on each other in a circle.
+        ValueError: the lengths differ, a parent is no question, or questions depend on each other
+            in a circle.
 
     >>> dependency_graph_scores([True, True, False, True], [[], [0], [1], [2]])
     [1.0, 1.0, 0.0, 0.0]
     """
     if len(answers) != len(parents):
         raise ValueError(f"{len(answers)} answers to {len(parents)} questions")
+    for question, named in enumerate(parents):
+        if wrong := [p for p in named if not 0 <= p < len(answers)]:
+            raise ValueError(f"question {question} depends on {wrong[0]}, which is no question")
     scores: list[float | None] = [None] * len(answers)
     waiting = list(range(len(answers)))
     while waiting:

@@ -12,12 +12,13 @@ import numpy as np
 def rouge_l(first: str, second: str) -> float:
     """F1 of the longest common subsequence of words (lower-cased letters and digits), in [0, 1].
 
-    Source: Lin 2004; as in the package rouge-score without stemming.
+    Source: Lin 2004; as in the package rouge-score without stemming, but that letters of every
+    alphabet count, and not only a to z.
 
     >>> round(rouge_l("the cat sat", "The cat was on it"), 3)
     0.5
     """
-    a, b = (re.findall(r"[a-z0-9]+", text.lower()) for text in (first, second))
+    a, b = (re.findall(r"[^\W_]+", text.lower()) for text in (first, second))
     if not a or not b:
         return 0.0
     last = [0] * (len(b) + 1)
@@ -87,7 +88,8 @@ class SelfInstructPool:
 
     def _offer(self, prompt: str) -> None:
         known = (*self.seeds, *self.accepted)
-        if prompt and all(rouge_l(prompt, other) <= self.max_rouge_l for other in known):
+        new = prompt and prompt not in known  # signs alone have no words to compare
+        if new and all(rouge_l(prompt, other) <= self.max_rouge_l for other in known):
             self.accepted.append(prompt)
         else:
             self.refused += 1

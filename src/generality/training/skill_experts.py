@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import nn
+from torch import Tensor, nn
 
 from generality.weights import merge_adapters
 from generality.weights.merge_adapter import MergedAdapter
@@ -98,7 +98,7 @@ def with_adapter(model: nn.Module, adapter: MergedAdapter) -> nn.Module:
                 stem = name.removesuffix(".lora_A.weight")
                 b = adapter.tensors[f"{stem}.lora_B.weight"]
                 weight = state[stem.removeprefix("base_model.model.") + ".weight"]
-                weight.add_((b.float() @ a.float()).to(weight.dtype))
+                weight.add_(_product(b, a).view_as(weight).to(weight.dtype))
     return changed
 
 
@@ -110,7 +110,12 @@ def adapter_conflict(
     for adapter in adapters:
         alone = merge_experts([adapter], base=base).tensors
         names = sorted(name for name in alone if name.endswith(".lora_A.weight"))
-        deltas = [alone[n.replace("lora_A", "lora_B")].float() @ alone[n].float() for n in names]
+        deltas = [_product(alone[n.replace("lora_A", "lora_B")], alone[n]) for n in names]
         rows.append(torch.cat([delta.flatten() for delta in deltas]))
     stacked = nn.functional.normalize(torch.stack(rows), dim=1)
     return (stacked @ stacked.T).numpy()
+
+
+def _product(b: Tensor, a: Tensor) -> Float[Tensor, "out flat"]:
+    """B A, of linear layers and of convolutions."""
+    return b.float().flatten(1) @ a.float().flatten(1)

@@ -193,7 +193,8 @@ class AdaptedCheckpoint(Checkpoint):
 
     Tensors that the adapter changes are computed when asked for, in float32 at least (their spec
     keeps the base's dtype); the others are the base's. Ranks and alphas by module, rank-stabilised
-    scaling, transposed layers, embeddings and fully trained modules are known; DoRA is not.
+    scaling, convolutions, transposed layers, embeddings and fully trained modules are known; DoRA
+    is not.
 
     Args:
         folder: with `adapter_config.json` and `adapter_model.safetensors`.
@@ -249,7 +250,7 @@ class AdaptedCheckpoint(Checkpoint):
                 shape = self._weights.specs[keys[0]].shape
             else:
                 a, b = (self._weights.specs[key].shape for key in keys)
-                shape = (b[0], a[1])
+                shape = (b[0], *a[1:])  # of a convolution: out, in, kernel
                 if "lora_embedding_A" in keys[0] or self.adapter.get("fan_in_fan_out"):
                     shape = shape[::-1]
             if shape != spec.shape:
@@ -260,7 +261,10 @@ class AdaptedCheckpoint(Checkpoint):
         return found
 
     def factor(self, tensor: str) -> tuple[Tensor, Tensor, float]:
-        """A (rank, in), B (out, rank) and the scale of B @ A for a tensor with a LoRA."""
+        """A (rank, in), B (out, rank) and the scale of B @ A for a tensor with a LoRA.
+
+        Of a convolution A is (rank, in, kernel) and B (out, rank, 1).
+        """
         import torch
 
         a, b, scale = self._factor(tensor)
@@ -293,7 +297,8 @@ class AdaptedCheckpoint(Checkpoint):
                 self._last = (name, held.copy(), dtype)
             else:
                 a, b, scale = self._factor(name)
-                delta = b @ a
+                delta = b.reshape(len(b), -1) @ a.reshape(len(a), -1)
+                delta = delta.reshape(len(b), *a.shape[1:])
                 if delta.shape != self.specs[name].shape or self.adapter.get("fan_in_fan_out"):
                     delta = delta.T
                 made = _wide(self.base, name, wide_dtype(self.specs[name].dtype))
