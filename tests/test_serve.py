@@ -179,6 +179,29 @@ def test_a_key_is_asked_for(models):
     assert wrong.json()["error"]["code"] == "invalid_api_key"
 
 
+def test_a_frame_and_a_seed_of_the_server(models):
+    network, tokenizer = load_model(models[0], device="cpu"), load_tokenizer(models[0])
+    said = []
+    for _ in range(2):
+        options = {"port": 0, "seed": 3, "frame": "so {prompt}"}
+        with CompletionServer(network, tokenizer, "fused", **options) as server:
+            thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+            thread.start()
+            chat = {"messages": [*ASKED, {"role": "user", "content": "b ?"}], "max_tokens": 8}
+            asked = post(server, {**chat, "temperature": 2}).json()
+            plain = {"prompt": f"so {ASKED[0]['content']}\nb ?", "max_tokens": 8, "temperature": 2}
+            other = post(server, plain, "/completions").json()
+            same = post(server, {**chat, "temperature": 0}).json()
+            greedy = post(server, {**plain, "temperature": 0}, "/completions").json()
+            server.shutdown()
+            thread.join()
+        assert asked["usage"]["prompt_tokens"] == other["usage"]["prompt_tokens"]
+        assert same["choices"][0]["message"]["content"] == greedy["choices"][0]["text"]
+        said.append([asked["choices"][0]["message"]["content"], other["choices"][0]["text"]])
+    assert said[0] == said[1]  # the same requests in the same order
+    assert said[0][0] != said[0][1]  # though each draws anew
+
+
 def test_requests_at_once_are_each_answered_as_alone(server):
     bodies = [{"prompt": f"{letter} ?", "max_tokens": 20} for letter in "abcd"]
     alone = [post(server, body, "/completions").json()["choices"] for body in bodies]
@@ -257,6 +280,7 @@ def test_the_command_serves_a_fused_model(models, tmp_path):
         (("--host", "0.0.0.0"), "set a key"),
         (("--key-variable", "NO_SUCH_KEY"), "holds no key"),
         (("--dynamic",), "about experts"),
+        (("--template", "none"), "{prompt} in it"),
     ],
 )
 def test_mistakes_are_said(generality, models, arguments, said):

@@ -93,8 +93,7 @@ def fuse(
 
     if evaluate is None and prompts is None and not prompt:
         raise UserError("Give prompts: a file, - for standard input, or --prompt TEXT.")
-    if template not in ("auto", "chat") and "{prompt}" not in template:
-        raise UserError("--template is auto, chat, or a text with {prompt} in it.")
+    check_template(template)
     if evaluate is not None and json and (prompts or prompt):
         raise UserError("--json prints one document: evaluate and answer prompts in two commands.")
     if out is not None:
@@ -126,6 +125,12 @@ def fuse(
     else:
         for answer in answers:
             print(json_format.dumps(answer, ensure_ascii=False), flush=True)
+
+
+def check_template(template: str) -> None:
+    """Raises `UserError` for what --template does not take."""
+    if template not in ("auto", "chat") and "{prompt}" not in template:
+        raise UserError("--template is auto, chat, or a text with {prompt} in it.")
 
 
 def fused_model(

@@ -10,7 +10,15 @@ from typing import Annotated, Any
 import typer
 
 from generality.cli import options
-from generality.cli.fuse import Alpha, Dynamic, Experts, Highest, fused_model
+from generality.cli.fuse import (
+    Alpha,
+    Dynamic,
+    Experts,
+    Highest,
+    Template,
+    check_template,
+    fused_model,
+)
 from generality.errors import UserError
 
 
@@ -35,6 +43,15 @@ def serve(
         typer.Option(help="Environment variable with the key that clients must send."),
     ] = None,
     most: Annotated[int, typer.Option(min=1, help="Texts written at once.")] = 16,
+    template: Template = "auto",
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Of requests that name none: the same ones in the same order are answered alike; "
+            "by default at random.",
+        ),
+    ] = None,
     device: options.Device = "auto",
 ) -> None:
     """Answer /v1/chat/completions, /v1/completions and /v1/models, streamed or whole.
@@ -44,6 +61,7 @@ def serve(
     from generality.decoding import CompletionServer
     from generality.models import load_model, load_tokenizer
 
+    check_template(template)
     key = ""
     if key_variable is not None:
         key = os.environ.get(key_variable, "")
@@ -64,10 +82,18 @@ def serve(
         network = load_model(model, device=device)
         if not hasattr(network, "generate"):
             raise UserError(f"The model '{model}' does not write text.")
+    tokenizer = load_tokenizer(model)
+    if template == "chat" and not getattr(tokenizer, "chat_template", None):
+        raise UserError(
+            f"The tokenizer of '{model}' has no chat template: give a text with {{prompt}} in it "
+            "by --template."
+        )
+    frame = None if template in ("auto", "chat") else template
     try:
         server = CompletionServer(
-            network, load_tokenizer(model), name or model, host=host, port=port, key=key, most=most
-        )
+            network, tokenizer, name or model, host=host, port=port, key=key, most=most,
+            frame=frame, seed=seed,
+        )  # fmt: skip
     except OSError as error:
         raise UserError(
             f"Cannot listen at {host}, port {port}: {error.strerror}. Name another --port or "

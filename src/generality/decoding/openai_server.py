@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from generality.decoding.text_stream import TextStream
@@ -115,12 +116,16 @@ class CompletionServer(ThreadingHTTPServer):
 
     Args:
         model: a causal language model of transformers or a `FusedCausalLM`, in eval mode.
-        tokenizer: its tokenizer; without a chat template there are no chat completions.
+        tokenizer: its tokenizer; without a chat template or a frame there are no chat completions.
         name: what clients call it.
         host: address to listen at; anything but the loopback lets others in.
         port: 0 takes a free one.
         key: that clients must send as a bearer token; "" asks for none.
         most: texts written at once; further requests are told to come again.
+        frame: a text with {prompt} that chats are read in, where their messages stand line by
+            line; None: the tokenizer's chat template.
+        seed: of requests that name none: the same ones in the same order are answered alike; None:
+            at random.
 
     Use as a context manager, then `serve_forever()`.
     """
@@ -131,12 +136,15 @@ class CompletionServer(ThreadingHTTPServer):
 
     def __init__(
         self, model: nn.Module, tokenizer: Any, name: str, *, host: str = "127.0.0.1",
-        port: int = 8000, key: str = "", most: int = 16,
+        port: int = 8000, key: str = "", most: int = 16, frame: str | None = None,
+        seed: int | None = None,
     ) -> None:  # fmt: skip
         self.model, self.tokenizer, self.name, self.key = model, tokenizer, name, key
         self.context, self.started = context_of(model), int(time.time())
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self.writer = _Writer(most)
+        self.writer, self.frame = _Writer(most), frame
+        self._draws = None if seed is None else np.random.default_rng(seed)
+        self._drawing = threading.Lock()
         super().__init__((host, port), _Handler)
         self.writer.start()
 
@@ -145,6 +153,13 @@ class CompletionServer(ThreadingHTTPServer):
         """What clients take for their base URL."""
         host = str(self.server_address[0])
         return f"http://{f'[{host}]' if ':' in host else host}:{self.server_port}/v1"
+
+    def draw_seed(self) -> int:
+        """For a request that names none."""
+        if self._draws is None:
+            return secrets.randbits(31)
+        with self._drawing:
+            return int(self._draws.integers(2**31))
 
     def server_close(self) -> None:
         """Stop listening and writing."""
@@ -348,9 +363,9 @@ class Asked:
         self.top_p = self._number("top_p", 1.0, 0, 1)
         if self.top_p == 0:  # the one likeliest token
             self.temperature, self.top_p = 0.0, 1.0
-        self.seed = int(
-            self._number("seed", secrets.randbits(31), -(2**63), 2**64, whole=True)
-        ) & 0xFFFF_FFFF  # fmt: skip
+        named = body.get("seed") is not None
+        seed = self._number("seed", 0, -(2**63), 2**64, whole=True) if named else server.draw_seed()
+        self.seed = int(seed) & 0xFFFF_FFFF
         limit = "max_completion_tokens" if body.get("max_completion_tokens") else "max_tokens"
         default = server.context if chat else 16
         self.most = self._number(limit, min(default, 2**31), 1, 2**31, whole=True)
@@ -414,14 +429,18 @@ class Asked:
             raise RequestError(400, f"'{name}' must be a text or a list of texts.", param=name)
         return texts
 
+    def _tokens(self, text: str) -> list[int]:
+        tokenizer = self._server.tokenizer
+        tokens = list(tokenizer(text)["input_ids"])
+        return tokens[:-1] if tokens[-1:] == [tokenizer.eos_token_id] else tokens
+
     def _prompts(self) -> list[list[int]]:
         value, tokenizer = self._body.get("prompt"), self._server.tokenizer
         several = isinstance(value, list) and not all(isinstance(each, int) for each in value)
         found = []
         for each in value if several and isinstance(value, list) else [value]:
             if isinstance(each, str):
-                tokens = list(tokenizer(each)["input_ids"])
-                found.append(tokens[:-1] if tokens[-1:] == [tokenizer.eos_token_id] else tokens)
+                found.append(self._tokens(each))
             elif isinstance(each, list) and all(
                 isinstance(token, int) and 0 <= token < len(tokenizer) for token in each
             ):
@@ -441,6 +460,9 @@ class Asked:
         if not isinstance(messages, list) or not messages:
             raise RequestError(400, "'messages' must be a list of messages.", param="messages")
         said = [{"role": _role(each), "content": _content(each)} for each in messages]
+        if self._server.frame is not None:
+            asked = "\n".join(each["content"] for each in said)
+            return self._tokens(self._server.frame.replace("{prompt}", asked))
         tokenizer = self._server.tokenizer
         if not getattr(tokenizer, "chat_template", None):
             raise RequestError(
