@@ -3,6 +3,7 @@
 import gzip
 import json
 import tracemalloc
+from datetime import date
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -18,6 +19,7 @@ from generality.selection.record_screen import (
     latin_share,
     screen_table,
     words_and_signs,
+    words_in,
 )
 from generality.selection.training_files import (
     BadRecord,
@@ -35,6 +37,10 @@ from generality.selection.training_files import (
 
 ASKED, SAID = {"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}
 BRIEF = {"role": "system", "content": "Be brief."}
+CALLS = {
+    "role": "assistant", "content": None,
+    "tool_calls": [{"id": "c1", "function": {"name": "add"}}],
+}  # fmt: skip
 
 
 def lines(path, *rows):
@@ -79,6 +85,52 @@ def test_what_comes_before_a_response_is_kept() -> None:
     assert examples_of(Record(1, named), Columns("q", "a"))[0].prompt == "2 + 2?"
 
 
+def test_tools_that_were_called_stay_in_the_conversation() -> None:
+    result = {"role": "tool", "tool_call_id": "c1", "content": "4"}
+    chat = [ASKED, CALLS, result, SAID]
+    (example,) = examples_of(Record(1, {"messages": chat}))
+    assert as_messages(example) == {"messages": [ASKED, {**CALLS, "content": ""}, result, SAID]}
+    other = {**CALLS, "tool_calls": [{"id": "c1", "function": {"name": "multiply"}}]}
+    (same,) = examples_of(Record(2, {"messages": [ASKED, other, result, SAID]}))
+    assert example.key != same.key, "which tool was called tells them apart"
+
+
+def test_a_response_in_parts_is_replaced_by_a_part() -> None:
+    parts = [{"type": "text", "text": "It is ", "image": None}, {"type": "text", "text": "4."}]
+    record = {"messages": [ASKED, {"role": "assistant", "content": parts}]}
+    (example,) = examples_of(Record(1, record))
+    assert example.response == "It is 4."
+    changed = with_response(example, "four")["messages"][-1]["content"]
+    assert changed == [{"type": "text", "text": "four", "image": None}]
+
+
+def test_a_prompt_of_as_many_messages_as_there_are_responses_is_left_whole() -> None:
+    record = {"prompt": [BRIEF, ASKED], "responses": ["a", "b"], "meta": [{"n": 1}, {"n": 2}]}
+    examples = examples_of(Record(1, record))
+    assert with_candidates(record, examples[1:]) == {
+        "prompt": [BRIEF, ASKED], "responses": ["b"], "meta": [{"n": 2}],
+    }  # fmt: skip
+
+
+def test_lines_are_json_for_every_reader(tmp_path) -> None:
+    row = {"score": float("nan"), "more": [float("inf"), 1.5], "day": date(2026, 1, 2)}
+    write_records(tmp_path / "a.jsonl", [row])
+    text = (tmp_path / "a.jsonl").read_text()
+    assert json.loads(text) == {"score": None, "more": [None, 1.5], "day": "2026-01-02"}
+    with pytest.raises(UserError, match="values of type bytes, which JSON cannot"):
+        write_records(tmp_path / "b.jsonl", [{"picture": b"\x89PNG"}])
+    assert not (tmp_path / "b.jsonl").exists()
+
+
+def test_words_of_a_script_without_spaces_are_its_letters() -> None:
+    assert words_in("巴黎是法国的首都。") == 8
+    assert words_in("GPT 是 AI、 model") == 4
+    screen = Screen(max_length=12)
+    long = {"prompt": "二加二等于几？", "completion": "二加二等于四，因为二和二相加得四"}
+    assert not list(screen.examples([Record(1, long)]))
+    assert screen.dropped == {"over-long": 1}
+
+
 def test_several_responses_keep_what_goes_with_them() -> None:
     record = {"prompt": "p", "responses": ["a", "b", "c"], "source": ["x", "y", "z"], "id": 1}
     examples = examples_of(Record(3, record))
@@ -109,6 +161,9 @@ def test_several_responses_keep_what_goes_with_them() -> None:
         ({"messages": []}, "malformed messages"),
         ({"messages": [ASKED, {"role": "assistant"}]}, "malformed messages"),
         ({"messages": ["hello"]}, "malformed messages"),
+        ({"messages": [ASKED, CALLS]}, "not text"),
+        ({"messages": [ASKED, {**CALLS, "content": "I look it up."}]}, "not text"),
+        ({"prompt": "p", "completion": [SAID, ASKED, SAID]}, "malformed messages"),
     ],
 )
 def test_bad_records_have_a_kind(record, kind) -> None:

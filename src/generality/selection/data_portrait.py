@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from generality.measures.text_diversity import CompressionRatio, DistinctN
-from generality.selection.record_screen import SeenKeys
+from generality.selection.record_screen import SeenKeys, words_in
 from generality.selection.training_files import Example
 
 _SAMPLE = 1_000  # examples whose texts are kept for the measures of diversity
@@ -43,8 +43,8 @@ class DataPortrait:
         """One more example, with its score where it has one."""
         self.count += 1
         self.sources[example.source or "–"] += 1
-        self._words["prompt"].append(len(example.prompt.split()))
-        self._words["response"].append(len(example.response.split()))
+        self._words["prompt"].append(words_in(example.prompt))
+        self._words["response"].append(words_in(example.response))
         self._words["lines"].append(sum(bool(s.strip()) for s in example.response.splitlines()))
         self._scores.append(score)
         self.prompts += self._seen.add(example.prompt_key)

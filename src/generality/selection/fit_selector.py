@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import nn
 
 from generality.measures.response_logprob import response_logprob
+from generality.selection.record_screen import words_in
 from generality.selection.response_pool import ResponsePool
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ class LongestResponse:
 
     order: Literal["max", "min"] = "max"
 
-    def __init__(self, length: Callable[[str], int] = lambda text: len(text.split())) -> None:
+    def __init__(self, length: Callable[[str], int] = words_in) -> None:
         self.length = length
 
     def score(self, pool: ResponsePool) -> ResponsePool:

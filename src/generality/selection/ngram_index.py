@@ -8,12 +8,17 @@ from collections.abc import Iterable
 import numpy as np
 from jaxtyping import Bool
 
+from generality.selection.record_screen import SPACELESS
+
+_WORD = re.compile(rf"[{SPACELESS}]|[^\W{SPACELESS}]+")
+
 
 class NGramIndex:
     """The n-grams of words of some texts, as hashes of 8 bytes each.
 
-    Words are runs of letters and digits in lower case; a text shorter than n is one n-gram as a
-    whole, so that short ones are caught when they are repeated exactly.
+    Words are runs of letters and digits in lower case, and single letters of Chinese and Japanese.
+    A text shorter than n is one n-gram as a whole, so that short ones are caught when they are
+    repeated exactly.
 
     Args:
         texts: those that must not be trained on.
@@ -50,7 +55,7 @@ def ngram_overlap(
 
 
 def _ngrams(text: str, n: int) -> list[int]:
-    words = re.findall(r"\w+", text.lower())
+    words = _WORD.findall(text.lower())
     if not words:
         return []
     size = min(n, len(words))

@@ -33,6 +33,7 @@ KINDS = {
     "not text": "a prompt or response that is no text",
     "empty prompt": "nothing but white space is asked",
     "empty response": "nothing but white space is answered",
+    "not for the template": "roles, or an order of them, that the chat template does not take",
     "over-long": "longer than --max-length",
     "duplicate": "the same prompt and response as an earlier record",
     "near duplicate": "the same but for case, white space and punctuation",
@@ -53,6 +54,7 @@ class Screen:
         columns: the names of a record's parts.
         max_length: the longest example allowed, in what `length` counts; None: any.
         length: of an example; by default its words.
+        refuses: whether the chat template of the model does not take an example; None: never.
         duplicates: "drop" those that differ in case, white space and punctuation only, drop the
             "exact" ones, or "keep" all. Kept ones are counted too.
         other_languages: "keep" or "drop" records whose letters are mostly not Latin, or whose
@@ -69,6 +71,7 @@ class Screen:
     columns: Columns = field(default_factory=Columns)
     max_length: int | None = None
     length: Callable[[Example], int] | None = None
+    refuses: Callable[[Example], bool] | None = None
     duplicates: str = "drop"
     other_languages: str = "keep"
     on_bad: str = "skip"
@@ -118,6 +121,9 @@ class Screen:
         self, example: Example, exact: SeenKeys, near: SeenKeys
     ) -> Iterator[tuple[str, bool]]:
         """Kinds that apply, each with whether it is dropped for it."""
+        if self.refuses is not None and self.refuses(example):
+            yield "not for the template", True
+            return
         if self.max_length is not None:
             length = (self.length or _words)(example)
             if length > self.max_length:
@@ -299,4 +305,20 @@ def _is_latin(letter: str) -> bool:
 
 
 def _words(example: Example) -> int:
-    return len(example.prompt.split()) + len(example.response.split())
+    return words_in(example.prompt) + words_in(example.response)
+
+
+SPACELESS = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+"""Kana and Han, of which no spaces make words, as a range of a regular expression."""
+
+_SIGNS = "\u3000-\u303f\uff01-\uff0f\uff1a-\uff20"  # what stands between them
+_WORD = re.compile(f"[{SPACELESS}]|[^\\s{SPACELESS}{_SIGNS}]+")
+
+
+def words_in(text: str) -> int:
+    """Words of a text; where a script has no spaces between words, its letters.
+
+    >>> words_in("2 + 2 is 4."), words_in("二加二等于四。")
+    (5, 6)
+    """
+    return len(text.split()) if text.isascii() else len(_WORD.findall(text))

@@ -6,23 +6,28 @@ temporary sibling that becomes the file when all is there.
 
 from __future__ import annotations
 
+import datetime
 import gzip
 import json
 import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
+import numpy as np
 import xxhash
 
 from generality.errors import UserError
 from generality.lab.runs import write_atomically
 
-Message = dict[str, str]
-"""{"role": "system", "user" or "assistant", "content": what is said}, as in `models.chat`."""
+Message = dict[str, Any]
+"""{"role": "system", "user" or "assistant", "content": what is said}, as in `models.chat`; where
+tools are called, their `tool_calls`, `tool_call_id` and `name` too."""
 
 PROMPTS = ("prompt", "instruction", "question", "query", "problem", "input")
 RESPONSES = ("completion", "response", "responses", "output", "answer", "solution")
@@ -32,6 +37,7 @@ CHATS = ("messages", "conversations")
 SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 _LINES = (".jsonl", ".ndjson", ".json")
 _ROWS = 1_000  # of a Parquet file held at once
+_TOOLS = ("tool_calls", "tool_call_id", "name")  # what a message may hold beside role and text
 _ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant"}
 
 
@@ -87,7 +93,7 @@ class Example:
         """What comes before the response as one plain text."""
         if len(self.before) == 1 and self.before[0]["role"] == "user":
             return self.before[0]["content"]
-        return "\n\n".join(f"{said['role']}: {said['content']}" for said in self.before)
+        return "\n\n".join(f"{said['role']}: {_told(said)}" for said in self.before)
 
     @property
     def prompt_key(self) -> int:
@@ -98,6 +104,13 @@ class Example:
     def key(self) -> int:
         """64 bits that tell examples apart."""
         return pair_key(self.prompt, self.response)
+
+
+def _told(said: Message) -> str:
+    """A message's text, with the tools that it calls."""
+    calls = said.get("tool_calls")
+    called = json.dumps(calls, ensure_ascii=False, default=str) if calls else ""
+    return "\n".join(filter(None, (said["content"], called)))
 
 
 def pair_key(prompt: str, response: str) -> int:
@@ -386,10 +399,12 @@ def _message(value: Any) -> Message:
     if not isinstance(value, Mapping):
         raise BadRecord("malformed messages", "a message is no object")
     role = value.get("role", value.get("from"))
-    text = _text(value.get("content", value.get("value")))
+    found = value.get("content", value.get("value"))
+    text = _text("" if found is None and value.get("tool_calls") else found)
     if not isinstance(role, str) or text is None:
         raise BadRecord("malformed messages", "a message lacks its role or its text")
-    return {"role": _ROLES.get(role, role), "content": text}
+    tools = {name: value[name] for name in _TOOLS if value.get(name) is not None}
+    return {"role": _ROLES.get(role, role), "content": text, **tools}
 
 
 def _text(value: Any) -> str | None:
@@ -406,6 +421,8 @@ def _split_chat(chat: list[Message]) -> tuple[tuple[Message, ...], str | None]:
     """What comes before the last message, and that message if the assistant says it."""
     if chat[-1]["role"] != "assistant":
         return _not_blank(tuple(chat)), None
+    if chat[-1].get("tool_calls"):
+        raise BadRecord("not text", "the response calls a tool")
     return _not_blank(tuple(chat[:-1])), chat[-1]["content"]
 
 
@@ -439,6 +456,8 @@ def _is_chat(value: list[Any]) -> bool:
 
 
 def _response(value: Any) -> str:
+    if isinstance(value, list) and len(value) > 1:
+        raise BadRecord("malformed messages", "the response is of several messages")
     text = _text(_message(value[0])["content"] if isinstance(value, list) and value else value)
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         text = str(value)
@@ -464,7 +483,9 @@ def with_response(example: Example, response: str) -> dict[str, Any]:
     written = isinstance(record[name], str)  # a chat as JSON text
     chat = json.loads(record[name]) if written else record[name]
     part = "content" if "content" in chat[-1] else "value"
-    chat = [*chat[:-1], {**chat[-1], part: response}]
+    old = chat[-1][part]  # a text, or a list of parts
+    new = [{**old[0], "text": response}] if isinstance(old, list) else response
+    chat = [*chat[:-1], {**chat[-1], part: new}]
     return record | {name: json.dumps(chat, ensure_ascii=False) if written else chat}
 
 
@@ -477,8 +498,14 @@ def with_candidates(record: dict[str, Any], chosen: Sequence[Example]) -> dict[s
     """
     places = [each.candidate for each in chosen if each.candidate is not None]
     count = len(record[chosen[0].column])
-    parallel = {n for n, v in record.items() if isinstance(v, list) and len(v) == count}
+    lists = {n: v for n, v in record.items() if isinstance(v, list) and not _speaks(v)}
+    parallel = {name for name, values in lists.items() if len(values) == count}
     return {n: [v[p] for p in places] if n in parallel else v for n, v in record.items()}
+
+
+def _speaks(values: list[Any]) -> bool:
+    """Whether a list is a conversation, and not one value for each response."""
+    return _is_chat(values) and not {"role", "from"}.isdisjoint(values[0])
 
 
 def as_messages(example: Example) -> dict[str, Any]:
@@ -585,10 +612,30 @@ def _write_lines(path: Path, records: Iterable[Mapping[str, Any]], *, zipped: bo
     count = 0
     with gzip.open(path, "wb") if zipped else path.open("wb") as file:
         for record in records:
-            line = json.dumps(record, ensure_ascii=False, default=str)
-            file.write(line.encode("utf-8", "backslashreplace") + b"\n")
+            file.write(_as_line(record).encode("utf-8", "backslashreplace") + b"\n")
             count += 1
     return count
+
+
+def _as_line(record: Any) -> str:
+    try:
+        return json.dumps(record, ensure_ascii=False, default=_in_words, allow_nan=False)
+    except ValueError:  # NaN is no JSON, and readers other than Python's stop at it
+        spelt = json.dumps(record, ensure_ascii=False, default=_in_words)
+        plain = json.loads(spelt, parse_constant=lambda _: None)
+        return json.dumps(plain, ensure_ascii=False)
+
+
+def _in_words(value: Any) -> Any:
+    """What JSON has no type for. Raises UserError for what would not survive it."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, (datetime.date, datetime.time, datetime.timedelta, Decimal, UUID)):
+        return str(value)
+    raise UserError(
+        f"The records hold values of type {type(value).__name__}, which JSON cannot: leave the "
+        "column out, or read and write Parquet."
+    )
 
 
 def _write_parquet(
