@@ -74,7 +74,7 @@ EXPECTED = {
     "cut": "truncated", "silent": "empty", "unwilling": "refused", "filtered": "refused",
     "stuck": "repetitive",
 }  # fmt: skip
-PASSING = {"busy", "broken", "html", "no-choice", "number"}
+PASSING = {"busy", "broken", "html", "no-choice", "number", "unwanted"}
 
 
 def test_everything_that_goes_wrong_is_told_and_only_what_may_pass_is_asked_again(lab) -> None:
@@ -157,6 +157,15 @@ def test_options_reach_the_endpoint_and_tell_answers_apart(lab) -> None:
         "model": "tiny", "messages": questions("a")[0], "max_tokens": 5, "temperature": 0.5,
         "seed": 3,
     }  # fmt: skip
+
+
+def test_a_question_asked_again_has_another_seed(lab) -> None:
+    """A server that minds the seed would say the same each time."""
+    with serving(lambda question, before: said("Yes.")) as server:
+        teacher = EndpointTeacher(EndpointChat("tiny", url=server.url, key=""), chunk=2)
+        teacher.answer(lab, questions("a", "b", "a", "a"), temperature=0.8, seed=5)
+    seeds = [(body["messages"][0]["content"], body["seed"]) for body in server.bodies]
+    assert sorted(seeds) == [("a", 5), ("a", 6), ("a", 7), ("b", 5)]
 
 
 @pytest.mark.parametrize(
@@ -411,6 +420,20 @@ def test_a_local_teacher_needs_a_template_or_a_plain_frame(generality, model) ->
     ] == 0  # fmt: skip
 
 
+def test_one_conversation_that_a_template_refuses_does_not_end_the_job(lab, model) -> None:
+    tokenizer = tiny_models.tokenizer()
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m.role == 'tool' %}{{ raise_exception('no tools') }}"
+        "{% endif %}{{ m.content }} {% endfor %}"
+    )
+    tokenizer.save_pretrained(model)
+    asked = [*questions("is the film good"), [{"role": "tool", "content": "4"}]]
+    answers = make_teacher(model).answer(lab, asked, max_tokens=3)
+    assert answers[0].problem != "rejected"
+    assert answers[1].problem == "rejected"
+    assert "no tools" in answers[1].detail
+
+
 def test_a_template_without_system_messages_is_helped() -> None:
     tokenizer = tiny_models.tokenizer()
     tokenizer.chat_template = (
@@ -431,6 +454,7 @@ def test_a_template_without_system_messages_is_helped() -> None:
         ("--teacher http://here/v1", "--teacher MODEL@http://here/v1"),
         ("--teacher t@http://127.0.0.1:1/v1 --retries 0 --give-up 1", "cannot be reached"),
         ("--teacher t@http://127.0.0.1:1/v1 --retries 0", "1 prompts none was answered (1 unreach"),
+        ("--teacher t@http://SERVER", "1 prompts none was answered (1 rejected)"),
         ("--teacher t@http://", "no address like http://localhost"),
         ("--teacher @http://h/v1", "Say which model to ask there"),
         ("--teacher nothing", "There is no model 'nothing'"),
@@ -449,7 +473,9 @@ def test_a_template_without_system_messages_is_helped() -> None:
 )
 def test_mistakes_are_one_sentence(generality, options, message) -> None:
     path = prompts(Path("p.jsonl"), {"prompt": "a"})
-    answer = generality("distill", path, "-o", "out.jsonl", *options.split())
+    with serving(lambda question, before: (400, {}, "no such parameter")) as server:
+        options = options.replace("http://SERVER", server.url)
+        answer = generality("distill", path, "-o", "out.jsonl", *options.split())
     assert (answer.code, answer.out) == (2, "")
     assert message in answer.err
     assert not Path("out.jsonl").exists()
@@ -506,6 +532,10 @@ def test_a_long_text_is_no_reference() -> None:
     for text, wanted in texts.items():
         example = prompt_of(Record(1, {"prompt": "p", "completion": text}))
         assert Recipe("explain").wanted(example) == wanted
+    chinese = prompt_of(Record(1, {"prompt": "p", "completion": "我们先看二，再加上另外一个二。"}))
+    assert Recipe("explain").wanted(chinese) == "", "no spaces, and yet long"
+    tests = prompt_of(Record(1, {"prompt": "p", "tests": ["assert f(1)", "assert f(2)"]}))
+    assert Recipe("explain", reference="tests").wanted(tests) == "assert f(1)\nassert f(2)"
     named = prompt_of(Record(1, {"prompt": "p", "completion": "4", "gold": 5}))
     assert Recipe("explain", reference="gold").wanted(named) == "5"
     assert Recipe("explain", reference="other").wanted(named) == ""

@@ -25,12 +25,12 @@ from generality.measures.pass_at_k import pass_at_k
 from generality.models.chat import Message
 from generality.selection.data_portrait import DataPortrait, figure, portrait_table
 from generality.selection.draft_pool import Draft, DraftPool
-from generality.selection.judge import Judge, code_of, last_number
-from generality.selection.record_screen import Screen, screen_table
+from generality.selection.judge import Judge, code_of, last_number, reference_text
+from generality.selection.record_screen import Screen, screen_table, words_in
 from generality.selection.solution_steps import checked_steps, final_answer
 from generality.selection.state_tracer import StateTracer
 from generality.selection.system_messages import SystemMessage, SystemMessageMixer
-from generality.selection.teacher import PASSING, PROBLEMS, Answer, Teacher
+from generality.selection.teacher import AGAIN, PROBLEMS, Answer, Teacher
 from generality.selection.training_files import (
     SHAPES,
     Columns,
@@ -151,12 +151,11 @@ class Recipe:
         (`final_answer`) or is no longer than eight words; a longer text cannot be matched.
         """
         if self.reference:
-            value = example.record.get(self.reference)
-            return "" if value is None else str(value)
+            return reference_text(example.record.get(self.reference))
         if example.record.get("reference") is not None:
-            return str(example.record["reference"])
+            return reference_text(example.record["reference"])
         own = example.response
-        return own if final_answer(own) or len(own.split()) <= _BRIEF else ""
+        return own if final_answer(own) or words_in(own) <= _BRIEF else ""
 
 
 @dataclass(frozen=True)
@@ -483,7 +482,7 @@ def distill(
                 yield {**SHAPES[shape](outcome.example), **outcome.extra}
         if not seen:
             raise main.nothing_good(source, "prompt", "Say which holds them by --prompt.")
-        if not made.count and counts and not counts.keys() - set(PASSING):
+        if not made.count and counts and not counts.keys() - set(AGAIN):
             told = ", ".join(f"{count} {problem}" for problem, count in counts.items())
             raise UserError(
                 f"Of {seen} prompts none was answered ({told}). Nothing is written: run the same "

@@ -173,6 +173,17 @@ def code_of(response: str) -> str:
     return next((part for part in blocks[-1] if part), "") if blocks else response
 
 
+def reference_text(value: Any) -> str:
+    """A record's reference as one text: a list of assertions line by line; "" for none.
+
+    >>> reference_text(["assert f(1) == 1", "assert f(2) == 4"]), reference_text(0)
+    ('assert f(1) == 1\\nassert f(2) == 4', '0')
+    """
+    if value is None:
+        return ""
+    return "\n".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
 @dataclass(frozen=True)
 class Majority:
     """Right when at least `tau` of `n` independent responses to the prompt agree with it.

@@ -5,9 +5,11 @@ Nothing is lost: every request comes back as an `Answer`, with its text or with 
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 import zlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
@@ -31,11 +33,14 @@ PROBLEMS = {
     "server error": "the server failed, after all attempts",
     "unreachable": "no connection, after all attempts",
     "garbage": "not an answer of a chat endpoint",
-    "rejected": "the server did not accept the request",
+    "rejected": "the server, or the model's chat template, did not accept the request",
 }
 """What goes wrong with an answer, each with what it means."""
 
 PASSING = ("timed out", "rate limited", "server error", "unreachable", "garbage")
+"""Problems that may be over in a while; many in a row end the job."""
+
+AGAIN = (*PASSING, "rejected")
 """Problems that may be over in the next run: such answers are asked for again."""
 
 _REFUSALS = (
@@ -107,7 +112,8 @@ class EndpointTeacher:
 
     Answers are kept in chunks below the lab's home under the chat, the conversation and the
     options. A chunk that a kill leaves unfinished goes on with the answers it has; what failed for
-    a reason that may pass is asked again by the next run.
+    a reason that may pass (`AGAIN`) is asked again by the next run. The same question asked several
+    times over has a seed of its own each time: a server that minds it would repeat itself.
 
     Args:
         chat: an `EndpointChat`, or any `Chat` that may be called from several threads.
@@ -137,10 +143,19 @@ class EndpointTeacher:
             UserError: the endpoint takes no request at all, or failed `give_up` times in a row.
         """
         answers: list[Answer] = []
-        options = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
+        options = {"max_tokens": max_tokens, "temperature": temperature}
+        seeds: list[int] = []
+        times: Counter[str] = Counter()
+        for each in conversations:
+            times[said := json.dumps(list(each))] += 1
+            seeds.append(seed + times[said] - 1)
         with lab.progress.task(f"Asking {len(conversations)} questions") as report:
             for start in range(0, len(conversations), self.chunk):
-                part = [list(each) for each in conversations[start : start + self.chunk]]
+                rows = slice(start, start + self.chunk)
+                part = [
+                    (list(each), drawn)
+                    for each, drawn in zip(conversations[rows], seeds[rows], strict=True)
+                ]
 
                 def tell(done: int, start: int = start) -> None:
                     report(start + done, len(conversations))
@@ -149,7 +164,7 @@ class EndpointTeacher:
         return answers
 
     def _chunk(
-        self, lab: Lab, part: list[list[Message]], options: dict[str, Any], tell: Any
+        self, lab: Lab, part: list[tuple[list[Message], int]], options: dict[str, Any], tell: Any
     ) -> list[Answer]:
         key = lab.steps.key(asked, self.chat, part, options)
         partial = lab.steps.partial(key)
@@ -199,7 +214,7 @@ class _UnfinishedChunk(Exception):  # noqa: N818
 
 def asked(
     chat: Chat,
-    part: list[list[Message]],
+    part: list[tuple[list[Message], int]],
     options: dict[str, Any],
     *,
     teacher: EndpointTeacher,
@@ -218,13 +233,14 @@ def asked(
 
     def keep(place: int, answer: list[str]) -> None:
         said[str(place)] = answer
-        if answer[3] not in PASSING:
+        if answer[3] not in AGAIN:
             journal.write(str(place), answer)
 
     try:
         while True:
             while len(running) < teacher.workers and (place := next(todo, None)) is not None:
-                running[_begun(teacher.one, part[place], options)] = place
+                conversation, seed = part[place]
+                running[_begun(teacher.one, conversation, {**options, "seed": seed})] = place
             if not running:
                 break
             for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -237,7 +253,7 @@ def asked(
             if future.done() and future.exception() is None:
                 keep(place, future.result())
     answers = [said[str(place)] for place in range(len(part))]
-    if any(answer[3] in PASSING for answer in answers):
+    if any(answer[3] in AGAIN for answer in answers):
         raise _UnfinishedChunk(answers)
     return answers
 
@@ -279,8 +295,6 @@ class LocalTeacher:
         seed: int = 0,
     ) -> list[Answer]:
         """One answer for each conversation. Raises UserError for a model that cannot chat."""
-        import json
-
         from generality.models import load_tokenizer
         from generality.models.load import CAUSAL, fetch_model
 
@@ -289,18 +303,24 @@ class LocalTeacher:
         if not str((config.get("architectures") or [""])[0]).endswith(CAUSAL):
             raise UserError(f"'{self.model}' writes no text: name a causal language model.")
         tokenizer = load_tokenizer(self.model)
-        prompts = [render(tokenizer, each, plain=self.plain, name=self.model)
-                   for each in conversations]  # fmt: skip
+        answers = [Answer("", "too long to ask")] * len(conversations)
+        prompts: list[str] = []
+        for place, each in enumerate(conversations):
+            try:
+                prompts.append(render(tokenizer, each, plain=self.plain, name=self.model))
+            except TemplateRefusal as error:
+                prompts.append("")
+                answers[place] = Answer("", "rejected", str(error))
         special = self.plain
         limit = context_of(self.model)
         lengths = [len(row) for row in tokenizer(prompts, add_special_tokens=special)["input_ids"]]
-        room = [place for place, length in enumerate(lengths) if length + max_tokens <= limit]
+        room = [place for place, length in enumerate(lengths)
+                if prompts[place] and length + max_tokens <= limit]  # fmt: skip
         texts = lab.generate(
             self.model, [prompts[place] for place in room], max_tokens=max_tokens,
             temperature=temperature, seed=seed, special_tokens=special, chunk=self.batch,
             batch_size=self.batch,
         )  # fmt: skip
-        answers = [Answer("", "too long to ask")] * len(prompts)
         for place, (text,) in zip(room, texts, strict=True):
             if self.plain:  # such a model goes on with questions of its own
                 text, stopped, _ = text.partition("\nQuestion:")
@@ -310,6 +330,10 @@ class LocalTeacher:
         return answers
 
 
+class TemplateRefusal(UserError):  # noqa: N818
+    """A chat template does not take a conversation, such as roles that it does not know."""
+
+
 def render(
     tokenizer: Any, conversation: Sequence[Message], *, plain: bool = False, name: str = "model"
 ) -> str:
@@ -317,6 +341,7 @@ def render(
 
     Raises:
         UserError: the tokenizer has no chat template and a plain frame is not asked for.
+        TemplateRefusal: its template does not take the conversation.
 
     >>> asked = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}]
     >>> print(render(None, asked, plain=True))
@@ -344,9 +369,15 @@ def render(
             return str(
                 tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
             )
-        except (TemplateError, ValueError) as error:  # some templates know no system role
+        except (
+            TemplateError,
+            ValueError,
+            TypeError,
+        ) as error:  # some templates know no system role
             problem = error
-    raise UserError(f"The chat template of '{name}' does not take this conversation: {problem}")
+    raise TemplateRefusal(
+        f"The chat template of '{name}' does not take this conversation: {problem}"
+    )
 
 
 def _without_system(conversation: Sequence[Message]) -> list[Message]:
@@ -393,6 +424,14 @@ class Prompter:
             return render(self.tokenizer, example.before, name=self.model)
         return self.frame.replace("{prompt}", example.prompt)
 
+    def refuses(self, example: Example) -> bool:
+        """Whether the chat template does not take the example."""
+        try:
+            self(example)
+        except TemplateRefusal:
+            return True
+        return False
+
     def count(self, text: str) -> int:
         """Tokens of a text."""
         return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -400,8 +439,6 @@ class Prompter:
 
 def context_of(model: str) -> float:
     """Tokens that a named model can read, by its configuration; infinite where it does not say."""
-    import json
-
     from generality.models import fetch_model
 
     config = json.loads((fetch_model(model) / "config.json").read_text(encoding="utf-8"))
