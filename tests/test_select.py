@@ -14,6 +14,7 @@ from generality.lab import Lab
 from generality.models import load_model
 from generality.selection.data_portrait import DataPortrait, portrait_table
 from generality.selection.example_choice import Choice, best_of_each, select_examples
+from generality.selection.self_supervised_data import write_self_supervised
 from generality.selection.solution_steps import final_answer
 from generality.selection.training_files import Record, examples_of, read_records
 
@@ -130,6 +131,12 @@ def test_gradients_spread_the_choice(generality, data, model) -> None:
                         "--candidates", "new.jsonl", *options, "--json")  # fmt: skip
     assert answer.code == 0, answer.err
     assert json.loads(answer.out)["written"] == len(read("new-out.jsonl")) <= 3
+    answer = generality("select", data, "-o", "one.jsonl", "--method", "prismatic", "--sparse", "1",
+                        "--candidates", "new.jsonl", *options, "--keep", "1", "--scores", "s.jsonl",
+                        "--json")  # fmt: skip
+    assert answer.code == 0, answer.err
+    assert json.loads(answer.out)["written"] == len(read("one.jsonl")) == 1
+    assert [row["kept"] for row in read("s.jsonl")] == [True, False, False]
 
 
 def test_a_teacher_writes_what_the_data_have_few_of(generality, data, model) -> None:
@@ -175,6 +182,89 @@ def test_own_answers_replace_given_ones_where_right(generality, data, model) -> 
     assert [row["completion"] for row in rows] == [*RESPONSES] * 2
 
 
+class Accepts:
+    """Takes what the test says, and notes what it was given to compare with."""
+
+    def __init__(self, *right: str) -> None:
+        self.right, self.references = right, []
+
+    def __call__(self, prompt, response, reference) -> float:
+        self.references.append(reference)
+        return float(response in self.right)
+
+
+def own_words(data, model, tmp_path, monkeypatch, judge, said=None, **options):
+    """s3ft by a model that says what it is told to; the report, and what was written."""
+    lab = Lab(home=tmp_path / "steps", device="cpu", progress=False)
+    asked = []
+
+    def generate(name, prompts, **_):
+        asked.extend(prompts)
+        return [[said or "mine"] for _ in prompts]
+
+    monkeypatch.setattr(lab, "generate", generate)
+    found = write_self_supervised(
+        data, tmp_path / "out.jsonl", model=model, judge=judge, lab=lab, max_tokens=5, **options
+    )
+    return found, read(tmp_path / "out.jsonl"), asked
+
+
+def test_references_of_own_answers_are_as_they_stand(tmp_path, model, monkeypatch) -> None:
+    """A list of assertions made a text by str() is a program that always passes."""
+    path = tmp_path / "data.jsonl"
+    rows = [
+        {"prompt": "the film", "completion": "f = abs", "tests": ["assert f(-1)", "assert f(2)"]},
+        {"prompt": "the book", "completion": "it is zero", "tests": 0},
+        {"prompt": "the", "completion": "none is given"},
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    judge = Accepts()
+    own_words(path, model, tmp_path, monkeypatch, judge, reference="tests")
+    wanted = ["assert f(-1)\nassert f(2)", "0", "none is given"]
+    assert list(dict.fromkeys(judge.references)) == wanted
+    with pytest.raises(UserError, match="No record has the column 'test' of --reference"):
+        own_words(path, model, tmp_path, monkeypatch, judge, reference="test")
+
+
+def test_an_own_answer_is_written_once_however_many_responses_a_prompt_has(
+    data, tmp_path, model, monkeypatch
+) -> None:
+    found, rows, _ = own_words(data, model, tmp_path, monkeypatch, Accepts("mine"))
+    assert [(row["prompt"], row["completion"]) for row in rows] == [
+        ("is the film good", "mine"), ("is the book good", "mine"),
+    ]  # fmt: skip
+    assert found.written == 2
+    assert found.reasons["left out: said to the same prompt before"] == 4
+
+
+def test_prompts_without_room_keep_the_given_answer(tmp_path, model, monkeypatch) -> None:
+    path = tmp_path / "data.jsonl"
+    rows = [{"prompt": "the film " * 30, "completion": "good"}, {"prompt": "it", "completion": "x"}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found, rows, asked = own_words(path, model, tmp_path, monkeypatch, Accepts("mine"))
+    assert [row["target_source"] for row in rows] == ["gold", "self"]
+    assert asked == ["it"]
+    assert "2 times the model was not asked" in found.report["notes"][-1]
+
+
+def test_what_a_chat_template_refuses_is_a_bad_record(generality, tmp_path) -> None:
+    tokenizer = tiny_models.tokenizer()
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m.role == 'tool' %}{{ raise_exception('no tools') }}"
+        "{% endif %}{{ m.content }} {% endfor %}"
+    )
+    for part in (tokenizer, tiny_models.llama()):
+        part.save_pretrained(tmp_path / "strict")
+    asked, answer = {"role": "user", "content": "is it"}, {"role": "assistant", "content": "good"}
+    chats = [[asked, answer], [asked, {"role": "tool", "content": "4"}, answer]]
+    Path("c.jsonl").write_text("".join(json.dumps({"messages": c}) + "\n" for c in chats))
+    told = generality("select", "c.jsonl", "-o", "out.jsonl", "--model", tmp_path / "strict",
+                      "--rejected", "bad.jsonl", "--json")  # fmt: skip
+    assert told.code == 0, told.err
+    assert [row["messages"] for row in read("out.jsonl")] == chats[:1]
+    assert [row["reason"] for row in read("bad.jsonl")] == ["not for the template"]
+
+
 def test_several_responses_in_one_record_and_other_shapes(generality, model) -> None:
     Path("pool.jsonl").write_text(
         json.dumps({"id": 7, "question": "is it", "responses": list(RESPONSES)}) + "\n"
@@ -203,6 +293,9 @@ def test_several_responses_in_one_record_and_other_shapes(generality, model) -> 
         ("-o out.jsonl --method random --format xml", "There is no format 'xml'."),
         ("-o out.jsonl --method strongest", "needs --source"),
         ("-o out.jsonl --method s3ft", "s3ft needs --model"),
+        ("-o out.jsonl --method dedup --duplicates keep", "leaves duplicates out"),
+        ("-o out.jsonl --method s3ft --model MODEL --judge exact --keep 2", "keeps every prompt"),
+        ("-o out.jsonl --method prismatic --model MODEL --candidates x --keep 0.5", "no share"),
         ("-o out.jsonl --method random --candidates x.jsonl", "go with --method prismatic"),
         ("-o out.jsonl --method random --teacher a@http://x/v1", "go with --method prismatic"),
         ("--report-only --method prismatic --model MODEL --teacher a@http://x/v1", "needs -o OUT"),

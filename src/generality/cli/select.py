@@ -194,6 +194,8 @@ def select(
         raise UserError("Name the file to write by -o OUT, or ask for --report-only.")
     if method != "prismatic" and (candidates is not None or teacher is not None):
         raise UserError("--candidates and --teacher go with --method prismatic.")
+    if method == "dedup" and duplicates == "keep":
+        raise UserError("--method dedup leaves duplicates out, and --duplicates keep would not.")
     page = report or report_path(out, data, "select")
     check_outputs(
         {"the data": data, "--candidates": candidates},
@@ -209,10 +211,12 @@ def select(
 
         if model is None or judge is None:
             raise UserError("s3ft needs --model, whose answers are tried, and --judge for them.")
+        if keep is not None or scores is not None:
+            raise UserError("s3ft keeps every prompt and scores none: leave --keep and --scores.")
         chosen = write_self_supervised(
             data, out, model=model, judge=make_judge(judge), lab=lab, screen=screen, split=split,
             shape=write_as, rejected=rejected, reference=reference, max_tokens=max_tokens,
-            template=template, batch_size=batch_size,
+            template=template, max_length=max_length, batch_size=batch_size,
         )  # fmt: skip
     else:
         if method not in METHODS:

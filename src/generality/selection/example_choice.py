@@ -27,7 +27,7 @@ from generality.lab import Lab
 from generality.models.identity import model_identity
 from generality.selection.data_portrait import DataPortrait, portrait_table, source_table
 from generality.selection.judge import Judge
-from generality.selection.record_screen import KINDS, Screen, screen_table
+from generality.selection.record_screen import KINDS, Screen, screen_table, words_in
 from generality.selection.teacher import Prompter, context_of
 from generality.selection.training_files import (
     SHAPES,
@@ -205,6 +205,8 @@ def select_examples(
         raise unknown("format", shape, ["same", *SHAPES])
     if candidates is not None and choice.method != "prismatic":
         raise UserError("--candidates and --teacher go with --method prismatic.")
+    if candidates is not None and choice.keep is not None and choice.keep < 1:
+        raise UserError("With --candidates or --teacher, --keep is a number and no share.")
     scorer = _Scorer(choice, lab)
     before, seen = DataPortrait(), _Seen()
     main = _screen(screen, choice, scorer)
@@ -234,7 +236,7 @@ def select_examples(
                 wrote, candidates = candidates.table(), path
             made = _from_candidates(
                 source, candidates, out, choice, main, before, features, scorer,
-                screen=screen, shape=shape,
+                screen=screen, shape=shape, scores=scores,
             )  # fmt: skip
             made.report["tables"][1:1] = [wrote] if wrote else []
             return made
@@ -256,6 +258,8 @@ def select_examples(
 def _screen(make: Callable[[], Screen], choice: Choice, scorer: _Scorer) -> Screen:
     screen = make()
     screen.max_length = choice.max_length
+    if choice.model:
+        screen.refuses = scorer.prompt.refuses
     if choice.model and choice.method in SPREAD | LEARNED and choice.max_length is None:
         room = context_of(choice.model) - 2  # tokens that open and end a text
         screen.max_length = int(room) if np.isfinite(room) else None
@@ -369,7 +373,7 @@ class _Scorer:
             return [], np.empty((0, choice.dim), np.float32)
         if method in ("longest", "shortest"):
             sign = 1.0 if method == "longest" else -1.0
-            return [sign * len(example.response.split()) for example in chunk], None
+            return [sign * words_in(example.response) for example in chunk], None
         if method == "strongest":
             return [1.0 if e.source == choice.source else float("nan") for e in chunk], None
         if method in WHOLE or method == "random":
@@ -770,7 +774,7 @@ def _records(examples: Iterator[Example], shape: str) -> Iterator[dict[str, Any]
 def _from_candidates(
     source: str | Path, candidates: str | Path, out: str | Path | None, choice: Choice,
     main: Screen, before: DataPortrait, features: _Features, scorer: _Scorer, *,
-    screen: Callable[[], Screen], shape: str,
+    screen: Callable[[], Screen], shape: str, scores: Path | None,
 ) -> Selected:  # fmt: skip
     """New examples that fall into regions of which the data have few."""
     from generality.selection.sparse_cluster_filter import SparseClusterFilter
@@ -779,8 +783,10 @@ def _from_candidates(
     sparse.fit(features.mapped)
     after = DataPortrait()
     fate: list[bool] = []
+    places: list[tuple[int, int | None]] = []
     second = _screen(screen, choice, scorer)
-    wanted = int(choice.keep) if choice.keep is not None and choice.keep > 1 else None
+    second.rejected = main.rejected
+    wanted = None if choice.keep is None else int(choice.keep)
 
     def accepted() -> Iterator[Example]:
         for chunk in _chunks(second.examples(read_records(candidates))):
@@ -789,6 +795,7 @@ def _from_candidates(
             for example, good in zip(chunk, sparse.accept(rows) if chunk else [], strict=True):
                 taken = bool(good) and (wanted is None or after.count < wanted)
                 fate.append(taken)
+                places.append((example.number, example.candidate))
                 if taken:
                     after.add(example)
                     yield example
@@ -798,6 +805,11 @@ def _from_candidates(
         written = write_records(out, _records(accepted(), shape))
     else:
         collections.deque(accepted(), maxlen=0)
+    if scores is not None:
+        write_records(scores, (
+            {"number": number, "candidate": candidate, "score": None, "kept": kept}
+            for (number, candidate), kept in zip(places, fate, strict=True)
+        ))  # fmt: skip
     keep = np.array(fate, bool)
     reasons = {
         "kept: falls into a region of which the data have few": int(keep.sum()),

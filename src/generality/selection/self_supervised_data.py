@@ -18,17 +18,19 @@ from datasets import (
     enable_progress_bars,
 )
 
+from generality.errors import UserError
 from generality.lab import Lab
 from generality.selection.data_portrait import DataPortrait, portrait_table, source_table
 from generality.selection.example_choice import Selected
-from generality.selection.judge import Judge
-from generality.selection.record_screen import Screen, screen_table
+from generality.selection.judge import Judge, reference_text
+from generality.selection.record_screen import Screen, SeenKeys, screen_table
 from generality.selection.self_to_supervised import PARAPHRASE, SelfToSupervised
-from generality.selection.teacher import Prompter
+from generality.selection.teacher import Prompter, context_of
 from generality.selection.training_files import (
     SHAPES,
     Example,
     check_output,
+    pair_key,
     read_records,
     with_response,
     write_records,
@@ -39,6 +41,7 @@ _MEANING = {
     "self": "the model's own answer, which is right",
     "paraphrase": "the model's own version of the given answer, which is right",
     "gold": "the given answer, as neither was right",
+    "again": "left out: said to the same prompt before",
 }
 
 
@@ -56,12 +59,14 @@ def write_self_supervised(
     reference: str = "reference",
     max_tokens: int = 256,
     template: str = "auto",
+    max_length: int | None = None,
     batch_size: int = 16,
 ) -> Selected:
     """Write the data with each response replaced by the model's own where the judge takes it.
 
     Records get a column `target_source`: "self", "paraphrase" or "gold"; see `SelfToSupervised`.
-    What the model writes is kept by the lab, batch by batch.
+    What the model writes is kept by the lab, batch by batch. Of several responses to a prompt each
+    is a gold answer; what would be written twice is left out, unless the screen keeps duplicates.
 
     Args:
         source: a file, folder or `hf:` name; see `read_records`.
@@ -76,23 +81,39 @@ def write_self_supervised(
         reference: that column.
         max_tokens: of an own answer; longer ones are never used.
         template: what the model sees, as in `Choice`.
+        max_length: tokens of an example; longer ones are bad records. Prompts that leave no room
+            for `max_tokens` in the model's context are not asked, and keep their given answer.
         batch_size: prompts written to together.
 
     Raises:
-        UserError: for data that cannot be read or written, or no good example.
+        UserError: for data that cannot be read or written, no good example, or a column
+            `reference` that is named and not there.
     """
     if out is not None:
         check_output(Path(out))
     prompter = Prompter(model, template, lab)
     main, before, after = screen(), DataPortrait(), DataPortrait()
+    main.refuses = prompter.refuses
+    if max_length is not None:
+        main.max_length = max_length
+        main.length = lambda each: prompter.count(f"{prompter(each)} {each.response}")
     sources: Counter[str] = Counter()
+    room = context_of(model) - max_tokens - 2  # tokens that open and end a text
+    unasked = 0
+    seen = SeenKeys()
 
     def written(prompts: list[str]) -> list[str | None]:
+        nonlocal unasked
+        found: list[str | None] = [None] * len(prompts)
+        places = [at for at, prompt in enumerate(prompts) if prompter.count(prompt) <= room]
+        unasked += len(prompts) - len(places)
         texts = lab.generate(
-            model, prompts, max_tokens=max_tokens, special_tokens=not prompter.chats,
-            chunk=batch_size, batch_size=batch_size,
+            model, [prompts[at] for at in places], max_tokens=max_tokens,
+            special_tokens=not prompter.chats, chunk=batch_size, batch_size=batch_size,
         )  # fmt: skip
-        return [None if prompter.count(text) >= max_tokens - 1 else text for (text,) in texts]
+        for at, (text,) in zip(places, texts, strict=True):
+            found[at] = None if prompter.count(text) >= max_tokens - 1 else text
+        return found
 
     def built(chunk: list[Example]) -> Sequence[dict[str, Any]]:
         by_prompt = {prompter(each): each for each in chunk}
@@ -110,17 +131,31 @@ def write_self_supervised(
         rows = {
             "prompt": [prompter(each) for each in chunk],
             "response": [each.response for each in chunk],
-            "reference": [str(each.record.get(reference) or each.response) for each in chunk],
-        }
+            "reference": [
+                each.response if each.record.get(reference) is None
+                else reference_text(each.record[reference]) for each in chunk
+            ],
+        }  # fmt: skip
         with without_bars():
             return list(method.build(Dataset.from_dict(rows)))
 
     def records() -> Iterator[dict[str, Any]]:
         stream = main.examples(read_records(source, split=split))
         while chunk := list(islice(stream, _CHUNK)):
+            named = (
+                reference != "reference"
+            )  # mistyped, responses would be compared with themselves
+            if named and not sources and not any(reference in each.record for each in chunk):
+                raise UserError(
+                    f"No record has the column '{reference}' of --reference. The first one's: "
+                    f"{', '.join(chunk[0].record)}."
+                )
             for example, row in zip(chunk, built(chunk), strict=True):
                 before.add(example)
                 target, whose = row["target"], row["target_source"]
+                if not seen.add(pair_key(example.prompt, target)) and main.duplicates != "keep":
+                    sources["again"] += 1
+                    continue
                 changed = replace(example, response=target, source=whose)
                 after.add(changed)
                 sources[whose] += 1
@@ -147,7 +182,17 @@ def write_self_supervised(
         "subtitle": f"{source}: {count} examples for {model}",
         "answer": f"{own} of {count} responses are {model}'s own and right; the others are as "
         "given.",
-        "notes": ["A right number after wrong reasoning passes a judge of answers."],
+        "notes": [
+            "A right number after wrong reasoning passes a judge of answers.",
+            *(
+                [
+                    f"{unasked} times the model was not asked, since the prompt left no room for "
+                    "--max-tokens in its context."
+                ]
+                if unasked
+                else []
+            ),
+        ],
         "tables": [table for table in made if table is not None],
         "picture": None,
         "screen": main.summary(),
