@@ -82,6 +82,11 @@ def test_bad_arguments_are_refused() -> None:
         SparseClusterFilter(keep=0)
     with pytest.raises(ValueError, match="empty pool"):
         SparseClusterFilter().fit(torch.empty(0, 3))
+    with pytest.raises(ValueError, match="not finite"):
+        SparseClusterFilter(k=1).fit(torch.tensor([[1.0, float("nan")]]))
+    with pytest.raises(ValueError, match="call fit"):
+        SparseClusterFilter().accept(torch.eye(2))
+    assert SparseClusterFilter(k=2).fit([[1, 0], [0, 1]]).accept([[1.0, 0]]).tolist() == [True]
     with pytest.raises(ValueError, match="method"):
         DiverseSubset(3, "random")
 
@@ -124,6 +129,7 @@ def test_overlap_of_ten_words() -> None:
     assert ngram_overlap([ten, nine, ""], test).tolist() == [True, False, False]
     assert ngram_overlap([nine], test, n=9).tolist() == [True]
     assert NGramIndex(["What is 2 + 2?"]).hit("what is 2 + 2"), "short texts as a whole"
+    assert NGramIndex(["巴黎是不是法国的城市"], n=8).hit("请问巴黎是不是法国的首都")
 
 
 # ------------------------------------------------------------------------- synthesis

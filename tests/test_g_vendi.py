@@ -207,6 +207,8 @@ def test_what_has_no_direction_is_refused() -> None:
         vendi_score([[1.0, 0.0], [0.0, 0.0]])
     with pytest.raises(ValueError, match="finite"):
         vendi_score([[math.nan, 1.0]])
+    with pytest.raises(ValueError, match="no direction in it"):
+        vendi_score(np.zeros((2, 2)), kind="gram")
     with pytest.raises(ValueError, match="at least one"):
         StreamingVendi(3).compute()
 
@@ -239,6 +241,8 @@ def test_variety_raises_the_score_and_copies_do_not() -> None:
     metric = GVendi(decoder(), TOKENIZER, dim=256)
     various = records(40)
     assert metric.score(various) > 3 * metric.score(various[:2] * 20)
+    with pytest.raises(ValueError, match="no prompt and no response"):
+        metric.score([{"question": "a"}])
     assert metric.score(various * 2) == pytest.approx(metric.score(various), rel=1e-4)
 
 

@@ -43,6 +43,8 @@ def test_rare_kinds_are_kept_whole_and_common_ones_drawn() -> None:
     assert len(SmallToLarge(5, k=50).select(np.ones((9, 2)))) == 5  # one kind of example
     with pytest.raises(ValueError, match="finite"):
         SmallToLarge(2).select(np.array([[1.0, np.nan]]))
+    with pytest.raises(ValueError, match="examples, checkpoints"):
+        SmallToLarge(2).select(np.array([1.0, 2.0]))
     with pytest.raises(ValueError, match="at least 1"):
         SmallToLarge(0)
 

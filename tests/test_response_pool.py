@@ -2,6 +2,7 @@ import itertools
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -162,6 +163,10 @@ def test_pairs_for_preference_training_go_from_right_to_wrong() -> None:
 def test_bad_pools_and_arguments_are_refused() -> None:
     with pytest.raises(ValueError, match="response"):
         ResponsePool([{"prompt": "p"}])
+    with pytest.raises(ValueError, match="prompts are texts"):
+        ResponsePool([{"prompt": 1, "response": "r"}])
+    frame = pd.DataFrame([{"prompt": "p", "response": r} for r in ("a", "b b")])
+    assert LongestResponse().select(ResponsePool(frame)).column("response") == ["b b"]
     with pytest.raises(ValueError, match="no column 'fit'"):
         POOL.select("fit")
     with pytest.raises(ValueError, match="k is at least 1"):

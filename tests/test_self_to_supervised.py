@@ -122,6 +122,8 @@ def test_worlds_are_judged_by_the_reference_not_the_style() -> None:
 def test_bad_data_are_refused() -> None:
     with pytest.raises(ValueError, match="response"):
         SelfToSupervised(write, judge).build(DATA.remove_columns("response"))
+    with pytest.raises(ValueError, match="answers to 1 of 4 prompts"):
+        SelfToSupervised(lambda prompts, n: [["a"]], judge).build(DATA)
     with pytest.raises(ValueError, match="n_samples"):
         SelfToSupervised(write, judge, n_samples=0)
     assert len(SelfToSupervised(write, judge).build(DATA.select([]))) == 0

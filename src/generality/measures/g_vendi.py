@@ -89,7 +89,8 @@ class GVendi:
 
         An example without a response token (empty, or cut away) is a row of zeros.
         """
-        records = iter(ds)
+        rows: Any = ds
+        records = iter(rows.to_dict("records") if hasattr(rows, "iloc") else rows)  # a DataFrame's
         while window := list(islice(records, _WINDOW)):
             yield self._window(window)
 
@@ -106,6 +107,8 @@ class GVendi:
 
     def _window(self, records: list[Mapping[str, Any]]) -> Tensor:
         prompt, response = self.columns
+        if lacking := [name for name in self.columns if name not in records[0]]:
+            raise ValueError(f"the records have no {' and no '.join(lacking)}: name the columns")
         encoded = [encode_response(self.tokenizer, r[prompt], r[response]) for r in records]
         limit = self.max_length or max(len(tokens) for tokens, _ in encoded)
         self.cut += sum(len(tokens) > limit for tokens, _ in encoded)

@@ -41,7 +41,7 @@ def vendi_score(
     >>> [round(vendi_score([[1, 0], [2, 0], [0, 1]], q=q), 3) for q in (0, 2, math.inf)]
     [2.0, 1.8, 1.5]
     """
-    values = torch.as_tensor(np.asarray(matrix) if not isinstance(matrix, Tensor) else matrix)
+    values = matrix.detach() if isinstance(matrix, Tensor) else torch.from_numpy(np.array(matrix))
     values = values.double()
     if values.ndim != 2 or not len(values) or not bool(values.isfinite().all()):
         raise ValueError("vendi_score needs a matrix of finite numbers with at least one row")
@@ -55,6 +55,8 @@ def vendi_score(
         raise ValueError(f"kind is 'features', 'gram' or 'covariance', not '{kind}'")
     if values.shape[0] != values.shape[1]:
         raise ValueError(f"a {kind} matrix is square, not {tuple(values.shape)}")
+    if float(values.trace()) <= 0:
+        raise ValueError(f"a {kind} matrix has a trace above 0: this one has no direction in it")
     shares = torch.linalg.eigvalsh(values).clamp(min=0)
     return _effective_number(shares / shares.sum(), q)
 

@@ -46,12 +46,15 @@ class SmallToLarge:
     def select(
         self, trajectories: Float[np.ndarray, "examples checkpoints"]
     ) -> Int[np.ndarray, " chosen"]:
-        """Rows to take, in their order. Raises ValueError for no rows or a loss not finite."""
+        """Rows to take, in their order.
+
+        Raises ValueError for no rows, another shape or a loss that is not finite.
+        """
         from sklearn.cluster import KMeans
 
         rows = np.asarray(trajectories, dtype=np.float64)
-        if not len(rows) or not np.isfinite(rows).all():
-            raise ValueError("trajectories are of one example or more, and finite")
+        if rows.ndim != 2 or not len(rows) or not np.isfinite(rows).all():
+            raise ValueError("trajectories are (examples, checkpoints), one or more, and finite")
         k = min(self.k, len(np.unique(rows, axis=0)))
         found = KMeans(k, n_init=3, random_state=self.seed).fit(rows)
         self.members: Int[np.ndarray, " examples"] = np.asarray(found.labels_)

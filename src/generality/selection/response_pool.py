@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from generality.selection.judge import Judge
 from generality.selection.pairs_by_score import preference_pairs
+from generality.selection.record_screen import words_in
 
 Score = Callable[[list[str], list[str]], Any]
 """From prompts and responses to one number each (a list, an array or a tensor)."""
@@ -29,10 +30,10 @@ class ResponsePool:
     be worked through in parts as long as a prompt's responses are in one part.
 
     Args:
-        rows: a dataset, or dicts with "prompt" and "response".
+        rows: a dataset, a pandas DataFrame, or dicts with "prompt" and "response".
 
     Raises:
-        ValueError: no column `prompt` or `response`.
+        ValueError: no column `prompt` or `response`, or a prompt that is no text.
 
     >>> pool = ResponsePool(
     ...     [{"prompt": "2 + 2?", "response": text, "source": who, "reference": "4"}
@@ -46,12 +47,15 @@ class ResponsePool:
     """
 
     def __init__(self, rows: Dataset | Iterable[Mapping[str, Any]]) -> None:
-        dataset = rows if isinstance(rows, Dataset) else Dataset.from_list([dict(r) for r in rows])
+        dataset = as_dataset(rows)
         lacking = {"prompt", "response"} - set(dataset.column_names)
         if lacking and len(dataset):
             raise ValueError(f"a pool needs the column {' and '.join(sorted(lacking))}")
         if "prompt_id" not in dataset.column_names and len(dataset):
-            ids = [xxhash.xxh3_64_hexdigest(prompt.encode()) for prompt in dataset["prompt"]]
+            prompts = list(dataset["prompt"])
+            if not all(isinstance(prompt, str) for prompt in prompts):
+                raise ValueError("prompts are texts; or give each row a prompt_id")
+            ids = [xxhash.xxh3_64_hexdigest(prompt.encode()) for prompt in prompts]
             dataset = dataset.add_column("prompt_id", ids)
         self.dataset: Dataset = dataset
 
@@ -73,7 +77,7 @@ class ResponsePool:
 
     def lengths(self) -> list[int]:
         """Words of each response."""
-        return [len(response.split()) for response in self.column("response")]
+        return [words_in(response) for response in self.column("response")]
 
     def verify(
         self, judge: Judge, *, reference: str = "reference", drop: bool = False
@@ -191,6 +195,14 @@ class ResponsePool:
 
     def _rows(self, rows: list[int]) -> ResponsePool:
         return ResponsePool(taken(self.dataset, rows))
+
+
+def as_dataset(rows: Any) -> Dataset:
+    """A dataset as it is, or one of a DataFrame's rows or of dicts."""
+    if isinstance(rows, Dataset):
+        return rows
+    each = rows.to_dict("records") if hasattr(rows, "iloc") else rows
+    return Dataset.from_list([dict(row) for row in each])
 
 
 def taken(dataset: Dataset, rows: Sequence[int]) -> Dataset:

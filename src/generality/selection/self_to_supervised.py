@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import nn
 from generality.measures.response_logprob import response_logprob
 from generality.models.generation import generate_texts
 from generality.selection.judge import Judge
-from generality.selection.response_pool import taken
+from generality.selection.response_pool import as_dataset, taken
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -102,7 +102,8 @@ class SelfToSupervised:
             paraphrase_template: a text with {prompt} and {reference}; None: no paraphrases.
             n_samples: one is greedy; several are drawn at `temperature`.
             temperature: of the draws.
-            max_tokens: of an answer; longer ones count as cut short and are never targets.
+            max_tokens: of an answer; longer ones count as cut short and are never targets, nor is
+                one that is a token short of it, as decoding drops white space at a text's ends.
             batch_size: prompts at a time.
             seed: of the draws.
             options: `own` and `fallback`.
@@ -116,7 +117,7 @@ class SelfToSupervised:
             )  # fmt: skip
             texts: list[str | None] = [
                 None
-                if len(tokenizer(text, add_special_tokens=False)["input_ids"]) >= max_tokens
+                if len(tokenizer(text, add_special_tokens=False)["input_ids"]) >= max_tokens - 1
                 else text
                 for text in written
             ]
@@ -139,14 +140,14 @@ class SelfToSupervised:
             n_samples=n_samples, score=score, **options,
         )  # fmt: skip
 
-    def build(self, dataset: Dataset) -> Dataset:
+    def build(self, dataset: Dataset | Iterable[Mapping[str, Any]]) -> Dataset:
         """The dataset with columns `target`, `target_source` and, with a scorer, `base_logprob`.
 
         Examples do not depend on each other, so a large dataset may be worked through in parts.
 
         Args:
             dataset: `prompt`, `response` (the gold answer) and, where the judge compares with
-                something else, such as unit tests, `reference`.
+                something else, such as unit tests, `reference`; a DataFrame or dicts will do.
 
         Returns:
             The same rows (fewer with fallback "drop") with `target`, the text to train on;
@@ -154,8 +155,9 @@ class SelfToSupervised:
             of the target under the model before training.
 
         Raises:
-            ValueError: no column `prompt` or `response`.
+            ValueError: no column `prompt` or `response`, or not as many answers as prompts.
         """
+        dataset = as_dataset(dataset)
         lacking = {"prompt", "response"} - set(dataset.column_names)
         if lacking:
             raise ValueError(f"the data need the column {' and '.join(sorted(lacking))}")
@@ -164,7 +166,12 @@ class SelfToSupervised:
         references = list(dataset["reference"]) if known else gold
         targets: dict[int, tuple[str, str]] = {}
         if self.own and prompts:
-            for i, written in enumerate(self.write(prompts, self.n_samples)):
+            answers = list(self.write(prompts, self.n_samples))
+            if len(answers) != len(prompts):
+                raise ValueError(
+                    f"`write` gave answers to {len(answers)} of {len(prompts)} prompts"
+                )
+            for i, written in enumerate(answers):
                 right = self._right(prompts[i], written, references[i])
                 if right:
                     targets[i] = (self._likeliest(prompts[i], right), "self")

@@ -51,7 +51,8 @@ class SparseClusterFilter:
         self.k, self.keep, self.iterations, self.seed = k, keep, iterations, seed
 
     def fit(self, pool: Float[Any, "n dim"]) -> SparseClusterFilter:
-        """Cluster the pool. Raises ValueError when it is empty."""
+        """Cluster the pool. Raises ValueError when it is empty or holds a number not finite."""
+        pool = _array(pool)
         if not len(pool):
             raise ValueError("an empty pool has no clusters")
         self.centres, members = spherical_kmeans(
@@ -61,12 +62,15 @@ class SparseClusterFilter:
         return self
 
     def assign(self, rows: Float[Any, "n dim"]) -> Int[np.ndarray, " n"]:
-        """The cluster of each row."""
-        return _nearest(rows, self.centres)[0]
+        """The cluster of each row. Raises ValueError before `fit`."""
+        if not hasattr(self, "centres"):
+            raise ValueError("there are no clusters yet: call fit(pool) first")
+        return _nearest(_array(rows), self.centres)[0]
 
     def accept(self, candidates: Float[Any, "n dim"]) -> Bool[np.ndarray, " n"]:
         """Whether each candidate falls into a sparse cluster; the counts stay as they are."""
-        return sparse_clusters(self.counts, self.keep)[self.assign(candidates)]
+        members = self.assign(candidates)
+        return sparse_clusters(self.counts, self.keep)[members]
 
     def add(self, rows: Float[Any, "n dim"]) -> None:
         """Count rows as members of their clusters from now on, without clustering anew."""
@@ -125,8 +129,9 @@ class DiverseSubset:
         """Rows of the pool, in the order in which they were taken; all when it has no more than n.
 
         Raises:
-            ValueError: n < 1 or an empty pool.
+            ValueError: n < 1, an empty pool, or a number that is not finite.
         """
+        pool = _array(pool)
         if self.n < 1 or not len(pool):
             raise ValueError(f"nothing to choose: n = {self.n} of {len(pool)}")
         if len(pool) <= self.n:
@@ -238,6 +243,13 @@ def _parts(rows: Any) -> list[Any]:
     return [rows[first : first + _ROWS] for first in range(0, len(rows), _ROWS)]
 
 
+def _array(rows: Any) -> Any:
+    """A tensor or an array (perhaps mapped) as it is; a list or a DataFrame as an array."""
+    return rows if isinstance(rows, (Tensor, np.ndarray)) else np.asarray(rows, np.float32)
+
+
 def _unit(rows: Any) -> Tensor:
     rows = rows if isinstance(rows, Tensor) else torch.from_numpy(np.array(rows, np.float32))
+    if not bool(rows.isfinite().all()):
+        raise ValueError("rows of features hold numbers that are not finite")
     return torch.nn.functional.normalize(rows.float().cpu(), dim=1)
