@@ -76,6 +76,10 @@ def test_last_epoch_is_read_until_this_one_is_committed() -> None:
     assert table.lookup(index).tolist() == [[0.25, 0.75], [0.0, 1.0]]
     with pytest.raises(ValueError, match="outside"):
         table.stage(torch.tensor([4]), torch.tensor([[0.5, 0.5]]))
+    with pytest.raises(ValueError, match="outside"):
+        table.lookup(torch.tensor([-1]))
+    with pytest.raises(ValueError, match="that `indexed` adds"):
+        SelfDistillation(2, 2, epochs=2)(torch.zeros(2, 2), torch.eye(2), 0.0)
     with pytest.raises(ValueError, match="are not"):
         table.stage(torch.tensor([0]), torch.tensor([[0.5, 0.3, 0.2]]))
 

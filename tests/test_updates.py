@@ -38,6 +38,9 @@ def test_flips_of_the_paper_by_hand() -> None:
     )
     assert found.relative == pytest.approx((2 / 6) / (4 / 6 * 3 / 6))
     assert found.floor == pytest.approx(nfr_floor(4 / 6, 3 / 6))
+    said = [[f"It is {n}." for n in group]
+            for group in ([0, 1, 1, 0, 0, 2], [0, 2, 2, 2, 0, 1], [0, 1, 2, 1, 0, 2])]  # fmt: skip
+    assert flip_report(*said) == found, "answers may be texts"
 
 
 def test_the_interval_is_the_bootstrap_over_examples() -> None:
@@ -57,6 +60,8 @@ def test_flips_of_scores_by_hand() -> None:
     assert math.isnan(score_flip_report([1.0], [1.0]).gain)
     with pytest.raises(ValueError, match="same examples"):
         score_flip_report([1.0], [1.0, 2.0])
+    with pytest.raises(ValueError, match="not finite"):
+        score_flip_report([1.0], [math.nan])
 
 
 def test_independent_errors_have_a_relative_rate_of_one() -> None:
@@ -103,6 +108,25 @@ def test_padding_counts_nowhere_and_teachers_get_no_gradient() -> None:
     assert gradients[0] is not None
     assert gradients[0][0, 2].abs().sum() == 0
     assert gradients[1:] == (None, None)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_gives_a_finite_loss(dtype) -> None:
+    sure = torch.tensor([[40.0, 0, 0], [0, 40, 0]], dtype=dtype)  # probabilities of 0 in half
+    for loss in UPDATE_LOSSES.values():
+        found = loss(Z.to(dtype), sure, sure.flip(-1), TRUE)
+        expected = loss(Z, sure.float(), sure.flip(-1).float(), TRUE)
+        assert found.item() == pytest.approx(expected.item(), abs=1e-5)
+
+
+def test_a_token_that_no_model_may_say_counts_nowhere() -> None:
+    barred = torch.full((2, 1), -math.inf)
+    start = torch.cat([Z, barred], 1).requires_grad_()
+    teachers = [torch.cat([each, barred], 1) for each in (OLD, NEW)]
+    loss = token_masked_kd(start, *teachers, TRUE)
+    assert loss.item() == pytest.approx(0.1220, abs=5e-5)
+    (gradient,) = torch.autograd.grad(loss, start)
+    assert gradient[:, :3].isfinite().all()
 
 
 @given(st.integers(0, 500))

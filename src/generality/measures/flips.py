@@ -80,7 +80,8 @@ def flip_report(old: Predictions, new: Predictions, truth: Predictions) -> FlipR
     """How many examples an update broke and mended, and how many it had to break.
 
     Args:
-        old: class ids (n,) or probabilities (n, classes) of the model before; likewise the others.
+        old: class ids (n,), answers as texts (n,) or probabilities (n, classes) of the old model;
+            likewise the others. Texts are one answer where they are the same, letter by letter.
         new: of the model after, on the same examples.
         truth: the true classes.
 
@@ -94,7 +95,7 @@ def flip_report(old: Predictions, new: Predictions, truth: Predictions) -> FlipR
     >>> found.negative, found.positive, found.floor, found.mcnemar_p
     (0.25, 0.5, 0.0, 1.0)
     """
-    before, after, true = same_length(old=old, new=new, truth=truth)
+    before, after, true = same_length(**_numbered({"old": old, "new": new, "truth": truth}))
     n = len(true)
     if n == 0:
         raise ValueError("there are no examples to compare the two models on")
@@ -114,6 +115,18 @@ def flip_report(old: Predictions, new: Predictions, truth: Predictions) -> FlipR
         floor=max(0, broken - mended) / n,
         interval=(low, high),
     )
+
+
+def _numbered(groups: dict[str, Any]) -> dict[str, Any]:
+    """The same groups, with a number in the place of each text where all of them are texts."""
+    told = {name: [*values] for name, values in groups.items()}
+    if not all(isinstance(each, str) for values in told.values() for each in values):
+        return groups
+    numbers: dict[str, int] = {}
+    return {
+        name: [numbers.setdefault(text, len(numbers)) for text in values]
+        for name, values in told.items()
+    }
 
 
 def flip_rows(
@@ -180,7 +193,8 @@ def score_flip_report(
             word.
 
     Raises:
-        ValueError: no examples, unequal numbers of them, or a negative tolerance.
+        ValueError: no examples, unequal numbers of them, a score that is not finite, or a negative
+            tolerance.
 
     Source: Echterhoff et al. 2024 (arXiv 2407.09435), section 3.
 
@@ -193,6 +207,8 @@ def score_flip_report(
             f"scores are (n,) of the same examples and tolerance at least 0, not {before.shape}, "
             f"{after.shape} and {tolerance}"
         )
+    if not (np.isfinite(before).all() and np.isfinite(after).all()):
+        raise ValueError("scores contain values that are not finite: leave these examples out")
     change = after - before
     up, down = change > tolerance, change < -tolerance
     return ScoreFlipReport(

@@ -98,8 +98,10 @@ class PastPredictionTable(nn.Module):
         """What was last said of these examples; `default` (their labels) where nothing was.
 
         Raises:
-            ValueError: nothing was said of some of them, and there is no default.
+            ValueError: an index that there is not, or nothing was said of some of them and there is
+                no default.
         """
+        self._check(index)
         rows = index.to(self.past.device).long()
         known = self.past_known[rows]
         if default is None and not bool(known.all()):
@@ -131,14 +133,17 @@ class PastPredictionTable(nn.Module):
             raise ValueError(
                 f"{tuple(values.shape)} probabilities are not ({len(rows)}, {self.classes})"
             )
-        if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < self.items:
-            raise ValueError(f"an index is outside of the table's {self.items} items")
+        self._check(rows)
         rows = rows.to(self.staged.device).long()
         if self.topk is not None:
             values, at = values.topk(self.topk, dim=-1)
             self.staged_at[rows] = at.to(self.staged_at)
         self.staged[rows] = values.to(self.staged)
         self.staged_known[rows] = True
+
+    def _check(self, index: Tensor) -> None:
+        if len(index) and not 0 <= int(index.min()) <= int(index.max()) < self.items:
+            raise ValueError(f"an index is outside of the table's {self.items} items")
 
     @torch.no_grad()
     def commit(self) -> None:
@@ -296,7 +301,12 @@ class SelfDistillation(nn.Module):
         targets: Float[Tensor, "batch classes_and_index"],
         progress: float,
     ) -> Float[Tensor, ""]:
-        """The loss, in nats."""
+        """The loss, in nats. Raises ValueError for targets without their index."""
+        if targets.shape != (len(logits), self.table.classes + 1):
+            raise ValueError(
+                f"targets are ({len(logits)}, {self.table.classes} + 1): labels and the index that "
+                f"`indexed` adds, not {tuple(targets.shape)}"
+            )
         labels, index = targets[:, :-1], targets[:, -1].long()
         epoch = int(progress * self.soften.epochs + 1e-6)  # a step's share of training is rounded
         if epoch != int(self.epoch):
@@ -331,7 +341,8 @@ def gradient_rescale(
     The ratio of the L1 norms of the logits' gradients, softened over hard target, wherever no wrong
     class k has p_k < alpha · Q_k. Near 1 − alpha nothing changed in an epoch; near 1 last epoch
     was surer of the label than this one (a harder example, which then weighs more); lower where the
-    example is fitted better than before, and below 0 the pull is away from the label.
+    example is fitted better than before, and below 0 the pull is away from the label. NaN or −∞
+    where p_y is 1.
 
     Source: Kim et al. 2021 (arXiv 2006.12000), section 3.3.
 

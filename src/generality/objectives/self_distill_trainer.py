@@ -30,7 +30,8 @@ class SelfDistillTrainer(Trainer):
         args, options: of `Trainer`; `model.config.num_labels` says how many classes there are.
 
     Raises:
-        UserError: the training set has no column `index`.
+        UserError: the training set has no column `index`, or `max_steps` says how long training is
+            (the targets' weight grows by epochs).
 
     >>> import tempfile
     >>> from datasets import Dataset
@@ -60,6 +61,11 @@ class SelfDistillTrainer(Trainer):
         if "index" not in getattr(self.train_dataset, "column_names", ["index"]):
             raise UserError(
                 "The training set has no column 'index': add one that counts its rows from 0."
+            )
+        if self.args.max_steps > 0:
+            raise UserError(
+                "Say how long training is by num_train_epochs in place of max_steps: the weight of "
+                "the past grows by epochs."
             )
         self.distillation = SelfDistillation(
             len(self.train_dataset),

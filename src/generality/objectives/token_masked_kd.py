@@ -28,7 +28,8 @@ def token_masked_kd(
 ) -> Float[Tensor, ""]:
     """Mean over the labels of m · KL(old ‖ student) + (1 − m) · KL(new ‖ student), in nats.
 
-    All distributions are softmaxes at `temperature`; there is no factor temperature². No gradient
+    All distributions are softmaxes at `temperature`; there is no factor temperature². Logits of
+    half precision are taken to float32, in which their logarithms are finite. No gradient
     goes through the teachers or the mask m, which is for each label:
 
     - "student_wrong": 1 where the student's most probable token is not the label (MUSCLE);
@@ -74,13 +75,14 @@ def token_masked_kd(
         raise ValueError(
             f"temperature is above 0 and ce_weight in [0, 1], not {temperature} and {ce_weight}"
         )
+    student, old, new = (_precise(each) for each in (student, old, new))
     known = labels != ignore_index
     target = labels.masked_fill(~known, 0)
     with torch.no_grad():
         from_old = _mask(mask, student, old, new, target, known).to(student.dtype)
         teachers = [(each.detach() / temperature).softmax(-1) for each in (old, new)]
     said = (student / temperature).log_softmax(-1)
-    pull = [(teacher * (teacher.clamp_min(_TINY).log() - said)).sum(-1) for teacher in teachers]
+    pull = [_divergence(teacher, said) for teacher in teachers]
     loss = from_old * pull[0] + (1 - from_old) * pull[1]
     if ce_weight:
         hard = -student.log_softmax(-1).gather(-1, target[..., None]).squeeze(-1)
@@ -104,6 +106,16 @@ def _mask(
         return (gain.sum(-1, keepdim=True) if kind == "ll_sequence" else gain) > 0
     share = {"all_old": 1.0, "all_new": 0.0, "average": 0.5}[kind]
     return torch.full_like(student[..., 0], share)
+
+
+def _divergence(teacher: Tensor, said: Tensor) -> Tensor:
+    """KL(teacher ‖ student) of probabilities and log-probabilities; 0 · log(0 / 0) is 0."""
+    each = teacher * (teacher.clamp_min(_TINY).log() - said)
+    return torch.where(teacher > 0, each, 0.0).sum(-1)
+
+
+def _precise(logits: Tensor) -> Tensor:
+    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
 
 def focal_distillation(
@@ -130,12 +142,13 @@ def focal_distillation(
     >>> round(focal_distillation(one, one, None, torch.tensor([0])).item(), 4)  # the labels alone
     0.1269
     """
+    student, old = _precise(student), _precise(old)
     known = labels != ignore_index
     target = labels.masked_fill(~known, 0)
     with torch.no_grad():
         teacher = (old.detach() / temperature).softmax(-1)
         care = everywhere + where_right * (old.argmax(-1) == target).to(student.dtype)
     said = (student / temperature).log_softmax(-1)
-    pull = (teacher * (teacher.clamp_min(_TINY).log() - said)).sum(-1)
+    pull = _divergence(teacher, said)
     hard = -student.log_softmax(-1).gather(-1, target[..., None]).squeeze(-1)
     return ((hard + weight * care * pull) * known).sum() / known.sum().clamp_min(1)
