@@ -196,6 +196,16 @@ def test_the_processor_alone_is_the_same_and_can_be_used_again():
     assert processor.weights.shape == (2, 2)
 
 
+def test_the_temperature_divides_the_sum():
+    model, tokens = fused_lm(StaticFusion((1.5, 0.5))), padded(["a = 3 ; a ?"])["input_ids"]
+    found = model.generate(
+        tokens, max_new_tokens=1, do_sample=True, temperature=2.0, top_k=0, output_scores=True,
+        return_dict_in_generate=True,
+    )  # fmt: skip
+    fused = model(tokens).logits[:, -1]
+    torch.testing.assert_close(found.scores[0].softmax(-1), (fused / 2).softmax(-1))
+
+
 def test_beam_search_follows_the_rows():
     model = fused_lm(KLMatchedFusion())
     asked = padded(["a = 3 ; a ?", "c ?"])
@@ -219,6 +229,16 @@ def test_fused_with_itself_writes_as_the_large_model():
     assert generate_texts(same, TOKENIZER, prompts, max_tokens=8) == generate_texts(
         large, TOKENIZER, prompts, max_tokens=8
     )
+
+
+def test_a_reasoner_that_says_nothing_leaves_the_backbone_as_it_is():
+    backbone, reasoner = make(seed=0), tiny_decoder("0.05M", 1, vocabulary=len(TOKENIZER))
+    for parameter in reasoner.parameters():
+        parameter.data.zero_()
+    prompts = ["a = 3 ; b = a + 4 ; b ?", "c ?"]
+    assert generate_texts(
+        FusedCausalLM(backbone, [reasoner]), TOKENIZER, prompts, max_tokens=8
+    ) == generate_texts(backbone, TOKENIZER, prompts, max_tokens=8)
 
 
 def test_score_is_the_log_probability_of_what_is_written():

@@ -628,6 +628,8 @@ def test_adapters_are_added_to_the_base_that_is_named(models, adapters, tmp_path
     with pytest.raises(UserError, match="gone', is not here: name it with --base"):
         merge_models([moved], tmp_path / "lost")
     merge_models([moved], tmp_path / "found", base=models / "0")
+    named = merge_adapters([moved], base=str(models / "0")).config["base_model_name_or_path"]
+    assert named == str(models / "0")
     merge_models([adapters[0]], tmp_path / "same")
     one, other = Checkpoint(tmp_path / "found"), Checkpoint(tmp_path / "same")
     assert all(torch.equal(one[name], other[name]) for name in one)

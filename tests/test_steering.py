@@ -8,6 +8,7 @@ import torch
 from gymnasium.utils.env_checker import check_env
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from generality.agents import bandit_environment
 from generality.agents.text_bandit import (
@@ -28,6 +29,7 @@ from generality.decoding import (
     shuffled_control,
     weighted_steering_vector,
 )
+from generality.decoding.steering_vector import blocks_of
 from generality.errors import UserError
 from generality.measures import action_entropy
 from generality.models import generate_texts, tiny_decoder
@@ -118,6 +120,14 @@ def test_activations_are_the_hidden_states_of_transformers(model):
     for wrong, said in (([[]], "no token"), ([[1]], "layer is 0")):
         with pytest.raises(ValueError, match=said):
             collect_activations(model, wrong, [9])
+
+
+def test_layers_of_experts_are_layers():
+    layers = [nn.ModuleDict({"experts": nn.ModuleList([nn.ReLU()] * 5)}) for _ in range(2)]
+    assert blocks_of(nn.ModuleDict({"layers": nn.ModuleList(layers)})) == layers
+    assert blocks_of(nn.ModuleList(layers)) == layers
+    with pytest.raises(ValueError, match="no list of blocks"):
+        blocks_of(nn.Sequential(nn.ReLU()))
 
 
 def test_only_the_last_token_of_the_prompt_is_changed_and_only_inside(model):

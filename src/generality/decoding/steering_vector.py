@@ -66,19 +66,27 @@ class SteeringVector:
 def blocks_of(model: nn.Module) -> list[nn.Module]:
     """The layers of a transformer in their order: its longest list of modules of one class.
 
+    Lists inside of such lists, as experts are inside of layers, do not count.
+
     Raises:
         ValueError: the model has no such list.
 
     >>> [type(block).__name__ for block in blocks_of(nn.ModuleList([nn.ReLU(), nn.ReLU()]))]
     ['ReLU', 'ReLU']
     """
-    lists = [
-        list(module) for module in model.modules()
+    lists = {
+        name: list(module) for name, module in model.named_modules()
         if isinstance(module, nn.ModuleList) and len({type(each) for each in module}) == 1
-    ]  # fmt: skip
-    if not lists:
+    }  # fmt: skip
+
+    def inside(name: str) -> bool:
+        others = (f"{other}." if other else "" for other in lists if other != name)
+        return name.startswith(tuple(others))
+
+    outer = [blocks for name, blocks in lists.items() if not inside(name)]
+    if not outer:
         raise ValueError("the model has no list of blocks of one class to hook")
-    return max(lists, key=len)
+    return max(outer, key=len)
 
 
 def check_layer(blocks: Sequence[nn.Module], layer: int) -> None:

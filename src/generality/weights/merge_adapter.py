@@ -110,7 +110,8 @@ def merge_adapters(
     first: dict[str, Any] = opened[0].adapter  # type: ignore[attr-defined]
     others = {module: r for module, r in ranks.items() if r != rank}
     config = {
-        **{key: first.get(key) for key in ("peft_type", "task_type", "base_model_name_or_path")},
+        **{key: first.get(key) for key in ("peft_type", "task_type")},
+        "base_model_name_or_path": base or first.get("base_model_name_or_path"),
         "r": rank, "lora_alpha": rank, "rank_pattern": others, "alpha_pattern": dict(others),
         "target_modules": sorted(ranks), "lora_dropout": 0.0, "bias": "none",
         "inference_mode": True,

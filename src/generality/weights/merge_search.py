@@ -52,7 +52,8 @@ def search_merge(
 
     The search begins at equal weights, which are tried first, so that its result is never worse
     than they are on the data that `fitness` looks at. Those data must not be what is reported
-    later: a search over-fits small ones. Weights are not negative.
+    later: a search over-fits small ones. Weights are not negative. Densities are not searched, as
+    mergekit's are: the one that is given is that of all groups.
 
     Source: the search of mergekit's evolutionary merging (Akiba et al. 2024, arXiv 2403.13187),
     which is what "Unconstrained Model Merging" (arXiv 2410.13699) applies to its homogeneous
