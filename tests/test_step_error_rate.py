@@ -46,6 +46,13 @@ def test_propagating_never_lowers_a_rate_and_rates_are_shares(flags: list[list[b
         ("10 - 4 = 6, 4 − 10 = -6", [False, False]),
         ("2.5 + 2.5 = 5.0", [False]),
         ("4 / 0 = 4", [True]),
+        ("3 + 4 + 5 = 12 but 2 * 3 + 4 = 14", [False, True]),
+        ("7 + 4 - 3 = 8, 20 - 2 × 3 = 14, 5 - -3 = 8", [False] * 3),
+        ("$3 * 4 = $12", [False]),
+        ("1/3 = 0.33, 2/3 = 0.66, 10/4 = 2", [False, True, True]),
+        ("(1 + 2) * 3 * 2 = 18 and 2^3 + 1 = 9", None),
+        ("- 3 + 4 = 7\n* 1 + 1 = 3", [False, True]),
+        ("= 7,7 + 5 = 12", [False]),
         ("no equation", None),
     ],
 )

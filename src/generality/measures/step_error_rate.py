@@ -88,15 +88,17 @@ def outcome_error_rate(solutions: Iterable[Any], is_right: Callable[[Any], Any])
 class ArithmeticSteps:
     """A judge that recomputes every `a + b = c` in a text, each step by itself.
 
-    Reads +, -, −, *, ×, x, / and ÷ between two numbers, GSM8K's `<<3+4=7>>` among them. A slip in
-    what was copied into a step is not seen; a judge with a reference sees it.
+    Reads sums and products of two numbers or more with +, -, −, *, ×, x, / and ÷ (products first),
+    GSM8K's `<<3+4=7>>` among them; amounts in $ as numbers. What has brackets or powers before the
+    `=` is not read. A slip in what was copied into a step is not seen; a judge with a reference
+    sees it.
 
     Args:
         modulus: compare modulo this; None: up to `tolerance`.
-        tolerance: absolute, for rounded results.
+        tolerance: absolute. A result with decimals may also be rounded to those it is written with.
 
     >>> judge = ArithmeticSteps()
-    >>> judge("She has 3 + 4 = 7 apples and pays 7 × 2 = 15. The answer is 15.")
+    >>> judge("She has 3 + 4 = 7 apples and pays 7 × $2 + 1 = $16. The answer is 16.")
     [False, True]
     >>> ArithmeticSteps(modulus=5)("a = 3 ; b = 3 + 4 = 2 => 2"), judge("The answer is 2.")
     ([False], None)
@@ -107,30 +109,53 @@ class ArithmeticSteps:
 
     def __call__(self, solution: str, /) -> list[bool] | None:
         """Whether each equation of the text is wrong; None where it has none."""
-        found = [self._wrong(*parts) for parts in _EQUATION.findall(solution)]
+        text = solution.replace("$", "")
+        found = [
+            self._wrong(match["terms"], match["result"])
+            for match in _EQUATION.finditer(text)
+            if not _goes_on(text, match.start())
+        ]
         return found or None
 
-    def _wrong(self, left: str, operator: str, right: str, result: str) -> bool:
-        a, b, c = (float(number.replace(",", "")) for number in (left, right, result))
-        if operator in "/÷" and b == 0:
+    def _wrong(self, terms: str, result: str) -> bool:
+        try:
+            difference = abs(_value(terms) - _number(result))
+        except ZeroDivisionError:
             return True
-        value = _OPERATIONS[operator](a, b)
-        difference = abs(value - c)
         if self.modulus is not None:
             difference %= self.modulus
             difference = min(difference, self.modulus - difference)
-        return difference > self.tolerance
+        decimals = len(result.partition(".")[2])
+        return difference > self.tolerance + (0.5 * 10**-decimals if decimals else 0)
 
 
-_NUMBER = r"(-?\d[\d,]*(?:\.\d+)?)"
-_EQUATION = re.compile(rf"{_NUMBER}\s*([-−+*×x/÷])\s*{_NUMBER}\s*=\s*{_NUMBER}")
-_OPERATIONS: dict[str, Callable[[float, float], float]] = {
-    "+": lambda a, b: a + b,
-    "-": lambda a, b: a - b,
-    "−": lambda a, b: a - b,
-    "*": lambda a, b: a * b,
-    "×": lambda a, b: a * b,
-    "x": lambda a, b: a * b,
-    "/": lambda a, b: a / b,
-    "÷": lambda a, b: a / b,
-}
+_NUMBER = r"-?(?:\d{1,3}(?:,\d{3})+(?![\d,])|\d+)(?:\.\d+)?"
+_OPERATOR = r"\s*([-−+*×x/÷])\s*"
+_EQUATION = re.compile(
+    rf"(?<![\d.])(?P<terms>{_NUMBER}(?:{_OPERATOR}{_NUMBER})+)\s*=\s*(?P<result>{_NUMBER})"
+)
+
+
+def _number(text: str) -> float:
+    return float(text.replace(",", ""))
+
+
+def _value(terms: str) -> float:
+    """Of numbers and operators in turn; products before sums."""
+    operators = [match[1] for match in re.finditer(rf"(?<=\d){_OPERATOR}", terms)]
+    first, *others = map(_number, re.split(rf"(?<=\d){_OPERATOR}", terms)[::2])
+    total, product = 0.0, first
+    for operator, number in zip(operators, others, strict=True):
+        if operator in "*×x":
+            product *= number
+        elif operator in "/÷":
+            product /= number
+        else:
+            total, product = total + product, number if operator == "+" else -number
+    return total + product
+
+
+def _goes_on(text: str, start: int) -> bool:
+    """Whether what stands before is part of the expression; a bullet at a line's start is not."""
+    before = text[text.rfind("\n", 0, start) + 1 : start].strip()
+    return len(before) > 1 and before[-1] in "^*×/÷+-−%"
