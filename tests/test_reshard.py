@@ -276,6 +276,21 @@ def test_a_damaged_checkpoint_is_said_to_be(tmp_path: Path):
         open_training_state(tmp_path / "none")
 
 
+@pytest.mark.parametrize(
+    ("held", "said"),
+    [
+        (torch.ones(2), "no tensors by name"),
+        ({}, "no tensors by name"),
+        ({0: torch.ones(2)}, "no tensors by name"),
+        ({"model": {"w": torch.ones(2)}, "optimizer": {"lr": 0.1}}, "no state of an optimizer"),
+    ],
+)
+def test_a_file_that_holds_something_else_is_said_to(tmp_path: Path, held, said):
+    torch.save(held, tmp_path / "a.pt")
+    with pytest.raises(UserError, match=said):
+        open_training_state(tmp_path / "a.pt")
+
+
 def test_what_cannot_be_written_is_refused_and_leaves_nothing(tmp_path: Path):
     model, _ = trained()
     saved, out = training_state(model), tmp_path / "out"

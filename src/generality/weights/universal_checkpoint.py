@@ -406,14 +406,18 @@ def _from_file(file: Path) -> TrainingState:
                 f"{file} cannot be read as tensors and plain values "
                 f"({str(error).splitlines()[0]}); nothing else is unpickled."
             ) from error
-    weights = found.get("model", found)
-    if not isinstance(weights, Mapping) or not all(map(torch.is_tensor, weights.values())):
+    weights = found.get("model", found) if isinstance(found, Mapping) else None
+    if not isinstance(weights, Mapping) or not weights or not all(
+        isinstance(name, str) and torch.is_tensor(tensor) for name, tensor in weights.items()
+    ):  # fmt: skip
         raise UserError(f"{file}: no tensors by name, neither in it nor under 'model'.")
     weights = {name.removeprefix("module."): tensor for name, tensor in weights.items()}
     parameters = {name: {"weight": tensor} for name, tensor in weights.items()}
     rest = {} if found.get("model") is None else {k: v for k, v in found.items() if k != "model"}
     optimizer = rest.pop("optimizer", None)
     if isinstance(optimizer, Mapping):
+        if not {"state", "param_groups"} <= optimizer.keys():
+            raise UserError(f"{file}: 'optimizer' in it is no state of an optimizer of PyTorch.")
         groups = [dict(group) for group in optimizer["param_groups"]]
         named = [name for group in groups for name in group["params"]]
         for key, kept in optimizer["state"].items():
