@@ -137,6 +137,8 @@ def test_formats_differ_in_steps_and_demonstrations_and_never_show_the_problem()
     assert mixer.mix(pool) == FormatMixer(pool, k_shot=4, seed=3).mix(pool)
     with pytest.raises(ValueError, match="more than that"):
         FormatMixer(pool[:4], k_shot=4)
+    with pytest.raises(ValueError, match="one or more of icl_cot"):
+        mixer.mix(pool, ())
 
 
 def test_a_ledger_books_gain_and_price() -> None:

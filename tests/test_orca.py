@@ -110,7 +110,7 @@ def test_mistakes_of_the_caller() -> None:
 
 def test_only_the_response_is_learned_from() -> None:
     tokenizer = world_tokenizer()
-    tokens, start = encode_response(tokenizer, "a b c d e f g h i j k", "=> 1 2 3")
+    tokens, start = encode_response(tokenizer, "a b c d e f g h i j k l", "=> 1 2 3")
     labels = response_labels(tokens, start)
     assert sum(label != -100 for label in labels) == 4 + 1  # and the end token
 
@@ -159,6 +159,9 @@ def token_losses(model: torch.nn.Module, labels: torch.Tensor, **inputs) -> torc
 def test_packing_refuses_what_makes_no_sense() -> None:
     with pytest.raises(ValueError, match="max_length is positive"):
         pack([[1]], [[1]], max_length=0)
+    for tokens, labels in ([[1]], []), ([[1, 2]], [[1]]):
+        with pytest.raises(ValueError, match="a label for each token"):
+            pack(tokens, labels, max_length=4)
     assert pack([[1, 2, 3]], [[1, 2, 3]], max_length=2)[0]["input_ids"] == [1, 2]
 
 

@@ -8,7 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from generality.benchmarks.worked_sums import WorkedSum
 from generality.benchmarks.worlds import TARGET_WORDS, TargetPrograms, world_tokenizer
+from generality.experiments.self_sampled_sums import all_workings, sum_steps
 from generality.lab.train import TrainConfig, train
 from generality.measures.pass_at_k import pass_at_k
 from generality.measures.solution_diversity import canonical_program, solution_diversity
@@ -117,6 +119,22 @@ def test_other_programs_go_to_the_sandbox_together() -> None:
     traces = StateTracer().many(programs)
     assert [trace and trace.answers[-1] for trace in traces] == [7, 8, None, None, 7]
     assert len(traces[0].statements) == 4
+
+
+def test_workings_of_sums_are_programs_too() -> None:
+    known = SolutionBuffer(
+        WorkedSum("4 + 1 + 7").worked, StateTracer(executor=sum_steps), separator=" = "
+    )
+    other = all_workings(WorkedSum("4 + 1 + 7"))
+    assert len(other) == 3
+    assert known.offer(other[0]) == "known"
+    assert known.offer("7 + 4 = 11") == "no match"
+    assert known.offer("4 + 1 + 7 = 7 + 5 = 13. The answer is 13.") == "partial"
+    assert known.partial == ["4 + 1 + 7 = 7 + 5"]
+    assert known.offer("4 + 1 + 7 = five = 12. The answer is 12.") == "not executable"
+    assert [known.offer(text) for text in other[1:]] == ["full", "full"]
+    assert known.full == other
+    assert known.offer(other[1] + " The answer is 3.\nQuestion: 1 = 2") == "known"
 
 
 # ------------------------------------------------------------------------- buffers
@@ -291,6 +309,20 @@ def test_the_loss_of_references_alone_is_the_models_own() -> None:
     torch.testing.assert_close(one(torch.tensor([0])), own)
     whole = one.model(**text, labels=text["input_ids"]).loss * (text["input_ids"].numel() - 1)
     torch.testing.assert_close(sampler(samples=0, context=True)(torch.tensor([0])), whole)
+
+
+def test_a_beginning_is_learned_without_an_end() -> None:
+    """An end token after a partial program would teach to stop early."""
+    one, problem = sampler(samples=0, loss=MultiTargetLoss("mle_aug")), PROBLEMS[0]
+    reference_alone = one(torch.tensor([0]))
+    first = problem.reference.split(" ; ")[0]
+    begun = f"z = {first.split(' = ')[1]}"
+    assert one.known[0].offer(f"{begun} ; answer = 0 - 1") == "partial"
+    tokens = TOKENIZER(f"{problem.prompt} {begun}", return_tensors="pt")
+    labels = tokens["input_ids"].clone()
+    labels[:, : len(TOKENIZER(problem.prompt)["input_ids"])] = -100
+    beginning = one.model(**tokens, labels=labels).loss * (labels != -100).sum()
+    torch.testing.assert_close(one(torch.tensor([0])), reference_alone + beginning)
 
 
 def test_it_learns_to_find_solutions_of_its_own() -> None:

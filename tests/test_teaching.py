@@ -307,6 +307,11 @@ def test_a_teacher_without_preferences_stays_as_it_is() -> None:
     assert tailored.align() is tailored
 
 
+def test_a_policy_without_pairs_stays_as_it_is() -> None:
+    teacher = sums()
+    assert teacher.aligned([], seed=0) is teacher
+
+
 def test_the_policy_s_optimum_is_that_of_preference_optimisation() -> None:
     """One pair and its reverse three to one: beta times the log-odds is log 3 at the optimum."""
     row = {"level": "rationale", "chosen_kind": "easy", "rejected_kind": "easy"}

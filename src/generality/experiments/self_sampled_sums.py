@@ -18,12 +18,13 @@ from generality.measures import pass_at_k
 from generality.objectives import MultiTargetLoss
 from generality.selection import StateTracer
 from generality.selection.self_sampling import tune_self_sampling
+from generality.selection.state_tracer import Variables
 
 _ANSWER = re.compile(r"(\d+)\. The answer is (\d+)\b")
 _SEPARATOR = " = "
 
 
-def sum_steps(text: str) -> list[tuple[str, dict[str, int]]] | None:
+def sum_steps(text: str) -> list[tuple[str, Variables]] | None:
     """What is left to add after each step of a worked sum; None for what is no such text.
 
     An executor for `StateTracer`: two steps are in the same state when they have the same numbers
@@ -37,7 +38,7 @@ def sum_steps(text: str) -> list[tuple[str, dict[str, int]]] | None:
     >>> sum_steps("The sum is twelve.") is None
     True
     """
-    steps: list[tuple[str, dict[str, int]]] = []
+    steps: list[tuple[str, Variables]] = []
     for part in text.strip().split("\n")[0].split(_SEPARATOR):
         if said := _ANSWER.match(part):
             value, answer = map(int, said.groups())

@@ -74,7 +74,7 @@ def tailored_rows(
         template=_shown,
     )
     pairs = pool.preference_pairs("rationale", prompt="{question}", seed=seed)
-    aligned = teacher.aligned(pairs, seed) if pairs else teacher
+    aligned = teacher.aligned(pairs, seed)
     data = {way: teacher.only("sum", way).rationales(questions, 1, seed) for way in WAYS}
     data["original-random"] = teacher.rationales(questions, 1, seed)
     data["rationale-only"] = aligned.rationales(questions, 1, seed, greedy=True)

@@ -33,8 +33,8 @@ def pack(
     >>> len(rows)
     2
     """
-    if max_length < 1 or len(tokens) != len(labels):
-        raise ValueError("max_length is positive, and there are as many labels as tokens")
+    if max_length < 1 or list(map(len, tokens)) != list(map(len, labels)):
+        raise ValueError("max_length is positive, and every example has a label for each token")
     packed: list[dict[str, list[int]]] = []
     for example, wanted in zip(tokens, labels, strict=True):
         example, wanted = list(example[:max_length]), list(wanted[:max_length])

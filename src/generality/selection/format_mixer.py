@@ -100,7 +100,12 @@ class FormatMixer:
     def mix(
         self, problems: Sequence[Worked], formats: Sequence[Format] = FORMATS
     ) -> list[Formatted]:
-        """Every problem once, in one of the formats: equal shares, dealt out at random."""
+        """Every problem once, in one of the formats: equal shares, dealt out at random.
+
+        Raises ValueError without formats.
+        """
+        if not formats:
+            raise ValueError(f"formats are one or more of {', '.join(FORMATS)}")
         generator = np.random.default_rng(self.seed)
         dealt = generator.permutation(np.arange(len(problems)) % len(formats))
         return [

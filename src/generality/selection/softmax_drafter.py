@@ -107,7 +107,9 @@ class SoftmaxDrafter:
         )  # fmt: skip
 
     def aligned(self, pairs: Sequence[Mapping[str, Any]], seed: int) -> SoftmaxDrafter:
-        """The policy after direct preference optimisation on all pairs at once."""
+        """The policy after direct preference optimisation on all pairs at once; none: as it is."""
+        if not pairs:
+            return self
         kinds, names = list(self.kinds), list(self.techniques)
         first, second = (part.numpy().astype(float) for part in self._logits())
         start = np.concatenate([first, second.ravel()])
