@@ -39,7 +39,7 @@ PAPER = Paper(
     arxiv="2301.12726",
     year=2023,
 )
-FACTORS = ("panel", "size", "arms", "checkpoint")
+FACTORS = ("panel", "size", "arms")
 ARMS: dict[str, tuple[Any, ...]] = {
     "sample": ("icl_cot", "icl_ans", "zs_cot", "zs_ans"),
     "distribution": ("icl_cot", "icl_ans", "zs_cot", "zs_ans"),
@@ -255,7 +255,7 @@ def choices(before: dict[str, float], history: Sequence[dict[str, float]]) -> It
         chosen = select_checkpoint(history, by=[by], on=["relatives"])
         yield Row(
             method=method, panel="choice", score=chosen.score, floor=before["relatives"],
-            ceiling=best, regret=chosen.regret, checkpoint=f"{chosen.index + 1}/{len(history)}",
+            ceiling=best, regret=chosen.regret, checkpoint=chosen.index + 1,
         )  # fmt: skip
 
 
