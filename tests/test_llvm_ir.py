@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from generality.benchmarks import ir_programs
 from generality.benchmarks.ir_compilers import (
     IRModule,
     NotCompiled,
@@ -132,6 +133,10 @@ def test_records_and_a_corpus_file(tmp_path: Path):
     (row,) = pd.read_parquet(tmp_path / "c.parquet").to_dict("records")
     assert row["content"] == MODULE
     assert row["license_expression"] == "MIT"
+    (tmp_path / "Cargo.toml").write_text("[package]\nlicense='MIT OR GPL-3.0' # as above\n")
+    assert package_licence(tmp_path).expression == "MIT OR GPL-3.0"
+    (tmp_path / "Cargo.toml").write_text("[package]\nlicense.workspace = true\n")
+    assert package_licence(tmp_path).expression == "MIT"
     with pytest.raises(UserError, match="as .parquet"):
         write_corpus(kept, tmp_path / "c.csv", {"one": licence})
     with pytest.raises(UserError, match="Nothing is left"):
@@ -220,3 +225,11 @@ def test_rust_crates_with_their_features(tmp_path: Path):
     (result,) = compile_package(crate, languages=["rust"])
     assert isinstance(result, IRModule), result
     assert "twice" in {f.name for f in ir_functions(result.ir)}
+
+
+@pytest.mark.skipif("rust" not in find_compilers(), reason="rustc is not here")
+def test_programs_compile_to_the_same_text_wherever_they_lie(monkeypatch):
+    monkeypatch.setattr(ir_programs, "HEADERS", {"rust": ir_programs.HEADERS["rust"]})
+    first, second = (ir_programs.compile_programs(4, seed=0) for _ in range(2))
+    assert any("alloc_" in record["raw"] for record in first)  # named by a hash of their place
+    assert first == second

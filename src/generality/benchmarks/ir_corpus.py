@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import tomllib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -79,7 +80,7 @@ class LicenceReport:
     """What the licence of a package allows.
 
     Attributes:
-        expression: declared (in Cargo.toml, PKG-INFO), or by the caller.
+        expression: declared in Cargo.toml or by the caller, else the licences of its files.
         detected: in its licence files, by their wording.
         files: those files.
         accepted: see `license_filter`.
@@ -95,7 +96,11 @@ def package_licence(
     folder: str | Path, *, expression: str = "", allowed: Iterable[str] = PERMISSIVE,
     strict: bool = True,
 ) -> LicenceReport:  # fmt: skip
-    """The declared licence of a package and the licence files at its top, and whether they do."""
+    """The declared licence of a package and the licence files at its top, and whether they do.
+
+    Where nothing is declared, in Cargo.toml or by the caller, the licences of its files stand as
+    alternatives: check packages that carry other people's code.
+    """
     root = Path(folder)
     files = sorted(
         path
@@ -107,9 +112,11 @@ def package_licence(
     )
     cargo = root / "Cargo.toml"
     if not expression and cargo.exists():
-        lines = cargo.read_text(errors="replace").splitlines()
-        said = [line.split("=", 1)[1] for line in lines if line.startswith("license =")]
-        expression = said[0].strip().strip('"') if said else ""
+        try:
+            said = tomllib.loads(cargo.read_text(errors="replace")).get("package", {})
+        except tomllib.TOMLDecodeError:
+            said = {}
+        expression = said["license"] if isinstance(said.get("license"), str) else ""
     if not expression:
         expression = " OR ".join(detected)
     return LicenceReport(

@@ -37,7 +37,9 @@ def compile_programs(count: int, *, seed: int, **options: Any) -> list[dict[str,
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / f"programs{_SUFFIX[language]}"
             path.write_text(module_source(functions, language))
-            edition = ["--edition=2021"] if language == "rust" else []
+            # Constants are named by a hash of where the source lies, which is elsewhere each time.
+            here = f"--remap-path-prefix={path.parent.resolve()}=."
+            edition = ["--edition=2021", here] if language == "rust" else []
             texts = []
             for optimised in (False, True):
                 text, why = emit_ir(
