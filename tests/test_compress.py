@@ -10,7 +10,9 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from generality.benchmarks.worlds import ChainPrograms, world_tokenizer
+from generality.errors import UserError
 from generality.models import load_model
+from generality.training import compression
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +90,53 @@ def test_heads_are_removed_from_every_layer(place, generality):
     assert "comes to 0; it may be 0.50" in answer.err
 
 
+def test_bad_records_are_counted_and_left_out(place, generality):
+    good = (place / "domain.jsonl").read_text().splitlines()
+    bad = ['{"text": ', "7", '{"number": 3}', '{"text": " "}']
+    mixed = place / "mixed.jsonl"
+    mixed.write_text("\n".join([good[0], *bad, *good[1:20]]))
+    general = place / "general.txt"
+    arguments = [
+        "compress", place / "model", "--domain", mixed, "--general", general, "--method",
+        "magnitude", "--device", "cpu",
+    ]  # fmt: skip
+    answer = generality(*arguments, "-o", place / "counted", "--json")
+    told = json.loads(answer.out)["records"]
+    assert (told[str(mixed)]["read"], told[str(mixed)]["kept"]) == (24, 20)
+    assert told[str(mixed)]["dropped"] == {
+        "unparseable": 1, "not an object": 1, "missing field": 1, "empty text": 1,
+    }  # fmt: skip
+    assert told[str(general)]["dropped"] == {}
+    answer = generality(*arguments, "-o", place / "said", "--limit", "3")
+    assert answer.code == 2  # one good text among three
+    assert "holds 1 texts (1 unparseable, 1 not an object)" in answer.err
+    answer = generality(*arguments, "-o", place / "said")
+    assert "1 of 24 records left out: missing field (4)" in answer.out
+    answer = generality(*arguments, "-o", place / "refused", "--on-bad", "refuse")
+    assert answer.code == 2
+    assert "record 2: unparseable. Put it right" in answer.err
+
+
+def test_scales_of_l4q_wait_a_twentieth_of_the_updates(place, monkeypatch):
+    waited = []
+    monkeypatch.setattr(compression, "train", lambda *_, **__: None)
+    monkeypatch.setattr(compression, "hold_scales", lambda _, steps: waited.append(steps))
+    for steps in (10, 100, 1000):
+        how = compression.Compression("l4q", steps=steps, group=16)
+        compression.compress(load_model(str(place / "model")), [[5, 6, 7]], [], how)
+    assert waited == [0, 5, 10]
+
+
+def test_a_domain_needs_two_texts_of_two_tokens(place):
+    how = compression.Compression("magnitude")
+    with pytest.raises(UserError, match="all but 1: give longer"):
+        compression.compress_checkpoint(
+            str(place / "model"), place / "short", how, [" ", "a + b"], []
+        )
+    with pytest.raises(ValueError, match="at least one text"):
+        compression.compress(load_model(str(place / "model")), [], [], how)
+
+
 def test_weights_of_a_few_bits_load_as_they_were_saved(place, generality):
     options = ["--method", "l4q", "--bits", "3", "--group", "16", "--steps", "10"]
     options += ["--learning-rate", "0.01"]
@@ -118,8 +167,9 @@ def test_weights_of_a_few_bits_load_as_they_were_saved(place, generality):
         (["--heads", "0.5"], "removes no heads"),
         (["--plain"], "ordinary layers anyway"),
         (["--learning-rate", "-1"], "learning rate is above 0"),
-        (["--domain", "blank.jsonl"], "shorter than two tokens"),
-        (["--domain", "broken.jsonl"], "record 2: unparseable. Mend that line"),
+        (["--domain", "blank.jsonl"], "holds 0 texts (2 empty text)"),
+        (["--domain", "broken.jsonl"], "holds 1 texts (1 unparseable)"),
+        (["--on-bad", "stop"], "no choice for --on-bad 'stop'"),
         (["--domain", "numbers.jsonl"], "Name the column of texts with --text"),
         (["-o", "model"], "is there already"),
         (["--domain", "one.txt"], "some to hold out"),

@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from generality.cli import options
+from generality.cli.data_options import OnBad, one_of
 from generality.errors import UserError, unknown
 
 if TYPE_CHECKING:
+    from generality.selection.record_screen import Screen
+    from generality.selection.training_files import Record
     from generality.training.compression import Size
 
 TUNING = "Tuning (d-pruner, otov2, l4q)"
@@ -52,7 +55,8 @@ def compress(
     learning_rate: Annotated[float | None, typer.Option(rich_help_panel=TUNING)] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Texts together.")] = 8,
     max_tokens: Annotated[int, typer.Option(min=2, help="Texts are cut here.")] = 256,
-    limit: Annotated[int, typer.Option(min=2, help="Texts read of each file, at most.")] = 1000,
+    limit: Annotated[int, typer.Option(min=2, help="Records read of each file, at most.")] = 1000,
+    on_bad: OnBad = "skip",
     seed: Annotated[int, typer.Option(min=0)] = 0,
     device: options.Device = "auto",
     json: options.Json = False,
@@ -60,11 +64,14 @@ def compress(
     """Make a language model smaller, keeping what it can do in one domain.
 
     Every tenth text is held out; the table shows size, speed and loss before and after on them.
-    OUT appears when it is whole: transformers loads it (l4q without --plain: after `import
+    Records without a text are left out and counted by what is wrong with them. OUT appears when it
+    is whole: transformers loads it (l4q without --plain: after `import
     generality.models.packed_checkpoint`, or by generality's load_model).
     """
+    from generality.selection.record_screen import Screen
     from generality.training.compression import METHODS, Compression, compress_checkpoint
 
+    one_of("--on-bad", on_bad, ("skip", "refuse"))
     if method not in METHODS:
         raise unknown("method", method, METHODS)
     if method == "otov2" and steps < 20:
@@ -82,44 +89,88 @@ def compress(
         raise UserError(f"Check the options: {error}.") from error
     lab = options.make_lab(device)
     lab.fetch(model)
-    texts = read_texts(domain, text, limit)
-    others = read_texts(general, text, limit) if general else []
+    screens = [Screen(source=source, on_bad=on_bad) for source in (domain, general) if source]
+    texts, *rest = (read_texts(screen, text, limit) for screen in screens)
+    others = rest[0] if rest else []
+    if not json:
+        _show_bad(screens)
     with lab.progress.task(f"Making {Path(model).name} smaller") as bar:
         sizes = compress_checkpoint(
             model, out, how, texts, others, plain=plain, max_tokens=max_tokens,
             device=lab.device, command=shlex.join(["generality", *sys.argv[1:]]), progress=bar,
         )  # fmt: skip
     if json:
-        options.print_json({"out": out, **{name: asdict(size) for name, size in sizes.items()}})
+        options.print_json(
+            {
+                "out": out,
+                **{name: asdict(size) for name, size in sizes.items()},
+                "records": {screen.source: screen.summary() for screen in screens},
+            }
+        )
         return
     _show(sizes)
     options.console().print(f"Written to {out}", soft_wrap=True)
 
 
-def read_texts(source: str, column: str | None, limit: int) -> list[str]:
-    """The texts of a file: of `column`, of a column "text", or whole conversations."""
+def read_texts(screen: Screen, column: str | None, limit: int) -> list[str]:
+    """The texts of `screen.source`: of `column`, of a column "text", or whole conversations.
+
+    Among its first `limit` records; the screen counts those that have none, or refuses them.
+    """
     from itertools import islice
 
-    from generality.selection.training_files import BadRecord, prompt_of, read_records
+    from generality.selection.training_files import BadRecord, read_records
 
     texts = []
-    for record in islice(read_records(source), limit):
-        content = record.content or {}
-        if column is not None and column not in content:
-            raise unknown("column", column, content)
-        plain = content.get(column or "text")
+    for record in islice(read_records(screen.source), limit):
+        screen.read += 1
         try:
-            if isinstance(plain, str):
-                texts.append(plain)
-            else:
-                example = prompt_of(record)
-                texts.append(f"{example.prompt}\n{example.response}".strip())
+            texts.append(_text_of(record, column))
         except BadRecord as bad:
-            told = "Name the column of texts with --text." if record.content else "Mend that line."
-            raise UserError(f"{source}, record {record.number}: {bad}. {told}") from bad
+            screen.reject(record, bad.kind, str(bad))
+    screen.kept = len(texts)
+    if not texts and column is not None and screen.lacking:
+        raise unknown("column", column, screen.lacking)
     if len(texts) < 2:
-        raise UserError(f"{source} holds {len(texts)} texts: some to work on, some to hold out.")
+        bad_ones = ", ".join(f"{count} {kind}" for kind, count in screen.dropped.items())
+        columns = f" Its columns: {', '.join(screen.lacking)}." if screen.lacking else ""
+        told = " Name the column of texts with --text." if screen.lacking else ""
+        raise UserError(
+            f"{screen.source} holds {len(texts)} texts{f' ({bad_ones})' if bad_ones else ''}: it "
+            f"takes some to work on, some to hold out.{columns}{told}"
+        )
     return texts
+
+
+def _text_of(record: Record, column: str | None) -> str:
+    from generality.selection.training_files import BadRecord, prompt_of
+
+    content = record.content or {}
+    if record.problem:
+        raise BadRecord(record.problem)
+    if column is not None and column not in content:
+        raise BadRecord("missing field", f"it has no column '{column}'")
+    text = content.get(column or "text")
+    if column is None and not isinstance(text, str):
+        example = prompt_of(record)
+        text = f"{example.prompt}\n{example.response}".strip()
+    if not isinstance(text, str):
+        raise BadRecord("not text")
+    if not text.strip():
+        raise BadRecord("empty text")
+    return text
+
+
+def _show_bad(screens: list[Screen]) -> None:
+    for screen in screens:
+        for kind, count in screen.dropped.items():
+            places = screen.places[kind]
+            more = ", …" if count > len(places) else ""
+            options.console().print(
+                f"{screen.source}: {count} of {screen.read} records left out: {kind} "
+                f"({', '.join(map(str, places))}{more})",
+                soft_wrap=True, markup=False, highlight=False,
+            )  # fmt: skip
 
 
 def _show(sizes: dict[str, Size]) -> None:

@@ -19,7 +19,12 @@ from generality.models import fetch_model, load_model, load_tokenizer
 from generality.models.atomic_folder import atomic_folder
 from generality.models.packed_linear import PackedLinear
 from generality.models.quiet import quiet
-from generality.modules.l4q_linear import apply_l4q, dequantized_model, quantized_model
+from generality.modules.l4q_linear import (
+    apply_l4q,
+    dequantized_model,
+    hold_scales,
+    quantized_model,
+)
 from generality.training.domain_pruning import DomainPruning
 from generality.training.token_batches import mean_loss, text_loss, token_batches
 from generality.weights.channel_groups import (
@@ -149,10 +154,13 @@ def compress_checkpoint(
     limit = min(max_tokens, getattr(model.config, "max_position_embeddings", max_tokens))
     texts = [_encoded(tokenizer, kind, limit) for kind in (domain, general)]
     for kind, given, found in zip(("domain's", "general"), (domain, general), texts, strict=True):
-        if not found and (given or kind == "domain's"):
-            raise UserError(f"The {kind} texts are all shorter than two tokens: give longer ones.")
+        if len(found) < 2 and (given or kind == "domain's"):
+            raise UserError(
+                f"The {kind} texts are shorter than two tokens, all but {len(found)}: give longer "
+                "ones, some to work on and some to hold out."
+            )
     _check_tokens(model, texts, name)
-    seen, wide = ([text for i, text in enumerate(kind) if i % 10] or kind for kind in texts)
+    seen, wide = ([text for i, text in enumerate(kind) if i % 10] for kind in texts)
     held = [kind[::10] for kind in texts]
     before = measured(model, fetch_model(name), *held, batch_size=how.batch_size)
     try:
@@ -189,6 +197,7 @@ def compress(
     channels from every feed-forward layer, because a configuration states one width for all, and
     its λ is chosen so that the longest channel can reach zero within half of the steps. The same
     holds for heads of attention where they are asked for; the configuration keeps `head_dim`.
+    `l4q` holds steps and offsets for the first twentieth of its updates, ten at most as in L4Q.
 
     Args:
         model: a causal language model of transformers with Llama-like layer names.
@@ -210,7 +219,14 @@ def compress(
         if config is not None:
             examples = [{"input_ids": [*text], "labels": [*text]} for text in domain]
             place = str(next(model.parameters()).device.type)
-            train(model, examples, None, config, seed=how.seed, device=place, progress=progress)
+            count = hold_scales(model, min(how.steps // 20, 10))
+
+            def told(step: int, total: int, about: dict[str, Any]) -> None:
+                count(step)
+                if progress is not None:
+                    progress(step, total, about)
+
+            train(model, examples, None, config, seed=how.seed, device=place, progress=told)
         return quantized_model(model)
     task = DomainPruning(
         model, general or domain, domain, _tuning(domain, how), strength=how.strength,
@@ -265,7 +281,7 @@ def _narrower(
 ) -> nn.Module:
     """OTOv2 on feed-forward layers and heads, with their numbers in the configuration."""
     batches = token_batches(texts, how.batch_size)
-    short = batches[0]["input_ids"][:1, :4]
+    short = batches[0]["input_ids"][:1, :4].to(next(model.parameters()).device)
     found = channel_groups(
         model, (), {"input_ids": short, "use_cache": False}, heads=how.heads > 0
     )  # fmt: skip
