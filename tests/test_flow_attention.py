@@ -22,10 +22,16 @@ def parts(q: Tensor, k: Tensor, **options) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def close(found: Tensor, wanted: list, atol: float = 1e-5) -> None:
-    torch.testing.assert_close(found.squeeze(), torch.tensor(wanted), atol=atol, rtol=0)
+    torch.testing.assert_close(
+        found.squeeze(), torch.tensor(wanted, dtype=found.dtype), atol=atol, rtol=0
+    )
 
 
 def test_flows_are_those_of_the_released_module():
+    flows = Q.sigmoid() @ K.sigmoid().mT
+    alone = {"competition": False, "allocation": False}
+    close((flows / flow_weights(Q, K, **alone))[..., 0], [2.15252, 2.29390, 1.88917])
+    close((flows.mT / flow_weights(K, Q, **alone))[..., 0], [2.15252, 1.31797, 2.86509])
     _rows, competition, allocation = parts(Q, K, clamp=1)
     close(competition, [1.11722, 0.76557, 1.11722])
     close(allocation, [0.73473, 0.74953, 0.70788])
@@ -188,6 +194,17 @@ def test_a_row_of_padding_alone_gives_numbers():
         assert out.abs().max() == 0
 
 
+@pytest.mark.parametrize("causal", [False, True])
+def test_nothing_asked_and_nothing_there(causal):
+    some, none = random(2, 1, 3, 4), random(2, 1, 0, 4)
+    assert flow_attend(none, none, none, causal=causal).shape == (2, 1, 0, 4)
+    assert flow_attend(some[:0], some[:0], some[:0], causal=causal).shape == (0, 1, 3, 4)
+    if not causal:
+        assert flow_attend(some, none, none).abs().max() == 0
+    with pytest.raises(ValueError, match="source_mask is of 2 tokens, and there are 3"):
+        flow_attend(some, some, some, causal=causal, source_mask=torch.ones(2, 2).bool())
+
+
 def test_extreme_scores_stay_finite():
     x = random(1, 1, 64, 4, scale=200).float().requires_grad_()
     for kernel in ("sigmoid", "relu", "elu1"):
@@ -272,7 +289,8 @@ def test_models_of_transformers_take_it_by_name():
     llama = LlamaForCausalLM(LlamaConfig(**sizes, num_key_value_heads=1)).eval()
     logits = llama(ids, use_cache=False).logits
     torch.testing.assert_close(llama(ids[:, :4], use_cache=False).logits, logits[:, :4])
-    assert llama.generate(ids, max_new_tokens=2, do_sample=False, use_cache=False).shape == (1, 8)
+    told = {"max_new_tokens": 2, "min_new_tokens": 2, "do_sample": False, "use_cache": False}
+    assert llama.generate(ids, **told).shape == (1, 8)  # an end by chance would stop it
 
 
 @pytest.mark.parametrize("causal", [False, True])

@@ -63,7 +63,8 @@ def flow_attend(
         source_mask: True for true keys; the others give nothing. None: all.
 
     Raises:
-        ValueError: `causal` with other numbers of sinks than of sources; an unknown kernel.
+        ValueError: `causal` with other numbers of sinks than of sources; an unknown kernel; a mask
+            of another length.
 
     Source: Wu et al. 2022 (arXiv 2202.06258), equations 5 to 8; the causal form from the released
     code. There 1e-6 is added to sums instead of terms: outputs differ by that order.
@@ -79,6 +80,13 @@ def flow_attend(
     attend = _causal if causal else _both_ways
     with torch.autocast(q.device.type, enabled=False):
         masks, phi = (sink_mask, source_mask), _feature_map(kernel)
+        for what, mask, x in (("sink", sink_mask, q), ("source", source_mask, k)):
+            if mask is not None and mask.shape[-1] != x.shape[-2]:
+                raise ValueError(
+                    f"{what}_mask is of {mask.shape[-1]} tokens, and there are {x.shape[-2]}"
+                )
+        if not q.shape[-2] or not k.shape[-2]:  # nothing is asked, or nothing is there
+            return v.new_zeros(*q.shape[:-1], v.shape[-1])
         return _joined(attend(q, k, v, masks, phi, clamp, competition, allocation), q, v)
 
 
