@@ -422,6 +422,12 @@ def test_any_backbone_splits_where_one_tensor_crosses():
         split_backbone(net, at="second")
     with pytest.raises(ValueError, match="no module 'third'"):
         split_backbone(net, at="third")
+    with pytest.raises(ValueError, match="nothing comes after 'head'"):
+        split_backbone(net, at="head")
+    for make in (lambda: split_backbone(net, "first", members=0),
+                 lambda: shared_trunk_ensemble(net, [])):  # fmt: skip
+        with pytest.raises(ValueError, match="a member or more"):
+            make()
 
 
 # ---------------------------------------------------------------------------- supernets
@@ -483,6 +489,9 @@ def test_shrinking_keeps_what_is_good_and_different():
         space.sample(rng, fits=lambda one: False)
     with pytest.raises(ValueError, match="share in"):
         space.shrink(1.0)
+    one, other = ShrinkingSampler([["a"]]), ShrinkingSampler([["b"]])
+    with pytest.raises(ValueError, match="in common"):
+        ShrinkingSampler.common([one, other])
 
 
 def test_a_shared_block_is_not_credited():

@@ -62,6 +62,8 @@ def shared_trunk_ensemble(
     >>> model(torch.zeros(5, 3)).shape
     torch.Size([2, 5, 2])
     """
+    if not members:
+        raise ValueError("an ensemble has a member or more")
     if gradient not in ("mean", "sum"):
         raise ValueError(f"gradient is 'mean' or 'sum', not '{gradient}'")
     if gradient == "mean":
@@ -85,8 +87,8 @@ def split_backbone(
         gradient: see `shared_trunk_ensemble`.
 
     Raises:
-        ValueError: no such module, or more than its output crosses the cut: cut at the end of a
-            block.
+        ValueError: no such module, nothing after it, no member, or more than its output crosses
+            the cut: cut at the end of a block.
 
     >>> net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     >>> ensemble = split_backbone(net, at="1", members=3)
@@ -110,6 +112,10 @@ def split_backbone(
         before.add(node)
         if node is last:
             break
+    if all(node in before or node.op == "output" for node in traced.graph.nodes):
+        raise ValueError(f"nothing comes after '{at}': cut earlier")
+    if members < 1:
+        raise ValueError("an ensemble has a member or more")
     crossing = {n for n in before for user in n.users if user not in before and n.op != "output"}
     if crossing - {last}:
         names = ", ".join(sorted(n.name for n in crossing - {last}))

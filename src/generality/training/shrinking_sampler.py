@@ -50,12 +50,18 @@ class ShrinkingSampler:
 
     @classmethod
     def common(cls, spaces: Sequence[ShrinkingSampler]) -> ShrinkingSampler:
-        """What is left in all of these spaces."""
+        """What is left in all of these spaces.
+
+        Raises:
+            ValueError: they have nothing in common at some block.
+        """
         space = cls([[]] * len(spaces[0].combos))
         space.combos = [
             sorted(set.intersection(*map(set, blocks)))
             for blocks in zip(*(each.combos for each in spaces), strict=True)
         ]
+        if not all(space.combos):
+            raise ValueError("at some block these spaces have no combination in common")
         return space
 
     def sample(
