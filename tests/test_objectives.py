@@ -97,6 +97,27 @@ def test_losses_work_under_vmap(classes: int) -> None:
         torch.testing.assert_close(together, alone)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("classes", [2, 3])
+def test_logits_may_have_another_precision_than_the_labels(classes: int, dtype) -> None:
+    g = torch.Generator().manual_seed(0)
+    logits = torch.randn(16, classes, generator=g).to(dtype)
+    weak = torch.randn(16, classes, generator=g).softmax(-1)
+    for loss in (ConfidenceLoss(0.75), ProductLoss()):
+        mixed = loss(logits, weak, 1.0).float()
+        torch.testing.assert_close(mixed, loss(logits.float(), weak, 1.0), atol=0.02, rtol=0.02)
+        one = loss(logits[:1], weak[:1], 1.0)
+        assert one.isfinite()
+
+
+def test_class_numbers_and_empty_batches_are_refused() -> None:
+    for loss in (ConfidenceLoss(0.5), soft_cross_entropy):
+        with pytest.raises(ValueError, match=r"not .*\(4,\)"):
+            loss(LOGITS, torch.tensor([0, 1, 1, 1]), 1.0)
+    with pytest.raises(ValueError, match="one shape"):
+        ConfidenceLoss(0.5)(LOGITS[:0], WEAK[:0], 1.0)
+
+
 def test_bad_arguments_are_refused() -> None:
     with pytest.raises(ValueError, match="alpha_max"):
         ConfidenceLoss(alpha_max=1.5)

@@ -76,7 +76,15 @@ class ConfidenceLoss(nn.Module):
         soft_targets: Float[Tensor, "batch classes"],
         progress: float,
     ) -> Float[Tensor, ""]:
-        """The loss of one whole optimisation batch at `progress` in [0, 1] of training."""
+        """The loss of one whole optimisation batch at `progress` in [0, 1] of training.
+
+        Logits may be of lower precision than the targets, as under autocast.
+        """
+        if soft_targets.shape != logits.shape or not len(logits):
+            raise ValueError(
+                f"a batch has logits and soft targets of one shape (batch, classes), not "
+                f"{tuple(logits.shape)} and {tuple(soft_targets.shape)}"
+            )
         alpha = self.alpha(progress)
         guess = balanced_prediction(logits, self._shares(soft_targets))
         return soft_cross_entropy(logits, (1 - alpha) * soft_targets + alpha * guess)
@@ -109,15 +117,18 @@ def balanced_prediction(
     tensor([[1., 0.],
             [0., 1.]])
     """
-    classes = logits.shape[-1]
+    classes, given = logits.shape[-1], logits
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # half ties too easily
+    if shares is not None:
+        shares = shares.to(logits)
     if shares is not None and classes == 2:
         p0 = logits.softmax(-1)[:, 0]
-        first = (p0 >= _quantile(p0, shares[1])).to(logits.dtype)
+        first = (p0 >= _quantile(p0, shares[1])).to(given.dtype)
         return torch.stack([first, 1 - first], -1)
     if shares is not None:
         logits = _balance(logits, shares)
     chosen = logits.argmax(-1, keepdim=True)
-    return torch.zeros_like(logits).scatter(-1, chosen, 1.0)
+    return torch.zeros_like(given).scatter(-1, chosen, 1.0)
 
 
 def _balance(logits: Tensor, shares: Tensor) -> Tensor:
