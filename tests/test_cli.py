@@ -218,6 +218,13 @@ def test_mistakes_are_one_sentence(generality, command: str, message: str) -> No
     assert answer.out == ""
 
 
+def test_a_study_of_your_own_is_a_python_file(generality, tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("text,label\n")
+    answer = generality("run", "rows.csv")
+    assert answer.code == 2
+    assert "rows.csv is no study: a study of your own is a Python file" in answer.err
+
+
 def test_mistyped_columns_and_sql(generality) -> None:
     generality("run", TINY, "--scale", "smoke")
     for sql, message in (

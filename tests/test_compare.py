@@ -374,7 +374,12 @@ BASE = {"label": "label", "weak_label": "weak"}
         ({**BASE, "label": "one"}, "has one class only, 'pos'"),
         ({**BASE, "weak_label": "one"}, "say 'pos' for every row"),
         ({**BASE, "weak_label": "other"}, "no label 'meh'"),
-        ({**BASE, "weak_label": "gaps"}, "no weak label in 1 rows, first in row 4"),
+        ({**BASE, "weak_label": "gaps"}, "no weak label in row 4; drop"),
+        ({**BASE, "weak_label": "label"}, "is the true label, and cannot be the weak one"),
+        ({"label": "label", "weak_probabilities": "review"}, "is the text, and cannot be"),
+        ({**BASE, "text": "label"}, "cannot be both the text and the label"),
+        ({**BASE, "via": "bag-of-words", "methods": ["naive"]}, "--via is for the method boots"),
+        ({"label": "label"}, "say --domain COLUMN instead"),
         ({**BASE, "label": "id"}, "looks like free text or an id"),
         ({"weak_label": "id"}, "looks like free text or an id"),
         ({"weak_probabilities": "nan"}, "a probability is missing"),
@@ -430,8 +435,8 @@ def test_predict_refuses_what_it_cannot_do(compare, lab: Lab, tmp_path: Path) ->
         (new.rename_column("review", "revue"), best, "no column 'review'. Did you mean 'revue'"),
         (new.select([]), best, "no rows to predict"),
         (predict(best, new, lab=lab), best, "already has a column 'prediction'"),
-        (new, tmp_path / "nowhere", "no model folder"),
-        (new, tmp_path, "holds no model"),
+        (new, tmp_path / "nowhere", "no classifier at"),
+        (new, tmp_path, "holds no classifier"),
     ):
         with pytest.raises(UserError) as error:
             predict(path, data, lab=lab)

@@ -14,12 +14,15 @@ import torch
 from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
+from sklearn.metrics import accuracy_score
 
 import tiny_models
 from generality.compare import DOMAIN_METHODS, compare_domains, load_classifier, predict
 from generality.compare.crafted_shifts import craft_columns, craft_texts
-from generality.compare.domain_arms import Fold
+from generality.compare.domain_arms import Fold, scores
 from generality.compare.domain_bundles import BundledLoss
+from generality.compare.domain_conclusions import significance, tables
 from generality.compare.domain_diverse import measure_diverse
 from generality.compare.domain_features import FeatureRecipe
 from generality.compare.domain_frozen import Network
@@ -140,6 +143,17 @@ def test_a_winner_that_adapts_is_saved_with_its_state(
     np.testing.assert_allclose(halves, adapted, atol=1e-6)
 
 
+def test_a_winner_that_diverges_is_not_saved(lab: Lab, tmp_path: Path) -> None:
+    made, hyper = table(hospitals(20)), hypers_of("erm", 1)[0]
+    hyper["trained"] = {**hyper["trained"], "learning_rate": 1e30}
+    with pytest.raises(UserError, match="Trained on all domains, erm diverged"):
+        refit(
+            made, made.inputs, "erm", hyper, Network(hidden=4, steps=5), FeatureRecipe(""),
+            tmp_path / "best", lab,
+        )  # fmt: skip
+    assert not (tmp_path / "best").exists()
+
+
 def test_a_stream_with_missing_numbers_loses_nothing(compare, lab: Lab) -> None:
     record = compare(hospitals(40), methods=["adanpc"], target="west")
     new = hospitals(40, seed=1)
@@ -181,6 +195,92 @@ def test_floor_and_methods_never_see_labels_of_the_target(compare) -> None:
     # the same answers against the opposite truth (splits are by row, classes in equal numbers)
     assert own["select_x"].tolist() == own["select_y"].tolist()
     assert own["draw_x"].tolist() == own["draw_y"].tolist()
+
+
+def test_no_choice_changes_with_the_labels_of_the_target(compare) -> None:
+    """Shuffled, they change what the oracle says and what is scored, and nothing else."""
+    frame, rng = hospitals(30), np.random.default_rng(0)
+    west = frame["site"] == "west"
+    shuffled = frame.copy()
+    shuffled.loc[west, "outcome"] = rng.permutation(frame.loc[west, "outcome"])
+    names = [name for name, method in DOMAIN_METHODS.items() if not method.diverse]
+    network = Network(hidden=4, steps=2, per_domain=8)
+    found = []
+    for each in (frame, shuffled):
+        record = compare(each, target="west", methods=names, draws=2, network=network)
+        found.append(pd.read_parquet(record.directory / "candidates.parquet"))
+    assert len(found[0]) == 2 * len(names)
+    blind = ["held-out-source", "leave-one-domain-out", "crafted-shift"]
+    told = ["method", "target", "draw", "hyper", "seed"]
+    pd.testing.assert_frame_equal(*(each[[*told, *blind]] for each in found), check_exact=True)
+    for select in blind:
+        assert best_method(found[0], select) == best_method(found[1], select)
+    assert (found[0]["oracle"] != found[1]["oracle"]).any()
+    assert (found[0]["score"] != found[1]["score"]).any()
+
+
+def test_the_tables_say_what_the_rows_say() -> None:
+    """Every figure computed once more, from the rows alone, with other code."""
+    rng = np.random.default_rng(0)
+    rows = [
+        {
+            "method": name, "seed": seed, "target": place, "floor": None, "ceiling": None,
+            "score": base + gain + 0.02 * rng.normal(), "worst_group": rng.random(),
+            "ece": rng.random(), "select": rng.random(),
+        }
+        for seed in range(4)
+        for place, base in (("north", 0.6), ("south", 0.7), ("west", 0.5))
+        for name, gain in (("erm", 0.0), ("coral", 0.05), ("sd", 0.01))
+    ]  # fmt: skip
+    frame = pd.DataFrame(rows)
+    wide = frame.pivot(index=["target", "seed"], columns="method", values="score")
+    pairs = frame[["target", "seed"]].itertuples(index=False)
+    frame["floor"] = [wide["erm"][place, seed] for place, seed in pairs]
+    frame["ceiling"] = frame["floor"] + 0.1 + 0.01 * frame["seed"]
+
+    verdicts = significance(frame, ["erm", "coral", "sd"])
+    p = {n: stats.ttest_rel(wide[n], wide["erm"], alternative="greater").pvalue
+         for n in ("coral", "sd")}  # fmt: skip
+    low, high = sorted(p, key=p.get)
+    holm = {low: min(1, 2 * p[low])}
+    holm[high] = min(1, max(holm[low], p[high]))
+    for verdict, name in zip(verdicts, ("coral", "sd"), strict=True):
+        np.testing.assert_allclose([verdict.p, verdict.p_holm], [p[name], holm[name]])
+        np.testing.assert_allclose(verdict.effect, (wide[name] - wide["erm"]).mean())
+
+    shown = tables(frame, "sd", verdicts, [], "held-out-source")[0]
+    assert [row[0] for row in shown["rows"]] == ["coral", "sd (saved)", "erm"]
+    for name, row in zip(("coral", "sd", "erm"), shown["rows"], strict=True):
+        own = frame[frame["method"] == name]
+        by_place = {place: own[own["target"] == place]["score"].mean() for place in set(own.target)}
+        worst = min(by_place, key=by_place.get)
+        gain = own["score"].sum() - own["floor"].sum()
+        share = gain / (own["ceiling"].sum() - own["floor"].sum())
+        assert row[1] == f"{own['score'].mean():.3f}"
+        assert row[2].split(" %")[0] == f"{100 * share:.0f}".replace("-", "−")
+        assert row[3] == f"{by_place[worst]:.3f} {worst}"
+        assert row[4:7] == [
+            f"{own[column].mean():.3f}" for column in ("worst_group", "ece", "select")
+        ]
+        assert row[7] == ("–" if name == "erm" else _shown_p(holm[name]))
+
+
+def _shown_p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def test_what_is_scored_on_a_target() -> None:
+    rng = np.random.default_rng(1)
+    said, truth = rng.dirichlet(np.ones(3), size=200), rng.integers(3, size=200)
+    groups = np.repeat([0, 1, 2], [100, 97, 3])  # of the last there are too few
+    found = scores(said, truth, groups)
+    right = said.argmax(1) == truth
+    assert found["score"] == accuracy_score(truth, said.argmax(1))
+    assert found["worst_group"] == min(right[:100].mean(), right[100:197].mean())
+    order = np.argsort(said.max(1))
+    parts = np.array_split(order, 10)
+    gaps = [abs(said.max(1)[part].mean() - right[part].mean()) * len(part) for part in parts]
+    np.testing.assert_allclose(found["ece"], sum(gaps) / 200)
 
 
 def test_a_few_labelled_rows_of_the_target_are_one_more_domain(compare) -> None:
@@ -312,8 +412,46 @@ def test_what_a_table_is_taken_for() -> None:
         table(frame.assign(site=[str(row) for row in range(80)]))
     with pytest.raises(UserError, match="one domain only"):
         table(frame.assign(site="here"))
-    with pytest.raises(UserError, match="names no domain in 1 rows"):
+    with pytest.raises(UserError, match="names no domain in row 1;"):
         table(frame.assign(site=[None, *frame["site"][1:]]))
+
+
+def test_columns_that_are_not_learned_from_are_named() -> None:
+    frame = hospitals(20)
+    frame["smoker"] = np.arange(80) % 2 == 0
+    frame["ward"] = ["red", "blue"] * 40
+    frame["weight"] = ["70.5"] * 79 + ["7o.5"]
+    frame["number"] = np.arange(80)
+    read = table(frame)
+    assert read.columns == ["pulse", "lactate", "age", "smoker", "number"]
+    assert read.inputs[:2, 3].tolist() == [1.0, 0.0]
+    numbered, typed, words = read.remarks
+    assert "'number' has another whole number in every row" in numbered
+    assert "would be numbers, but for '7o.5' in row 80." in typed
+    assert words == "Not learned from, as they hold no numbers: 'ward'."
+    assert table(frame, features=["age"]).remarks == []
+    spelt = frame.assign(site=frame["site"].where(frame.index % 40 > 0, frame["site"].str.title()))
+    (twins,) = table(spelt, features=["age"]).remarks
+    assert twins.startswith("The domains 'North' and 'north', 'East' and 'east' differ in case")
+    with pytest.raises(UserError, match="'weight' holds what is no number, such as '7o.5' in row"):
+        table(frame, features=["age", "weight"])
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"features": ["age", "outcome"]}, "'outcome' is the label, and cannot be learned from"),
+        ({"features": ["site"]}, "'site' is the domain, and cannot be learned from"),
+        ({"features": ["age", "pulse", "age"]}, "'age' is named twice"),
+        ({"text": "outcome"}, "'outcome' is the label"),
+        ({"label": "site"}, "'site' cannot be both the label and the domain"),
+        ({"label": "age"}, "holds fractions"),
+        ({"label": "number"}, "80 different values in 80 rows; that looks like a measurement"),
+    ],
+)
+def test_a_column_is_one_thing(columns: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        table(hospitals(20).assign(number=[f"{row / 7}" for row in range(80)]), **columns)
 
 
 def test_folders_of_images_are_read_as_domains(tmp_path: Path) -> None:
@@ -335,6 +473,9 @@ def test_folders_of_images_are_read_as_domains(tmp_path: Path) -> None:
     skipped = open_domain_table(str(tmp_path), domain=None, label=None, skip_unreadable=True)
     assert len(skipped.labels) == 8
     assert "9.png" in skipped.notes[0]
+    for named in ({"label": "kind"}, {"domain": "place"}, {"image": "file"}):
+        with pytest.raises(UserError, match=f"Leave out --{next(iter(named))}"):
+            open_domain_table(str(tmp_path), **{"domain": None, "label": None, **named})
 
 
 def test_methods_that_do_not_apply_are_left_out_with_the_reason() -> None:
@@ -485,6 +626,12 @@ def test_the_command_line_end_to_end(generality, tmp_path: Path) -> None:
         (("compare", "train.csv", "--domain", "site"), "--label COLUMN"),
         (("compare", "train.csv", "--target", "west"), "goes with --domain"),
         (("compare", "train.csv", "--domain", "site", "--weak-label", "age"), "does not go with"),
+        ((*asked.split(), "--skip-unreadable"), "--skip-unreadable is for images"),
+        ((*asked.split(), "--max-length", "9"), "--max-length is for texts"),
+        ((*asked.split(), "--methods", ","), "',' names nothing"),
+        (("predict", found["best"], tmp_path), "is a folder, and this winner reads tables"),
+        (("predict", found["best"], "new.csv", "--text", "age"), "finds them by name"),
+        (("predict", found["best"], "new.csv", "--skip-unreadable"), "is for images"),
     ):
         refused = generality(*wrong)
         assert refused.code == 2
@@ -783,3 +930,7 @@ def test_what_images_are_not_asked_for(tmp_path: Path) -> None:
         FeatureRecipe("efficientnet-lite0", layer=3).check("image")
     with pytest.raises(UserError, match="--image-size is for images"):
         FeatureRecipe("", image_size=64).check("numeric")
+    with pytest.raises(UserError, match="numbers go through no backbone"):
+        FeatureRecipe("", pooling="cls").check("numeric")
+    with pytest.raises(UserError, match="--max-length is for texts"):
+        FeatureRecipe("", max_length=99).check("numeric")

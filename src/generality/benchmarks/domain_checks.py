@@ -14,6 +14,7 @@ from generality.benchmarks.splits import leaks, normalised
 from generality.errors import UserError, unknown
 
 Kind = Literal["no labels", "few rows", "one class", "unseen classes", "duplicates"]
+_SHOWN = 8  # classes named in a message
 
 
 @dataclass(frozen=True)
@@ -230,6 +231,8 @@ def _unseen(
     if not new:
         return []
     where = tuple(row for row, label in zip(rows, classes, strict=True) if label in new)
+    named = ", ".join(map(str, new[:_SHOWN]))
+    named += f" and {len(new) - _SHOWN} more" if new[_SHOWN:] else ""
     return [
         DomainFinding(
             "unseen classes",
@@ -237,7 +240,7 @@ def _unseen(
             where,
             False,
             f"The domain '{name}' has {_rows(len(where))} of classes that no other domain has "
-            f"({', '.join(map(str, new))}): trained without it, every method gets them wrong.",
+            f"({named}): trained without it, every method gets them wrong.",
         )
     ]
 

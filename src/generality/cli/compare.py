@@ -235,7 +235,7 @@ def compare(
             features=_listed(features), group=group, split=split,
             skip_unreadable=skip_unreadable,
         )  # fmt: skip
-        if hidden is not None and tuning != "probe":
+        if hidden is not None and tuning in ("lora", "full"):
             raise UserError(
                 "--hidden is the width of a network on frozen features (--tuning probe)."
             )
@@ -278,7 +278,12 @@ def compare(
 
 def _listed(names: str | None) -> list[str] | None:
     """Names between commas."""
-    return [name.strip() for name in names.split(",") if name.strip()] if names else None
+    if names is None:
+        return None
+    found = [name.strip() for name in names.split(",") if name.strip()]
+    if not found:
+        raise UserError(f"'{names}' names nothing; write names separated by commas.")
+    return found
 
 
 def _refuse(why: str, given: dict[str, object]) -> None:

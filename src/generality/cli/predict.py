@@ -39,6 +39,8 @@ def predict(
     from generality.benchmarks import read_rows
     from generality.benchmarks.image_folders import is_image_folder, list_images
     from generality.compare import predict as predict_rows
+    from generality.compare.winner import input_of
+    from generality.errors import UserError
     from generality.lab.runs import write_atomically
     from generality.selection.self_supervised_data import without_bars
     from generality.selection.training_files import check_output, check_outputs
@@ -47,10 +49,20 @@ def predict(
     if output is not None:
         check_output(output, tuple(writers))
         check_outputs({"the data": data}, {"--output": output})
+    kind, column = input_of(model)
+    if kind != "image" and skip_unreadable:
+        raise UserError("--skip-unreadable is for images, and this winner reads none.")
+    if kind == "numeric" and text is not None:
+        raise UserError("--text: this winner reads columns of numbers, and finds them by name.")
     images = is_image_folder(data)
+    if images and kind != "image":
+        raise UserError(f"{data} is a folder, and this winner reads tables; name a file.")
+    if images and text is not None:
+        raise UserError("--text names a column of a table, and this is a folder of images.")
+    words = [] if kind == "numeric" else [text or column or "text"]
     rows = predict_rows(
         model,
-        list_images(data) if images else read_rows(data),
+        list_images(data) if images else read_rows(data, as_text=words),
         text="path" if images else text,
         adapt=adapt,
         skip_unreadable=skip_unreadable,

@@ -78,4 +78,4 @@ def check_table(
     elif silent.any():
         notes.append(f"{int(silent.sum())} rows have no label; they take no part.")
         table = table.take(np.flatnonzero(~silent))
-    return table, targets, notes
+    return replace(table, remarks=[]), targets, [*notes, *table.remarks]

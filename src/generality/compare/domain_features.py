@@ -65,6 +65,10 @@ class FeatureRecipe:
 
     def check(self, kind: Kind) -> None:
         """Raise a `UserError` for a backbone that does not read such inputs."""
+        if kind == "numeric" and (self.layer is not None or self.pooling is not None):
+            raise UserError("--layer and --pooling are for texts; numbers go through no backbone.")
+        if kind != "text" and self.max_length != FeatureRecipe.max_length:
+            raise UserError("--max-length is for texts.")
         if kind == "image" and (self.layer is not None or self.pooling is not None):
             raise UserError("--layer and --pooling are for texts; images have one pooled feature.")
         if kind != "image" and self.image_size is not None:

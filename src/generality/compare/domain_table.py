@@ -14,13 +14,14 @@ from jaxtyping import Float, Int
 
 from generality.benchmarks import MultiDomain, encode_labels, read_rows
 from generality.benchmarks.image_folders import is_image_folder, read_images
-from generality.compare.winner import read_texts
+from generality.compare.winner import about_blank, read_texts
 from generality.errors import UserError, unknown
 
 Kind = Literal["text", "image", "numeric"]
 FEWEST_IN_DOMAIN = 10
 """Labelled rows below which a domain is trained on, but never left out to be tested on."""
 _SHOWN = 5  # columns named in a message
+_NUMBERS = ("int", "uint", "float", "double", "decimal", "bool")
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class DomainTable:
         groups: group of each row, of which the worst is reported; the classes unless others are
             named.
         columns: what to read from a new table to have the same inputs.
-        notes: sentences about what was done with the table.
+        notes: sentences about rows that were left out.
+        remarks: sentences about its columns.
     """
 
     kind: Kind
@@ -49,6 +51,7 @@ class DomainTable:
     groups: Int[np.ndarray, " n"]
     columns: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
 
     def take(self, rows: Int[np.ndarray, " m"]) -> DomainTable:
         """Some of the rows."""
@@ -91,10 +94,12 @@ def read_domain_table(
     """The columns of a table as inputs, classes and domains.
 
     With none of `text`, `image` and `features`, a column called text is taken, or else one called
-    image, or else all columns of numbers. Rows of numbers of which one is missing are left out.
+    image, or else all columns of numbers and of true and false. Rows of numbers of which one is
+    missing are left out; `remarks` says which columns are not learned from.
 
     Raises:
-        UserError: a column that is not there or holds something else.
+        UserError: a column that is not there, is asked for as two things or holds something else;
+            classes that look like an id.
     """
     for name in (domain, label, *filter(None, (text, image, group)), *(features or ())):
         if name not in data.column_names:
@@ -102,27 +107,112 @@ def read_domain_table(
     if sum(each is not None for each in (text, image, features)) > 1:
         raise UserError("Give one kind of input: --text, --image or --features.")
     if text is None and image is None and features is None:
-        text = "text" if "text" in data.column_names else None
-        image = "image" if text is None and "image" in data.column_names else None
+        free = [name for name in data.column_names if name not in (domain, label)]
+        text = "text" if "text" in free else None
+        image = "image" if text is None and "image" in free else None
+    _refuse_shared(domain, label, [*filter(None, (text, image)), *(features or ())])
     domains, domain_names = _domains(data, domain)
     codes, label_names = encode_labels(data, label)
     labels = np.array([-1 if code is None else code for code in codes], dtype=np.int64)
-    if len(label_names) < 2:
+    present, known = np.unique(labels[labels >= 0]), int((labels >= 0).sum())
+    if len(present) < 2:
+        only = label_names[int(present[0]) if len(present) else 0]
+        raise UserError(f"Column '{label}' has one class only, '{only}'; a classifier needs two.")
+    if len(present) > max(2, known / 2):
         raise UserError(
-            f"Column '{label}' has one class only, '{label_names[0]}'; a classifier needs two."
+            f"Column '{label}' has {len(present)} different values in {known} rows; that looks "
+            "like a measurement, free text or an id. Name a column of classes."
         )
     groups = labels.copy()
     if group is not None:
         values = [str(value) for value in data[group][:]]
         groups = np.unique(values, return_inverse=True)[1].astype(np.int64)
     names = (labels, domains, label_names, domain_names, groups)
+    twins = [*_twins("domains", domain_names), *_twins("classes", label_names)]
     if text is not None:
-        return DomainTable("text", read_texts(data, text), *names, [text])
+        texts = read_texts(data, text)
+        return DomainTable("text", texts, *names, [text], remarks=[*twins, *about_blank(texts)])
     if image is not None:
-        return DomainTable("image", read_texts(data, image), *names, [image])
+        return DomainTable("image", read_texts(data, image), *names, [image], remarks=twins)
     apart = [name for name in (domain, label, group) if name is not None]
     columns = list(features or numeric_columns(data, leave_out=apart))
-    return _without_holes(DomainTable("numeric", read_numbers(data, columns), *names, columns))
+    remarks = [
+        *twins,
+        *_ids(data, columns),
+        *([] if features else _not_numbers(data, columns, apart)),
+    ]
+    numbers = read_numbers(data, columns)
+    return _without_holes(DomainTable("numeric", numbers, *names, columns, remarks=remarks))
+
+
+def _refuse_shared(domain: str, label: str, inputs: Sequence[str]) -> None:
+    if domain == label:
+        raise UserError(f"Column '{label}' cannot be both the label and the domain.")
+    for name in inputs:
+        if name in (domain, label):
+            role = "label" if name == label else "domain"
+            raise UserError(f"Column '{name}' is the {role}, and cannot be learned from as well.")
+        if inputs.count(name) > 1:
+            raise UserError(f"Column '{name}' is named twice; name it once.")
+
+
+def _twins(what: str, names: Sequence[str]) -> list[str]:
+    """A remark on names that are probably one."""
+    first: dict[str, str] = {}
+    pairs = [(first.setdefault(" ".join(name.casefold().split()), name), name) for name in names]
+    found = [f"'{one}' and '{other}'" for one, other in pairs if one != other]
+    if not found:
+        return []
+    return [
+        f"The {what} {', '.join(found)} differ in case or spaces only, and are taken as different: "
+        "spell them alike if they are the same."
+    ]
+
+
+def _ids(data: Dataset, columns: Sequence[str]) -> list[str]:
+    """A remark on columns that number the rows."""
+    found = [
+        name
+        for name in columns
+        if str(getattr(data.features[name], "dtype", "")).startswith(("int", "uint"))
+        and len(set(data[name][:])) == len(data)
+    ]
+    return [
+        f"Column '{name}' has another whole number in every row, as an id has. It is learned from: "
+        "if it says nothing, name the others with --features."
+        for name in found
+    ]
+
+
+def _not_numbers(data: Dataset, columns: Sequence[str], apart: Sequence[str]) -> list[str]:
+    """Remarks on the columns that are not learned from, as they hold no numbers."""
+    words, said = [], []
+    for name in data.column_names:
+        if name in columns or name in apart:
+            continue
+        kind = getattr(data.features[name], "dtype", "")
+        cells = data[name][:] if kind in ("string", "large_string") else []
+        odd = [row for row, cell in enumerate(cells) if cell is not None and not _is_number(cell)]
+        if 0 < len(odd) < len(cells) / 2:
+            more = f" and {len(odd) - 1} more" if odd[1:] else ""
+            said.append(
+                f"Column '{name}' is not learned from: it would be numbers, but for '"
+                f"{cells[odd[0]]}' in row {odd[0] + 1}{more}. Mend it, or blank it, to use it."
+            )
+        else:
+            words.append(f"'{name}'")
+    if words:
+        listing = ", ".join(words[:_SHOWN]) + (", …" if words[_SHOWN:] else "")
+        said.append(f"Not learned from, as they hold no numbers: {listing}.")
+    return said
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return not cell.strip()
+    return True
 
 
 def open_domain_table(
@@ -146,7 +236,14 @@ def open_domain_table(
     Raises:
         UserError: for anything wrong with it.
     """
-    folder = is_image_folder(source) and domain is None
+    folder = is_image_folder(source)
+    if folder:
+        told = {"--domain": domain, "--label": label, "--image": image}
+        if given := [option for option, column in told.items() if column is not None]:
+            raise UserError(
+                f"{source} is a folder of images: its folders say what each shows and where it is "
+                f"from. Leave out {' and '.join(given)}."
+            )
     if folder or image is not None or layout is not None:
         if text is not None or features is not None:
             raise UserError("These inputs are images; leave out --text and --features.")
@@ -160,6 +257,8 @@ def open_domain_table(
         raise UserError(
             "Say where rows come from and what they are: --domain COLUMN --label COLUMN."
         )
+    if skip_unreadable:
+        raise UserError("--skip-unreadable is for images.")
     words = [name for name in (domain, label, text, group) if name is not None]
     data = read_rows(source, split=split, as_text=words)
     return read_domain_table(
@@ -227,7 +326,7 @@ def _groups_of_images(
 
 
 def numeric_columns(data: Dataset, leave_out: Sequence[str]) -> list[str]:
-    """The columns of numbers.
+    """The columns of numbers, and of true and false.
 
     Raises:
         UserError: there is none.
@@ -235,8 +334,7 @@ def numeric_columns(data: Dataset, leave_out: Sequence[str]) -> list[str]:
     numeric = [
         name
         for name, kind in data.features.items()
-        if name not in leave_out
-        and str(getattr(kind, "dtype", "")).startswith(("int", "uint", "float", "double"))
+        if name not in leave_out and str(getattr(kind, "dtype", "")).startswith(_NUMBERS)
     ]
     if not numeric:
         raise UserError(
@@ -256,20 +354,32 @@ def read_numbers(data: Dataset, columns: Sequence[str]) -> Float[np.ndarray, "n 
     for place, name in enumerate(columns):
         if name not in data.column_names:
             raise unknown("column", name, data.column_names)
+        cells = data[name][:]
         try:
-            numbers[:, place] = np.array(data[name][:], dtype=np.float64)
+            numbers[:, place] = np.array(cells, dtype=np.float64)
         except (TypeError, ValueError):
-            raise UserError(f"Column '{name}' holds something that is no number.") from None
+            odd = [row for row, cell in enumerate(cells) if not _may_be_number(cell)]
+            where = f", such as {cells[odd[0]]!r} in row {odd[0] + 1}" if odd else ""
+            raise UserError(f"Column '{name}' holds what is no number{where}.") from None
     return numbers
+
+
+def _may_be_number(cell: Any) -> bool:
+    return (
+        cell is None
+        or isinstance(cell, float | int)
+        or (isinstance(cell, str) and bool(cell.strip()) and _is_number(cell))
+    )
 
 
 def _domains(data: Dataset, column: str) -> tuple[np.ndarray, list[str]]:
     values = [None if value is None else str(value).strip() for value in data[column][:]]
     missing = [row for row, value in enumerate(values) if not value]
     if missing:
+        rows = f"{len(missing)} rows, first in row" if missing[1:] else "row"
         raise UserError(
-            f"Column '{column}' names no domain in {len(missing)} rows, first in row "
-            f"{missing[0] + 1}; say where they come from, or drop them."
+            f"Column '{column}' names no domain in {rows} {missing[0] + 1}; say where it comes "
+            "from, or drop it."
         )
     names = list(dict.fromkeys(str(value) for value in values))
     if len(names) < 2:

@@ -47,11 +47,20 @@ def refit(
     folder: Path,
     lab: Lab,
 ) -> None:
-    """Train a method once more, with seed 0, on the labelled rows of all domains; save it."""
+    """Train a method once more, with seed 0, on the labelled rows of all domains; save it.
+
+    Raises:
+        UserError: it diverged, or the folder holds other files.
+    """
     state = lab.step(
         _refitted, features, table.labels, table.domains, len(table.label_names), method, hyper,
         network,
     )  # fmt: skip
+    if not all(each.isfinite().all() for each in state["network"].values()):
+        raise UserError(
+            f"Trained on all domains, {method} diverged; the rows are kept. Choose other methods, "
+            "or more draws."
+        )
     about = {
         "kind": KIND, "method": method, "hyper": hyper, "input": table.kind,
         "columns": table.columns, "text": table.columns[0] if table.kind == "text" else None,

@@ -181,7 +181,8 @@ def compare_domains(
         },
         "factors": ["target"],
         "floor_name": "plain training (erm)",
-        "ceiling_name": "labels of the target",
+        "ceiling_name": "training with labels of the target",
+        "references": [FLOOR],
     }  # fmt: skip
     directory = run_directory(root, asked)
     with open_run(directory, asked) as writer:

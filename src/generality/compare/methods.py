@@ -131,6 +131,8 @@ def applicable(
             raise UserError(f"{name} needs an old model: give it as --old-model.")
         if name not in possible:
             raise UserError(f"{name} goes through an intermediate model: name it with --via.")
+    if via and "bootstrapped" not in names:
+        raise UserError("--via is for the method bootstrapped: add it to --methods, or drop --via.")
     if soft:
         return names, []
     kept = list(dict.fromkeys(METHODS[name].same_if_hard or name for name in names))

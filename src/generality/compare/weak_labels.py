@@ -178,7 +178,8 @@ def compare_weak_labels(
         }),
         "factors": [],
         "floor_name": "the old model" if table.true_teacher else "the weak labels",
-        "ceiling_name": "true labels",
+        "ceiling_name": "training on true labels",
+        "references": [],
     }  # fmt: skip
     directory = run_directory(root, asked)
     with open_run(directory, asked) as writer:

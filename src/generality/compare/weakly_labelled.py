@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from generality.benchmarks import encode_labels, read_probabilities
 from generality.compare.label_sources import about_sources, averaged, class_names, listed
 from generality.compare.weak_models import align, judged_by
-from generality.compare.winner import is_sequence_classifier, read_texts, saved_folder
+from generality.compare.winner import about_blank, is_sequence_classifier, read_texts, saved_folder
 from generality.errors import UserError, unknown
 from generality.lab import Lab
 
@@ -83,13 +83,19 @@ def weakly_labelled(
         weak_label = [label]
     _one_source(weak_label, weak_probabilities, weak_model)
     columns = listed(weak_label, data.column_names)
+    for column in [*columns, *listed(weak_probabilities, data.column_names)]:
+        if column == text or (column == label and not true_teacher):
+            role = "text" if column == text else "true label"
+            raise UserError(f"Column '{column}' is the {role}, and cannot be the weak one as well.")
+    if text == label:
+        raise UserError(f"Column '{text}' cannot be both the text and the label.")
     for column in (text, label, *columns):
         if column is not None and column not in data.column_names:
             raise unknown("column", column, data.column_names)
     if len(data) < FEWEST_ROWS:
         raise UserError(f"There are {len(data)} rows; a comparison needs at least {FEWEST_ROWS}.")
     texts = read_texts(data, text)
-    notes = _blank_texts(texts)
+    notes = about_blank(texts)
     truth, names = _truth(data, label)
 
     if len(columns) == 1 and _holds_numbers_between_classes(data, columns[0]):
@@ -182,17 +188,11 @@ def _one_source(*sources: Any) -> None:
     if not given:
         raise UserError(
             "Nothing says what the weak labels are: give --weak-label COLUMN, "
-            "--weak-probabilities COLUMN,… or --weak-model MODEL."
+            "--weak-probabilities COLUMN,… or --weak-model MODEL. If rows come from several places "
+            "and the question is what holds up at another, say --domain COLUMN instead."
         )
     if len(given) > 1:
         raise UserError(f"Give one source of weak labels, not {' and '.join(given)}.")
-
-
-def _blank_texts(texts: list[str]) -> list[str]:
-    blank = sum(not text.strip() for text in texts)
-    if blank == len(texts):
-        raise UserError("The column of texts is blank in every row.")
-    return [f"{blank} of {len(texts)} texts are empty; they are kept."] if blank else []
 
 
 def _truth(data: Dataset, label: str | None) -> tuple[np.ndarray, list[str] | None]:
@@ -221,9 +221,10 @@ def _weak_classes(data: Dataset, column: str, names: list[str]) -> np.ndarray:
     codes, names = encode_labels(data, column, names)
     missing = [row for row, code in enumerate(codes) if code is None]
     if missing:
+        rows = f"{len(missing)} rows, first in row" if missing[1:] else "row"
         raise UserError(
-            f"Column '{column}' has no weak label in {len(missing)} rows, first in row "
-            f"{missing[0] + 1}; drop these rows or label them."
+            f"Column '{column}' has no weak label in {rows} {missing[0] + 1}; drop such rows or "
+            "label them."
         )
     return np.eye(len(names))[np.array(codes)]
 

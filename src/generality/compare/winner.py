@@ -33,6 +33,7 @@ from generality.models.image_classifier import ImageClassifier
 from generality.models.load import fetch_model
 
 _OURS = ("winner.json", "classifier.json")
+_GIVE = "Give the folder `best` of a comparison, or a sequence classifier (a folder, hf:org/name)."
 
 
 class Classifier(Protocol):
@@ -122,10 +123,14 @@ def load_classifier(
     lab = lab or Lab(progress=False)
     folder = saved_folder(path)
     if folder is None:
-        if not is_sequence_classifier(str(path)):
+        place = Path(path).expanduser()
+        far = str(path).startswith("hf:")
+        if not far and not place.exists():
+            raise UserError(f"There is no classifier at '{path}'. {_GIVE}")
+        if not (far or (place / "config.json").is_file()) or not is_sequence_classifier(str(path)):
             raise UserError(
                 f"'{path}' holds no classifier: neither winner.json, nor the config.json of a "
-                "sequence classifier. Give the folder `best` of a comparison."
+                f"sequence classifier. {_GIVE}"
             )
         return SequenceClassifier(str(path), device=lab.device, max_length=max_length)
     about = _read_about(folder)
@@ -152,6 +157,19 @@ def saved_folder(path: str | Path) -> Path | None:
         if any((folder / name).is_file() for name in _OURS):
             return folder
     return None
+
+
+def input_of(path: str | Path) -> tuple[str, str | None]:
+    """What a classifier reads ("text", "image" or "numeric"), and the column it was made with.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    folder = saved_folder(path)
+    about = _read_about(folder) if folder else {}
+    kind = about.get("input", "text")
+    column = about.get("text") or (about["columns"][0] if kind == "image" else None)
+    return kind, column
 
 
 def is_sequence_classifier(name: str) -> bool:
@@ -246,6 +264,18 @@ def read_texts(data: Dataset, column: str) -> list[str]:
                 f"Column '{column}' holds {type(value).__name__} in row {row + 1}, not text."
             )
     return [value or "" for value in values]
+
+
+def about_blank(texts: Sequence[str]) -> list[str]:
+    """A sentence about empty texts, if there are any.
+
+    Raises:
+        UserError: all are.
+    """
+    blank = sum(not text.strip() for text in texts)
+    if blank == len(texts):
+        raise UserError("The column of texts is blank in every row.")
+    return [f"{blank} of {len(texts)} texts are empty; they are kept."] if blank else []
 
 
 def read_paths(data: Dataset, column: str, folder: Path | None) -> list[str]:

@@ -121,6 +121,8 @@ def find_study(name: str) -> Study:
         return _study_from_file(Path(name))
     studies = {study.name: study for study in find_studies()}
     if name not in studies:
+        if Path(name).is_file():
+            raise UserError(f"{name} is no study: a study of your own is a Python file (.py).")
         raise unknown("study", name, studies)
     return studies[name]
 
