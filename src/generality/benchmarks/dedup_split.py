@@ -115,7 +115,8 @@ def leakage_gap(
 ) -> LeakageGap:
     """How much a score owes to copies of test rows in training.
 
-    Both arms train on as many rows.
+    Both arms train on as many rows. Copies in training thin it out, too: as many rows hold fewer
+    different ones, so that a small gap need not mean that copies are worth little.
 
     Args:
         score: trains on the first rows, tests on the second, returns a number.
