@@ -137,6 +137,13 @@ def test_a_head_learns_from_its_own_domain_and_features_from_all() -> None:
     assert touched["body.weight"]
 
 
+def test_batches_of_another_number_of_domains_are_refused() -> None:
+    model = domain_heads()
+    for domains in (1, 3):
+        with pytest.raises(ValueError, match="2 domains, batch"):
+            model.loss(inputs(domains, 8, 5), torch.zeros(domains, 8, dtype=torch.long))
+
+
 def test_domains_count_alike_and_an_absent_one_not_at_all() -> None:
     logits, targets = inputs(3, 5, 4), torch.eye(4)[[0, 1, 2, 3, 0]]
     first = torch.tensor([[1.0, 0.0]])
@@ -188,6 +195,16 @@ def test_selectors_weigh_heads_and_know_their_domains(make) -> None:
             selector.weights(z, logits[:1])
     if getattr(selector, "hard", False):
         assert set(weights.unique().tolist()) == {0.0, 1.0}
+
+
+@pytest.mark.parametrize("make", [DiscriminatorSelector, PrototypeSelector])
+@pytest.mark.parametrize(
+    "domains", [[0, 2, 0, 2], [1, 2, 1, 2], ["a", "b", "a", "b"], [0, 1, 0]], ids=str
+)
+def test_a_domain_that_no_head_could_be_told_by_is_refused(make, domains) -> None:
+    """An id left out would make a mean of no rows, or give one domain's weight to another."""
+    with pytest.raises(ValueError, match="4 ids, 0 … K−1 in the order of the heads"):
+        make(inputs(4, 3), np.array(domains))
 
 
 def test_the_gap_is_what_the_choice_costs() -> None:

@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize, one_hot
 
@@ -54,7 +55,16 @@ class DomainHeads(MultiHead):
     def loss(
         self, inputs: Float[Tensor, "domains batch ..."], labels: Int[Tensor, "domains batch"]
     ) -> Float[Tensor, ""]:
-        """`drm_loss` of as many examples of each domain."""
+        """`drm_loss` of as many examples of each domain.
+
+        Raises:
+            ValueError: for batches of fewer or more domains than there are heads.
+        """
+        if len(labels) != self.domains or inputs.shape[:2] != labels.shape:
+            raise ValueError(
+                f"inputs {tuple(inputs.shape)} and labels {tuple(labels.shape)} are not "
+                f"({self.domains} domains, batch, …) and ({self.domains} domains, batch)"
+            )
         domains = torch.arange(len(labels), device=labels.device).repeat_interleave(labels.shape[1])
         return drm_loss(
             self(inputs.flatten(0, 1)),
@@ -100,6 +110,9 @@ class DiscriminatorSelector:
         features: (n, dim) of the sources.
         domains: (n,) 0 … K−1.
         hard: the most probable domain alone, instead of all by their probability.
+
+    Raises:
+        ValueError: for other ids, which no head could be told by.
     """
 
     def __init__(
@@ -111,7 +124,7 @@ class DiscriminatorSelector:
 
         rows = checked_batch(features).numpy()
         classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-        classifier.fit(rows, np.asarray(domains))
+        classifier.fit(rows, _domain_ids(domains, len(rows)))
         scaler, linear = classifier[0], as_head(classifier[-1])
         self._mean = torch.as_tensor(scaler.mean_, dtype=torch.float32)
         self._scale = torch.as_tensor(scaler.scale_, dtype=torch.float32)
@@ -134,6 +147,9 @@ class PrototypeSelector:
         metric: "l2", weight ∝ distance^−γ, or "cosine", weight ∝ max(similarity, 0)^γ.
         gamma: exponent, at least 0.
         hard: the nearest domain alone. (The released code takes the least similar one by cosine.)
+
+    Raises:
+        ValueError: for other ids, which no head could be told by, or options.
     """
 
     def __init__(
@@ -147,10 +163,9 @@ class PrototypeSelector:
     ) -> None:
         if metric not in ("l2", "cosine") or gamma < 0:
             raise ValueError("metric is 'l2' or 'cosine' and gamma at least 0")
-        rows, known = checked_batch(features), torch.as_tensor(np.asarray(domains))
-        self.prototypes = torch.stack(
-            [rows[known == d].mean(0) for d in range(int(known.max()) + 1)]
-        )
+        rows = checked_batch(features)
+        known = torch.from_numpy(_domain_ids(domains, len(rows)))
+        self.prototypes = torch.stack([rows[known == d].mean(0) for d in known.unique()])
         self.metric, self.gamma, self.hard = metric, gamma, hard
 
     def weights(
@@ -251,6 +266,19 @@ def adaptivity_gap(per_head: Sequence[float], chosen: float) -> float:
     0.05
     """
     return max(per_head) - chosen
+
+
+def _domain_ids(domains: Any, rows: int) -> Int[NDArray[np.int64], " n"]:
+    """One id for each row; 0 … K−1 all there, since heads are told by position."""
+    ids = np.asarray(domains)
+    present = np.unique(ids)
+    if ids.shape != (rows,) or present.tolist() != list(range(len(present))):
+        shown = ", ".join(str(name) for name in present[:5])
+        raise ValueError(
+            f"domains are {rows} ids, 0 … K−1 in the order of the heads and each there at least "
+            f"once; they have shape {ids.shape} and say {shown}"
+        )
+    return ids.astype(np.int64)
 
 
 def _hardened(weights: Float[Tensor, "batch domains"]) -> Float[Tensor, "batch domains"]:
