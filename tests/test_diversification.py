@@ -81,6 +81,22 @@ def test_the_prior_of_divdis_is_a_constant_and_its_term_is_a_kl() -> None:
     torch.testing.assert_close(both, only_fit)
 
 
+def test_a_single_head_has_none_to_differ_from() -> None:
+    """The mean over no pairs would be NaN; a network without heads would be misread."""
+    logits, labels = torch.zeros(1, 4, 2), torch.tensor([0, 1, 0, 1])
+    for heads in (logits, logits[0]):
+        with pytest.raises(ValueError, match="two heads or more"):
+            DivDisLoss()(heads, labels, heads)
+    with pytest.raises(ValueError, match="two heads or more"):
+        pairwise_mutual_information(logits.softmax(-1))
+    data = streams(1)
+    with pytest.raises(ValueError, match="two heads or more"):
+        fit_divdis(
+            nn.Linear(2, 2), data["labelled"][0][0], data["labelled"][1][0], data["others"][0][0],
+            steps=1,
+        )  # fmt: skip
+
+
 def test_certain_predictions_give_finite_gradients() -> None:
     sure = (torch.eye(2)[torch.tensor([[0, 1, 0, 1], [0, 1, 1, 0]])] * 200).requires_grad_()
     labels = torch.tensor([0, 1, 0, 1])

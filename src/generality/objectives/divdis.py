@@ -31,7 +31,7 @@ class DivDisLoss(nn.Module):
         kind: "mi", or "l1": minus the mean L1 distance of two heads' probabilities.
 
     Raises:
-        ValueError: for negative weights or an unknown kind.
+        ValueError: for negative weights or an unknown kind; from a call, for a single head.
 
     >>> heads = torch.tensor([[[2.0, 0.0], [0.0, 2.0]], [[2.0, 0.0], [2.0, 0.0]]])  # (2, 2, 2)
     >>> labelled, labels = heads, torch.tensor([0, 1])
@@ -59,6 +59,7 @@ class DivDisLoss(nn.Module):
         unlabelled: Float[Tensor, "heads others classes"],
     ) -> Float[Tensor, ""]:
         """The loss of the heads' logits on a labelled and on an unlabelled batch."""
+        _at_least_two(labelled)
         fit = torch.stack([cross_entropy(logits, labels) for logits in labelled]).mean()
         beliefs = unlabelled.softmax(-1)
         if self.kind == "mi":
@@ -86,13 +87,22 @@ def pairwise_mutual_information(
     The joint distribution of a pair is the batch mean of the outer product of their probabilities,
     its marginals the batch means of each; the value lies in [0, ln classes].
 
+    Raises:
+        ValueError: for a single head, which has no pair.
+
     >>> opposite = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[0.0, 1.0], [1.0, 0.0]]])
     >>> round(pairwise_mutual_information(opposite).item(), 6)  # ln 2
     0.693147
     """
+    _at_least_two(beliefs)
     i, j = torch.triu_indices(len(beliefs), len(beliefs), 1)
     joint = torch.einsum("hba,hbc->hac", beliefs[i], beliefs[j]) / beliefs.shape[1]
     mean = beliefs.mean(1)
     apart = mean[i][:, :, None] * mean[j][:, None, :]
     ratio = joint.clamp_min(1e-12).log() - apart.clamp_min(1e-12).log()
     return (joint * ratio).sum((-2, -1)).mean()
+
+
+def _at_least_two(heads: Tensor) -> None:
+    if heads.ndim != 3 or len(heads) < 2:
+        raise ValueError(f"two heads or more, as (heads, batch, classes), not {tuple(heads.shape)}")
