@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import BertConfig, BertModel, Trainer, TrainingArguments
+from transformers import (
+    BertConfig,
+    BertModel,
+    Trainer,
+    TrainingArguments,
+    ViTConfig,
+    ViTModel,
+)
 
 from generality.lab import TrainConfig
 from generality.lab.train import train
@@ -153,6 +160,35 @@ def test_the_trainer_of_transformers_trains_and_evaluates_it(tmp_path) -> None:
     assert logits.shape == (24, 2)
     assert per_layer.shape == (24, 3, 2)
     assert all(a.equal(b) for a, b in zip(before, weights(body), strict=True))
+
+
+def test_images_are_read_by_both_views() -> None:
+    """As LEVI's ViT: every patch is a token, and the small model sees the pixels."""
+    torch.manual_seed(0)
+    body = ViTModel(
+        ViTConfig(
+            hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+            image_size=8, patch_size=4,
+        ),
+        add_pooling_layer=False,
+    )  # fmt: skip
+    small = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 5))
+    model = LayerwiseEnsemble(body, small, (1, -1), 3, task_dim=5, head_hidden=8).eval()
+    pixels = torch.randn(4, 3, 8, 8)
+    output = model(pixel_values=pixels, labels=torch.tensor([0, 1, 2, 0]))
+    states = body(pixel_values=pixels, output_hidden_states=True).hidden_states
+    kept = torch.stack([states[1].mean(1), states[2].mean(1)], dim=1)
+    again = model(pixel_values=pixels, hidden=kept)
+    torch.testing.assert_close(output.per_layer, again.per_layer, atol=1e-5, rtol=1e-5)
+    output.loss.backward()
+    assert small[1].weight.grad.any()
+    assert all(p.grad is None for p in body.parameters())
+
+
+def test_features_of_more_layers_than_there_are_heads_are_refused() -> None:
+    for layers in (2, 4):  # the fourth would be left unread, in silence
+        with pytest.raises(ValueError, match="3 layers"):
+            ensemble(task=False)(hidden=torch.randn(2, layers, 16))
 
 
 def test_regression_averages_values_and_squares_errors() -> None:

@@ -47,8 +47,8 @@ class LayerwiseEnsemble(nn.Module):
 
     Args:
         backbone: a `transformers` model that gives hidden states, or None for given features.
-        task_model: from (input_ids, attention_mask) to (batch, `task_dim`); None leaves it out
-            (layer-wise heads only).
+        task_model: from (input_ids, attention_mask), or from pixel_values, to (batch, `task_dim`);
+            None leaves it out (layer-wise heads only).
         layers: hidden states to read, counted as transformers does (0 are the embeddings, -1 is
             the last). None at all, `()`, is the small model alone with one head.
         num_outputs: classes, or values for "regression".
@@ -57,7 +57,7 @@ class LayerwiseEnsemble(nn.Module):
         head_hidden: width of a head's hidden layer.
         dropout: in the heads, in [0, 1).
         task_dropout: on the task model's output, in [0, 1), that it should not dominate.
-        pooling: of tokens, "mean", "last" or "cls".
+        pooling: of tokens (of an image's patches), "mean", "last" or "cls".
         problem: "classification" (cross-entropy, mean of probabilities) or "regression" (squared
             error, mean of values).
         train_backbone: False keeps it frozen and in eval mode; "lora" adds low-rank updates of
@@ -134,16 +134,26 @@ class LayerwiseEnsemble(nn.Module):
         attention_mask: Int[Tensor, "batch tokens"] | None = None,
         hidden: Float[Tensor, "batch layers dim"] | None = None,
         labels: Int[Tensor, " batch"] | Float[Tensor, "batch outputs"] | None = None,
+        pixel_values: Float[Tensor, "batch channels height width"] | None = None,
     ) -> LayerwiseOutput:
-        """Heads' outputs, their mean and, given `labels` (class ids, soft labels, values), loss."""
+        """Heads' outputs, their mean and, given `labels` (class ids, soft labels, values), loss.
+
+        Of texts give `input_ids`, of images `pixel_values`, as the backbone takes them.
+        """
         if hidden is None and self.layers:
-            hidden = self.hidden_states(input_ids, attention_mask)
+            hidden = self.hidden_states(input_ids, attention_mask, pixel_values)
+        if hidden is not None and self.layers and hidden.shape[1:2] != (len(self.layers),):
+            raise ValueError(
+                f"hidden has shape (batch, {len(self.layers)} layers, dim), not "
+                f"{tuple(hidden.shape)}"
+            )
         views: list[list[Tensor]] = [[] for _ in self.heads]
         for k, norm in enumerate(self.norms):
             assert hidden is not None
             views[k].append(norm(hidden[:, k].float()))
         if self.task_model is not None:
-            task = self.task_dropout(self.task_model(input_ids, attention_mask))
+            given = (input_ids, attention_mask) if pixel_values is None else (pixel_values,)
+            task = self.task_dropout(self.task_model(*given))
             for view in views:
                 view.append(task)
         outputs = [head(torch.cat(v, dim=-1)) for head, v in zip(self.heads, views, strict=True)]
@@ -155,15 +165,23 @@ class LayerwiseEnsemble(nn.Module):
         self,
         input_ids: Int[Tensor, "batch tokens"] | None,
         attention_mask: Int[Tensor, "batch tokens"] | None = None,
+        pixel_values: Float[Tensor, "batch channels height width"] | None = None,
     ) -> Float[Tensor, "batch layers dim"]:
         """The backbone's pooled hidden states of the chosen layers, from one pass."""
-        if self.backbone is None or input_ids is None:
-            raise ValueError("without a backbone and input_ids, give the features as `hidden`")
-        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        if self.backbone is None or (input_ids is None and pixel_values is None):
+            raise ValueError(
+                "without a backbone and its input_ids or pixel_values, give the features as "
+                "`hidden`"
+            )
+        inputs = {"pixel_values": pixel_values}
+        if pixel_values is None:
+            assert input_ids is not None
+            mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+            inputs = {"input_ids": input_ids, "attention_mask": mask}
         with torch.set_grad_enabled(torch.is_grad_enabled() and bool(self.train_backbone)):
-            states = self.backbone(
-                input_ids=input_ids, attention_mask=mask, output_hidden_states=True
-            ).hidden_states
+            states = self.backbone(**inputs, output_hidden_states=True).hidden_states
+            if pixel_values is not None:
+                mask = torch.ones(states[-1].shape[:2], device=states[-1].device)
             return torch.stack([self.pooler(states[layer], mask) for layer in self.layers], dim=1)
 
     def combine(
