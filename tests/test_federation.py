@@ -187,6 +187,29 @@ def test_the_plain_client_is_plain_training() -> None:
     assert same(found, again.state_dict())
 
 
+def test_a_client_without_data_is_said() -> None:
+    inputs, labels, target = data(0)
+    for parts in ((inputs[:0], labels[:0], target), (inputs, labels[:5], target),
+                  (inputs, labels, target[:0])):  # fmt: skip
+        with pytest.raises(ValueError, match="a class number for each"):
+            FedKAClient(model, lambda parts=parts: parts, seed=0)
+
+
+def test_a_step_of_matching_sums_its_batches() -> None:
+    """Two batches are one step of Adam, along the mean of their gradients."""
+    start, at = model().state_dict(), Round(1, 3)
+    taken = []
+    for accumulate in (2, 4):
+        matcher = client(0)
+        matcher.accumulate = accumulate
+        matcher.model.load_state_dict(start)
+        with room._generator(0, at):
+            matcher.match(start, at)
+        state = matcher.optimizer.state[next(matcher.model.featurizer.parameters())]
+        taken.append(int(state["step"]))
+    assert taken == [2, 1]  # of four batches
+
+
 def test_tuning_on_votes_teaches_the_global_model() -> None:
     target = data(0)[2]
     truth = np.repeat(np.arange(3), 20)
@@ -208,6 +231,8 @@ def test_tuning_on_votes_teaches_the_global_model() -> None:
         voting.vote([start], rows).flatten(),
         probabilities(start, target).argmax(1),
     )
+    crowd = [model(k).state_dict() for k in range(3)]
+    assert torch.equal(voting.vote(crowd, rows), voting.vote(crowd, rows)), "voters do not drop out"
 
 
 def test_what_is_broadcast() -> None:

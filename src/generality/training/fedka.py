@@ -46,6 +46,9 @@ class FedKAClient:
         learning_rate: of Adam, whose state lasts over rounds.
         released_behaviour: as the notebook, where an assignment for a sum makes a matching step
             use only the last of its `accumulate` batches.
+
+    Raises:
+        ValueError: `load` gives no examples, no target, or labels of another number.
     """
 
     def __init__(
@@ -66,6 +69,15 @@ class FedKAClient:
         inputs, labels, target = load()
         self.inputs, self.target = torch.as_tensor(inputs), torch.as_tensor(target)
         self.labels = torch.as_tensor(labels).long()
+        if (
+            not len(self.inputs)
+            or not len(self.target)
+            or self.labels.shape != self.inputs.shape[:1]
+        ):
+            raise ValueError(
+                f"a client has examples, a class number for each and inputs of the target, not "
+                f"{len(self.inputs)}, {len(self.labels)} and {len(self.target)}"
+            )
         self.model = make_model().to(device)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=learning_rate)
         self.seed, self.adversarial, self.matching = seed, adversarial, matching
