@@ -158,6 +158,35 @@ def test_faults_are_named() -> None:
         mean_head([nn.ReLU()])
 
 
+def test_inputs_that_would_teach_nothing_are_refused() -> None:
+    """Labels of −1 and 1 would be read as 0 and 1 by no loss; NaN would spread in silence."""
+    inputs, labels, domains = [part[::8] for part in two_cues()]
+    broken = inputs.copy()
+    broken[3, 1] = np.nan
+    for x, y, message in (
+        (inputs, 2 * labels - 1, "class ids from 0"),
+        (inputs[:0], labels[:0], "one example at least"),
+        (broken, labels, "NaN or infinite"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            discover(make, x, y, steps=1)
+        with pytest.raises(ValueError, match=message):
+            fit_penalised(make, x, y, domains[: len(y)], steps=1)
+
+
+def test_every_round_and_every_head_starts_from_weights_of_its_own() -> None:
+    """A network that went on from an earlier round would keep that round's feature."""
+    inputs, labels, _ = [part[::8] for part in two_cues()]
+    asked: list[int] = []
+
+    def noted(seed: int) -> Featurized:
+        asked.append(seed)
+        return make(seed)
+
+    discover(noted, inputs, labels, rounds=3, first_steps=1, steps=1, seeds=[0, 1])
+    assert len(set(asked)) == 6
+
+
 # ------------------------------------------------------------------------- the whole way
 
 

@@ -114,7 +114,8 @@ def discover(
         batch_size: None takes all examples in each step; see `fit_group_dro`.
 
     Raises:
-        ValueError: without a round, or where `module` is a network: each round starts afresh.
+        ValueError: without a round, or where `module` is a network: each round starts afresh; for
+            NaN or infinite inputs, labels below 0, no examples, or shapes that do not fit.
     """
     if rounds < 1:
         raise ValueError(f"at least one round, not {rounds}")
@@ -508,6 +509,10 @@ def _group_risks(
 def _per_replica(inputs: Any, labels: Any, count: int) -> tuple[Tensor, Tensor]:
     """Inputs (replicas, n, ...) and labels (replicas, n)."""
     x, y = as_tensor(inputs), as_tensor(labels).long()
+    if y.numel() == 0 or int(y.min()) < 0:
+        raise ValueError("labels are class ids from 0, of one example at least")
+    if x.is_floating_point() and not bool(x.isfinite().all()):
+        raise ValueError("inputs have NaN or infinite values: drop or fill such examples")
     if y.ndim == 1:
         x, y = x.expand(count, *x.shape), y.expand(count, *y.shape)
     if y.ndim != 2 or len(y) != count or x.shape[:2] != y.shape:
