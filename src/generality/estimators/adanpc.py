@@ -183,7 +183,8 @@ class AdaNPC(ClassifierMixin, BaseEstimator):
         k: neighbours that vote.
         temperature: of the softmax over cosine similarities.
         threshold: least score, in [0, 1], of the predicted class of an example that is stored; 0
-            stores all. `score_threshold` converts the paper's β.
+            stores all, as the paper's β of 0.1 does with up to 10 classes. `score_threshold`
+            converts others.
         max_memory: most examples stored. Labelled ones of `fit` take at most half of it (a
             stratified random part, with a warning, when there are more) and stay; those that come
             later replace the oldest of their kind.

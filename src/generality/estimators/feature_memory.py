@@ -34,7 +34,8 @@ class FeatureMemory:
     Args:
         dim: width of the features.
         classes: labels are 0 … classes−1.
-        k: neighbours that vote, at most as many as are stored.
+        k: neighbours that vote, at most as many as are stored. Many more than the rarest class has
+            entries favour the other classes.
         temperature: of the softmax over similarities, above 0.
         capacity: most entries ever stored; `dim` · 4 + 8 bytes each, the index (if any) as much
             again.

@@ -165,7 +165,10 @@ class LoRAGroup:
                 layer.unmerge()
 
     def unload(self) -> nn.Module:
-        """The model with the updates merged and every trace of the adapters gone, frozen still."""
+        """The model with the updates merged and every trace of the adapters gone, frozen still.
+
+        Adapters of other names on the same layers go too, unmerged.
+        """
         self.merge()
         for path, layer in self.layers.items():
             self.model.set_submodule(path, layer.get_base_layer())
