@@ -138,6 +138,8 @@ def test_the_tournament_takes_its_shifts_from_the_banks() -> None:
 def test_mistakes() -> None:
     with pytest.raises(UserError, match="no category of augmentations 'wether'.*'weather'"):
         image_bank().craft(pictures(1), "wether")
+    with pytest.raises(ValueError, match="divide these uint8 by 255"):
+        image_bank().craft(np.zeros((1, 3, 20, 20), np.uint8), "blur")
     with pytest.raises(ValueError, match="at least one operation"):
         AugmentationBank({"nothing": []})
     with pytest.raises(ValueError, match="argument 2"):

@@ -36,6 +36,11 @@ def test_probabilities_and_classes_give_the_same() -> None:
     pd.testing.assert_frame_equal(hard, soft)
 
 
+def test_nothing_to_validate_on_is_said() -> None:
+    with pytest.raises(ValueError, match="0 inputs and 0 labels"):
+        augmented_validation(lambda texts: [], [], np.zeros(0, int), text_bank())
+
+
 def test_no_setting_is_measured_on_what_it_was_trained_with() -> None:
     seen = []
 

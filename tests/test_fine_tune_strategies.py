@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -119,6 +120,25 @@ def test_steps_are_matched(model) -> None:
 def test_estimators_without_epochs_are_left_alone() -> None:
     assert matched_epochs(LogisticRegression(), 10, 100) == {}
     assert matched_epochs(MLPClassifier(solver="lbfgs"), 10, 100) == {}
+
+
+def test_gains_are_given_in_points_and_relative() -> None:
+    """The abstract's +11.74 %, read as relative: 51.20 becomes 57.21, which is 6.01 points."""
+    from generality.studies.measure.clinic_llm import strategy_rows
+
+    # with 100 rows of each class an AUC is a count of pairs, of 10,000
+    test = pd.DataFrame({"label": [0] * 100 + [1] * 100, "site": "west"})
+
+    def scored(pairs: int) -> np.ndarray:
+        above, rest = divmod(pairs, 100)  # positives above all negatives, and above some
+        places = [100.0] * above + [rest - 0.5] + [-1.0] * (99 - above)
+        return np.array([*np.arange(100.0), *places])
+
+    scores = {"global": scored(5120), "local": scored(5721)}
+    rows = {row["method"]: row for row in strategy_rows(scores, test, test, {})}
+    assert rows["local"]["floor"] == pytest.approx(0.5120)
+    assert rows["local"]["points"] == pytest.approx(6.01)
+    assert rows["local"]["relative_percent"] == pytest.approx(11.74, abs=5e-3)
 
 
 def test_what_does_not_fit_is_said() -> None:

@@ -191,6 +191,12 @@ def test_it_loads_into_a_plain_sequential_and_back() -> None:
     torch.testing.assert_close(copy(x), network(x))
 
 
+def test_a_slice_of_it_is_a_plain_sequential() -> None:
+    network, x = TruncatableMLP(*mlp()), torch.ones(2, 5)
+    torch.testing.assert_close(network[:2](x), network[0](x).sigmoid())
+    torch.testing.assert_close(network[2](network[:-1](x)), network(x))
+
+
 def test_units_come_in_whole_stages() -> None:
     network = TruncatableMLP(*mlp(), partial_biases=torch.zeros(4, 3))
     network.active_units = 4

@@ -164,6 +164,15 @@ def test_regulated_optimizer_steps_along_the_regulated_gradient_and_follows_sche
     assert optimizer.param_groups is base.param_groups
 
 
+def test_a_prompt_in_half_precision_keeps_its_own():
+    prompt = nn.Parameter(torch.ones(2, 4, dtype=torch.bfloat16))
+    optimizer = RegulatedOptimizer(torch.optim.SGD([prompt], lr=0.1), GradientRegulator(4, rank=2))
+    (prompt * torch.arange(4.0)).sum().backward()
+    optimizer.step()
+    assert prompt.grad.dtype == torch.bfloat16
+    assert optimizer.cosines[0] > 0
+
+
 def toy(prompts: Tensor) -> Tensor:
     return (prompts**4).sum((1, 2))
 

@@ -168,6 +168,30 @@ def test_a_loss_is_explained_too_and_nothing_by_noise() -> None:
         failure_drivers(wrong, metadata, grouped={"a": ["age"], "b": ["age"]})
 
 
+def test_what_is_missing_and_when_it_was_are_drivers_too() -> None:
+    rng = np.random.default_rng(0)
+    known = rng.random(600) > 0.3
+    late = rng.integers(0, 700, size=600)
+    wrong = rng.random(600) < 0.05 + 0.4 * ~known + 0.4 * (late > 500)
+    metadata = pd.DataFrame(
+        {
+            "age": np.where(known, rng.uniform(20, 90, size=600), np.nan),
+            "day": pd.Timestamp("2015-01-01") + pd.to_timedelta(late, unit="D"),
+            "ward": pd.Categorical(rng.choice(["A", "B"], size=600)),
+            "kin": rng.choice(["yes", None], size=600),
+            "visits": pd.array(rng.choice([1, 2, None], size=600), dtype="Int64"),
+        }
+    )
+    for model in ("gbdt", "logistic"):
+        found = failure_drivers(wrong, metadata, model=model, repeats=1)
+        assert set(found["driver"][:2]) == {"age", "day"}
+        assert found["importance"][1] > 0.05
+        assert found["importance"][1] > 2 * found["importance"][2]
+    for errors, table in ((wrong, metadata[[]]), (np.full(600, np.nan), metadata)):
+        with pytest.raises(ValueError, match="at least one column"):
+            failure_drivers(errors, table)
+
+
 # ------------------------------------------------------------------------- holding out
 
 

@@ -62,6 +62,27 @@ def test_excess_risk_is_what_the_best_predictor_would_save() -> None:
     np.testing.assert_allclose(residuals(pair, TWO, "excess")[:, 0], saved)
 
 
+def test_the_third_form_is_the_distance_to_the_best_predictor() -> None:
+    pair = feature_subsets(TWO, max_size=2)[1]  # w = (1, 0); the environments' are (.5, ±.5)
+    np.testing.assert_allclose(residuals(pair, TWO, "weights")[:, 0], [0.5**0.5] * 2)
+    alone = feature_subsets(TWO, max_size=1)[0]
+    np.testing.assert_allclose(residuals(alone, TWO, "weights"), [[0, 2 / 3], [0, 2 / 3]])
+    with pytest.raises(ValueError, match="'weights', not 'ols'"):
+        residuals(alone, TWO, "ols")
+
+
+def test_data_of_your_own_that_have_no_moments() -> None:
+    X, y, where = np.eye(6)[:, :3], np.arange(6.0), list("aabbcc")
+    assert Moments.of(X, y, where).features.shape == (3, 3, 3)
+    with pytest.raises(ValueError, match=r"not \(6, 3\), \(5,\)"):
+        Moments.of(X, y[:5], where)
+    with pytest.raises(ValueError, match="drop or fill"):
+        Moments.of(np.where(X > 0, np.nan, X), y, where)
+    flat = Moments.of(np.c_[X, np.zeros(6)], y, where)
+    with pytest.raises(ValueError, match=r"without a unit: features \[3\]"):
+        flat.standardised(flat)
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 1000), st.integers(3, 10))
 def test_true_parents_are_invariant_under_any_intervention(seed: int, features: int) -> None:

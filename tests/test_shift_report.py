@@ -58,6 +58,22 @@ def test_wilson_interval_of_the_released_chest_x_rays() -> None:
     assert report.by()["accuracy"].item() == pytest.approx(0.4839, abs=5e-5)
 
 
+def test_the_released_sample_of_pacs() -> None:
+    """CLIP has 134 of 140 right, and of the 35 sketches 29; LLaVA has 138."""
+    domains = np.repeat(["art_painting", "cartoon", "photo", "sketch"], 35)
+    clip, llava = np.zeros(140, int), np.zeros(140, int)
+    clip[-6:] = llava[[0, 40]] = 1  # wrong; None counts as wrong too
+    said = [None if wrong else 0 for wrong in llava]
+    report = ShiftReport([0] * 140, {"clip": clip, "llava": said}, domains)
+    summary = report.summary().set_index("model")
+    assert summary["accuracy"].tolist() == pytest.approx([0.9571, 0.9857], abs=5e-5)
+    assert summary.loc["clip", ["worst_domain", "worst"]].tolist() == [
+        "sketch",
+        pytest.approx(0.829, abs=5e-4),
+    ]
+    assert report.rescue_rate("llava", "clip") == 1.0
+
+
 def test_equal_predictions_do_not_differ_and_rescue_nothing() -> None:
     truth, said = [0, 1, 0, 1], [0, 0, 0, 1]
     report = ShiftReport(truth, {"a": said, "b": said})
@@ -88,6 +104,13 @@ def test_the_summary_tells_domains_apart() -> None:
     assert row["spread"] == pytest.approx(2 / 3)
     assert row["ece"] == pytest.approx((3 * 0.1 + 0.7) / 4)
     assert row["auroc"] == 1.0
+
+
+def test_what_pandas_calls_missing_is_no_answer() -> None:
+    import pandas as pd
+
+    report = ShiftReport(["a", "b"], {"m": pd.array(["a", None], dtype="string")})
+    assert report.by()[["accuracy", "unanswered"]].values.tolist() == [[0.5, 0.5]]
 
 
 def test_reports_refuse_what_does_not_fit() -> None:

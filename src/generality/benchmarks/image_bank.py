@@ -20,7 +20,7 @@ def image_bank(seed: int = 0) -> AugmentationBank:
     weather: in this order, so that `folds(2)` are the paper's two.
 
     Takes images (channels, height, width) in [0, 1] with 1 or 3 channels and gives others of the
-    same shape. Needs the extra "vision".
+    same shape; ValueError for images of bytes. Needs the extra "vision".
 
     Lengths are the paper's, which resizes every image to 227 pixels and back: here they shrink
     with the image instead, to a quarter at the smallest (a blur of 5 to 7 pixels becomes 1.25 to
@@ -50,6 +50,8 @@ class _Kept:
         self.operation = operation
 
     def __call__(self, image: Image, rng: Rng) -> Image:
+        if not np.issubdtype(image.dtype, np.floating):
+            raise ValueError(f"images are floats in [0, 1]; divide these {image.dtype} by 255")
         changed = np.clip(self.operation(image.astype(np.float32), rng), 0, 1)
         return np.broadcast_to(changed, image.shape).astype(image.dtype)
 

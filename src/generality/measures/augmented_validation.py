@@ -49,6 +49,9 @@ def augmented_validation(
     Returns:
         Columns `category` and `accuracy`, in [0, 1]; one row for each category.
 
+    Raises:
+        ValueError: no inputs, or not as many as labels.
+
     Source: Efthymiadis et al. 2024 (arXiv 2409.19774), section 3.
 
     >>> from generality.benchmarks import table_bank
@@ -57,6 +60,8 @@ def augmented_validation(
     >>> table.round(2).values.tolist()
     [['noise', 0.87], ['lost columns', 0.9], ['moved columns', 0.98]]
     """
+    if not len(labels) or len(labels) != len(inputs):
+        raise ValueError(f"{len(inputs)} inputs and {len(labels)} labels cannot be compared")
     names = bank.names if categories is None else categories
     return by_category({name: predict(bank.craft(inputs, name)) for name in names}, labels)
 

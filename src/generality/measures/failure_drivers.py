@@ -32,7 +32,8 @@ def failure_drivers(
 
     Args:
         errors: 0 and 1 (the AUC is what is lost), or a loss per example (R² is).
-        metadata: one column per property, numbers or categories.
+        metadata: one column per property: numbers, dates or categories. What is missing is a
+            category of its own, and among numbers the median with a mark.
         model: "gbdt" (boosted trees) or "logistic" (linear on standardised and one-hot columns;
             ridge for losses).
         grouped: drivers of several columns, by name; other columns are drivers of their own.
@@ -47,7 +48,8 @@ def failure_drivers(
         near 0.5 or 0 there is nothing to explain.
 
     Raises:
-        ValueError: for lengths that differ, too few errors for the folds, or unknown columns.
+        ValueError: for lengths that differ, no columns, errors that are not finite, too few errors
+            for the folds, or unknown columns.
 
     Source: Breiman 2001 (permutation importance); Nadeau and Bengio 2003 (variance over folds);
     the question is that of Jiang et al. 2024 (arXiv 2402.10965).
@@ -62,7 +64,10 @@ def failure_drivers(
     wrong = np.asarray(errors)
     if len(wrong) != len(metadata):
         raise ValueError(f"errors and metadata have {len(wrong)} and {len(metadata)} rows")
+    if not len(metadata.columns) or not np.isfinite(wrong.astype(float)).all():
+        raise ValueError("there is at least one column of metadata, and errors are finite numbers")
     drivers = _drivers(metadata, grouped or {})
+    metadata = _readable(metadata)
     binary = bool(np.isin(wrong, (0, 1)).all())
     if binary and min((wrong == 0).sum(), (wrong == 1).sum()) < 2 * folds:
         raise ValueError(f"{folds} folds need at least {2 * folds} errors and as many successes")
@@ -120,20 +125,40 @@ def _drivers(
     return {**grouped, **{str(c): [c] for c in metadata.columns if c not in taken}}
 
 
+def _readable(metadata: pd.DataFrame) -> pd.DataFrame:
+    """Dates as days, numbers and truth values as floats, all else as words; None becomes NaN."""
+    columns = {}
+    for name, values in metadata.items():
+        if pd.api.types.is_datetime64_any_dtype(values):
+            columns[name] = (values - values.min()) / pd.Timedelta(days=1)
+        elif pd.api.types.is_numeric_dtype(values):  # truth values are, too
+            columns[name] = values.astype("float64")
+        else:
+            columns[name] = values.astype(object).where(values.notna(), "missing").astype(str)
+    return pd.DataFrame(columns, index=metadata.index)
+
+
 def _pipeline(model: str, binary: bool, metadata: pd.DataFrame) -> Any:
     from sklearn.compose import ColumnTransformer
     from sklearn.ensemble import GradientBoostingClassifier, GradientBoostingRegressor
+    from sklearn.impute import SimpleImputer
     from sklearn.linear_model import LogisticRegression, Ridge
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
     if model not in ("gbdt", "logistic"):
         raise ValueError(f"model is 'gbdt' or 'logistic', not '{model}'")
-    numbers = metadata.select_dtypes(["number", "bool"]).columns.tolist()
+    numbers = metadata.select_dtypes("number").columns.tolist()
     others = [column for column in metadata.columns if column not in numbers]
     encode = ColumnTransformer(
         [
-            ("numbers", StandardScaler(), numbers),
+            (
+                "numbers",
+                make_pipeline(
+                    SimpleImputer(strategy="median", add_indicator=True), StandardScaler()
+                ),
+                numbers,
+            ),
             ("others", OneHotEncoder(handle_unknown="ignore", sparse_output=False), others),
         ]
     )

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float, Int
 
-Form = Literal["gradient", "excess"]
+Form = Literal["gradient", "excess", "weights"]
 
 _AT_A_TIME = 20_000_000  # numbers in the largest array
 
@@ -36,8 +36,18 @@ class Moments:
 
     @classmethod
     def of(cls, X: Float[Any, "n d"], y: Float[Any, " n"], environments: Int[Any, " n"]) -> Moments:
-        """Empirical moments of your own data, or of a network's features; centre both first."""
+        """Empirical moments of your own data, or of a network's features; centre both first.
+
+        Raises ValueError for lengths that differ, no rows, or numbers that are not finite.
+        """
         X, y, environments = (np.asarray(each) for each in (X, y, environments))
+        if X.ndim != 2 or not len(X) == len(y) == len(environments) > 0:
+            raise ValueError(
+                f"X is (n, d), y and environments (n,), not {X.shape}, {y.shape} and "
+                f"{environments.shape}"
+            )
+        if not (np.isfinite(X).all() and np.isfinite(y).all()):
+            raise ValueError("X and y are finite numbers: drop or fill what is missing")
         parts = [(X[rows], y[rows]) for rows in _groups(environments)]
         return cls(
             np.stack([x.T @ x / len(x) for x, _ in parts]),
@@ -69,11 +79,14 @@ class Moments:
         """In units of the pooled deviations of `by`.
 
         Of the training environments together, not of each: that would undo interventions on
-        variances.
+        variances. Raises ValueError where a feature or the target is constant in all of them.
         """
         pooled = by.pooled
         x = np.sqrt(np.diagonal(pooled.features[0]))
         y = np.sqrt(pooled.target[0])
+        if (x == 0).any() or y == 0:
+            which = f"features {np.flatnonzero(x == 0).tolist()}" if y else "the target"
+            raise ValueError(f"constant, so without a unit: {which}")
         return Moments(self.features / np.outer(x, x), self.cross / (x * y), self.target / (y * y))
 
     def projected(self, representation: Float[np.ndarray, "k d"]) -> Moments:
@@ -189,8 +202,9 @@ def invariant_subsets(
         moments: of the training environments.
         max_size: of a subset; there are about d^max_size / max_size! of them.
         epsilon: largest residual of one that is kept.
-        form: "gradient", ‖g_e‖ in units of target × feature; or "excess", how much lower the mean
-            squared error could be in environment e, g_eᵀ (Φ Σ_e Φᵀ)⁻¹ g_e.
+        form: "gradient", ‖g_e‖ in units of target × feature; "excess", how much lower the mean
+            squared error could be in environment e, g_eᵀ (Φ Σ_e Φᵀ)⁻¹ g_e; or "weights", how far
+            w is from the least squares w_e of environment e, ‖w − w_e‖.
 
     >>> signs = Moments(np.array([[[1.0, 1], [1, 3]], [[1, -1], [-1, 3]]]),
     ...                 np.array([[1.0, 2], [1, -2]]), np.array([2.0, 2]))
@@ -205,15 +219,16 @@ def residuals(
     subsets: Subsets, moments: Moments, form: Form = "gradient"
 ) -> Float[np.ndarray, "environments subsets"]:
     """How far each subset's predictor is from the best one on that subset in each environment."""
-    if form not in ("gradient", "excess"):
-        raise ValueError(f"form is 'gradient' or 'excess', not '{form}'")
+    if form not in ("gradient", "excess", "weights"):
+        raise ValueError(f"form is 'gradient', 'excess' or 'weights', not '{form}'")
     parts = []
     for sigma, cross in _blocks(subsets, moments):
         g = (sigma @ subsets.weights[None, ..., None])[..., 0] - cross
         if form == "gradient":
             parts.append(np.linalg.norm(g, axis=-1))
-        else:
-            parts.append((g * np.linalg.solve(sigma, g[..., None])[..., 0]).sum(-1))
+            continue
+        off = np.linalg.solve(sigma, g[..., None])[..., 0]  # w − w_e
+        parts.append((g * off).sum(-1) if form == "excess" else np.linalg.norm(off, axis=-1))
     return np.concatenate(parts)
 
 

@@ -234,6 +234,8 @@ def wilson_interval(hits: int, n: int, *, level: float = 0.95) -> tuple[float, f
 
 
 def _plain(value: Any) -> Any:
-    """A Python value in place of numpy's; None for a float that is not a number."""
+    """A Python value in place of numpy's; None for pandas' NA and a float that is not a number."""
+    if value is pd.NA:
+        return None
     plain = value.item() if isinstance(value, np.generic) else value
     return None if isinstance(plain, float) and math.isnan(plain) else plain

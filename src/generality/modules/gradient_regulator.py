@@ -172,6 +172,7 @@ class RegulatedOptimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         width = getattr(self.regulator, "dim", None)
+        weight = next(self.regulator.parameters(), None)
         found: list[float] = []
         with torch.no_grad():
             for parameter in (each for group in self.param_groups for each in group["params"]):
@@ -179,8 +180,9 @@ class RegulatedOptimizer(torch.optim.Optimizer):
                 if gradient is None or gradient.ndim < 2 or gradient.shape[-1] != width:
                     continue
                 given = () if self.context is None else (self.context,)
-                regulated = self.regulator(gradient, *given)
-                found.append(gradient_cosine(regulated, gradient).min().item())
+                own = gradient if weight is None else gradient.to(weight.dtype)
+                regulated = self.regulator(own, *given)
+                found.append(gradient_cosine(regulated, own).min().item())
                 parameter.grad = regulated.to(gradient.dtype)
         if found:
             self.cosines.append(min(found))

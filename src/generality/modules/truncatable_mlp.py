@@ -143,6 +143,16 @@ class TruncatableMLP(nn.Sequential):
         steps = torch.cat([biases[:1], biases.diff(dim=0)[order]])
         return type(self)(hidden, output, steps.cumsum(0), activation)
 
+    def __getitem__(self, index: Any) -> Any:
+        """A layer, or for a slice a plain `nn.Sequential` of layers: whole, whatever is active.
+
+        >>> net = TruncatableMLP(nn.Linear(3, 4), nn.Linear(4, 2))
+        >>> net[:2](torch.ones(1, 3)).shape  # the hidden units
+        torch.Size([1, 4])
+        """
+        layers: Any = list(self)
+        return nn.Sequential(*layers[index]) if isinstance(index, slice) else layers[index]
+
     @property
     def units(self) -> int:
         """Hidden units in all."""
