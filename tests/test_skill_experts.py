@@ -127,6 +127,14 @@ def test_the_mean_of_products(tmp_path: Path):
     merged = with_adapter(model, merge_experts([first, second], base=base))
     assert merged[0].weight.tolist() == [[0.5, 0.0], [0.0, -0.5]]
     assert model[0].weight.abs().sum() == 0
+    from peft import PeftModel
+
+    peft = PeftModel.from_pretrained(copy.deepcopy(model), first, adapter_name="first")
+    peft.load_adapter(second, "second")
+    for how, delta in (("cat", [[0.5, 0], [0, -0.5]]), ("linear", [[1.5, 1.5], [0.5, 0.5]])):
+        peft.add_weighted_adapter(["first", "second"], [0.5, 0.5], how, combination_type=how)
+        made = peft.base_model.model[0].get_delta_weight(how)
+        torch.testing.assert_close(made, torch.tensor(delta))  # linear is another thing
     cosine = adapter_conflict([first, second], base=base)[0, 1]
     assert cosine == pytest.approx(-4 / np.sqrt(5 * 5))
 
