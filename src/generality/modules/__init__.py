@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         L4QLinear,
         apply_l4q,
         dequantized_model,
+        hold_scales,
         lsq_quantize,
         quantized_model,
     )
@@ -114,6 +115,7 @@ __all__ = [
     "flow_attend",
     "flow_weights",
     "gradient_cosine",
+    "hold_scales",
     "hold_zeros",
     "insert_after",
     "layerwise_loss",
@@ -152,6 +154,7 @@ __getattr__, __dir__ = lazy_names(
         "L4QLinear": "l4q_linear",
         "apply_l4q": "l4q_linear",
         "dequantized_model": "l4q_linear",
+        "hold_scales": "l4q_linear",
         "lsq_quantize": "l4q_linear",
         "quantized_model": "l4q_linear",
         "LayerwiseEnsemble": "layerwise_ensemble",
