@@ -101,6 +101,13 @@ def test_mistakes_are_said(fuse, arguments, said):
     assert said in answer.err
 
 
+def test_examples_too_long_to_read_are_said_to_be(fuse, tmp_path):
+    (tmp_path / "long.jsonl").write_text(json.dumps({"prompt": "a " * 80, "completion": "=> 3"}))
+    answer = fuse("--evaluate", "long.jsonl", "--template", "{prompt}")
+    assert (answer.code, answer.out) == (2, "")
+    assert "No example of long.jsonl is within the 64 tokens" in " ".join(answer.err.split())
+
+
 def test_an_expert_without_a_base_is_added_and_cannot_be_matched(generality, models):
     large, tuned, *_ = models
     named = ("--large", large, "--expert", tuned, "--device", "cpu", "-p", "c ?")

@@ -46,6 +46,8 @@ def test_places_that_do_not_do_are_said(tmp_path: Path):
     ("options", "said"),
     [
         (["--to", "two"], "--to is universal"),
+        (["--to", "dp=2,dp=3"], "--to is universal"),
+        (["--to", "weights", "--rules", "llama"], "--rules is for the parts of ranks"),
         (["--to", "tp=2"], "Say by --rules"),
         (["--to", "tp=2", "--rules", "lama"], "Did you mean 'llama'"),
         (["--to", "tp=99", "--rules", "replicated"], "cut no parameter, so each of 99"),

@@ -53,6 +53,16 @@ def test_a_vector_is_learned_kept_and_written_with(generality, tmp_path, model):
     assert pushed["shuffled"] != pushed["steered"]
 
 
+def test_nothing_is_written_beyond_the_context(generality, tmp_path, model):
+    SteeringVector(torch.ones(48), 1, 1.0).save(tmp_path / "v.safetensors")
+    settings = ("--vector", "v.safetensors", "--temperature", 0, "--max-tokens", 60, "--json")
+    done = generality("steer", model, *settings, "--prompt", "a " * 60)
+    assert done.code == 0, done.err
+    assert all(len(text.split()) <= 4 for texts in json.loads(done.out).values() for text in texts)
+    done = generality("steer", model, *settings, "--prompt", "a " * 64)
+    assert (done.code, "longer than the 64 tokens" in " ".join(done.err.split())) == (2, True)
+
+
 def test_indecision_between_choices_is_a_weight(generality, tmp_path, model):
     records = [{"prompt": r["prompt"], "choices": [" a", " b"]} for r in RECORDS]
     lines = written(tmp_path / "prompts.jsonl", records)

@@ -282,11 +282,16 @@ def _scores(
         members[parse_expert(text)[0]] = model.members.model(1 + place)
     for name, each in {**members, "fused": model}.items():
         with lab.progress.task(f"Reading with {name}") as report:
-            found = teacher_forced(
-                each, render.tokenizer, [render(example) for example in examples],
-                [example.response for example in examples], batch_size=batch_size,
-                special_tokens=not render.chats, progress=report, **told,
-            )  # fmt: skip
+            try:
+                found = teacher_forced(
+                    each, render.tokenizer, [render(example) for example in examples],
+                    [example.response for example in examples], batch_size=batch_size,
+                    special_tokens=not render.chats, progress=report, **told,
+                )  # fmt: skip
+            except ValueError as error:  # nothing is left
+                raise UserError(
+                    f"No example of {data} is within the {limit:.0f} tokens that these models read."
+                ) from error
         rows.append({"model": name, **vars(found)})
     return rows
 

@@ -53,6 +53,8 @@ def reshard(
             target = LayoutSpec.parse(to)
         except ValueError as error:
             raise UserError(f"--to is universal, dcp or weights, or: {error}.") from error
+    if rules and isinstance(target, str):
+        raise UserError(f"--rules is for the parts of ranks, not for --to {to}: leave it out.")
     started = time.perf_counter()
     state = open_training_state(checkpoint)
     chosen = rules_for(rules) if rules else ()

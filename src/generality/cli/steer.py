@@ -40,7 +40,9 @@ def steer(
         typer.Option(help="Write with a control of the vector too: shuffled or random."),
     ] = None,
     temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest.")] = 1.0,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Written at most.")] = 64,
+    max_tokens: Annotated[
+        int, typer.Option(min=1, help="Written at most, or until the context is full.")
+    ] = 64,
     samples: Annotated[int, typer.Option(min=1, help="Texts of each kind.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Of what is drawn.")] = 0,
     device: options.Device = "auto",
@@ -71,9 +73,12 @@ def steer(
     network, tokenizer = load_model(model, device=lab.device).eval(), load_tokenizer(model)
     if not hasattr(network, "generate"):
         raise UserError(f"The model '{model}' does not write text: name a causal language model.")
+    room = context_of(model)
     for text in [record["prompt"] for record in records] or [str(prompt)]:
-        if len(tokenizer(text)["input_ids"]) > (room := context_of(model)):
+        length = len(tokenizer(text)["input_ids"])
+        if length > room or (vector is not None and length == room):
             raise UserError(f"A prompt is longer than the {room:.0f} tokens that '{model}' reads.")
+        max_tokens = int(min(max_tokens, max(room - length, 1)))
     if learn is not None:
         told = _learned(network, tokenizer, records, layer, out)
     else:

@@ -90,8 +90,9 @@ class LayoutSpec:
         >>> LayoutSpec.parse("tp=2, dp=4, zero=3")
         LayoutSpec(tp=2, pp=1, dp=4, zero=3)
         """
-        found = dict(re.findall(r"(tp|pp|dp|zero)\s*=\s*(\d+)", text))
-        if re.sub(r"(tp|pp|dp|zero)\s*=\s*\d+|[\s,]", "", text) or not found:
+        pairs = re.findall(r"(tp|pp|dp|zero)\s*=\s*(\d+)", text)
+        found, left = dict(pairs), re.sub(r"(tp|pp|dp|zero)\s*=\s*\d+|[\s,]", "", text)
+        if left or not found or len(found) < len(pairs):
             raise ValueError(f"a layout looks like tp=2,pp=1,dp=4,zero=1, not {text!r}")
         return cls(**{name: int(value) for name, value in found.items()})  # type: ignore[arg-type]
 
