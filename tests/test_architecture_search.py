@@ -396,6 +396,16 @@ def test_ensemble_measures_by_hand():
     assert np.mean(brier) - mean == pytest.approx(found.ambiguity)
 
 
+def test_ensemble_measures_refuse_what_they_cannot_read():
+    said = np.full((2, 3, 2), 0.5)
+    with pytest.raises(ValueError, match="finite"):
+        ensemble_diversity(np.full((2, 3, 2), np.nan))
+    with pytest.raises(ValueError, match="true classes are numbers"):
+        ensemble_diversity(said, np.array(["cat", "dog", "cat"]))
+    with pytest.raises(ValueError, match="two members or more"):
+        ensemble_diversity(said[:1])
+
+
 class Residual(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -79,6 +79,8 @@ def test_a_leak_is_measured():
     found = leakage_gap(memory, keys, splits=4)
     assert found.dedup == 0
     assert found.gap > 0.3
+    assert found.raw == pytest.approx(found.copies)  # it knows copies and nothing else
+    assert found.fresh == 0
     alone = leakage_gap(lambda train, test: 0.5, keys, splits=2)
     assert alone.gap == 0
 

@@ -96,6 +96,8 @@ class LeakageGap:
         gap: raw − dedup.
         low: lower end of the 95 % interval of the gap (t over splits); NaN with one split.
         high: upper end.
+        copies: mean share of a random split's test rows of which training has a copy, in [0, 1].
+        fresh: mean score of random splits on the other test rows; NaN where all have copies.
     """
 
     raw: float
@@ -103,6 +105,8 @@ class LeakageGap:
     gap: float
     low: float
     high: float
+    copies: float
+    fresh: float
 
 
 def leakage_gap(
@@ -116,10 +120,12 @@ def leakage_gap(
     """How much a score owes to copies of test rows in training.
 
     Both arms train on as many rows. Copies in training thin it out, too: as many rows hold fewer
-    different ones, so that a small gap need not mean that copies are worth little.
+    different ones, so that a small gap need not mean that copies are worth little: `raw − fresh`
+    says what they add to the score of one and the same training set.
 
     Args:
-        score: trains on the first rows, tests on the second, returns a number.
+        score: trains on the first rows, tests on the second, returns a number; called three times a
+            split, with one test row or more.
         keys: as in `dedup_split`.
         groups: as in `dedup_split`.
         test_share: of each split, in (0, 1).
@@ -128,19 +134,28 @@ def leakage_gap(
     >>> gap = leakage_gap(
     ...     lambda train, test: float(np.isin(test % 50, train % 50).mean()), [*range(50)] * 4
     ... )
-    >>> gap.gap > 0.3, gap.dedup
-    (True, 0.0)
+    >>> gap.gap > 0.3, gap.dedup, gap.fresh
+    (True, 0.0, 0.0)
     """
     from scipy import stats
 
     shares = (1 - test_share, test_share)
-    raws, dedups = [], []
+    raws, dedups, copies, fresh = [], [], [], []
     for seed in range(splits):
         train, test = dedup_split(keys, groups=groups, shares=shares, seed=seed)
         order = np.random.default_rng(seed).permutation(len(keys))
         dedups.append(score(train, test))
-        raws.append(score(order[: len(train)], order[len(train) : len(train) + len(test)]))
+        mixed, asked = order[: len(train)], order[len(train) : len(train) + len(test)]
+        raws.append(score(mixed, asked))
+        known = {keys[row] for row in mixed}
+        new = np.array([keys[row] not in known for row in asked])
+        copies.append(float(1 - new.mean()))
+        if new.any():
+            fresh.append(score(mixed, asked[new]))
     gaps = np.subtract(raws, dedups)
     half = float(stats.t.ppf(0.975, splits - 1) * stats.sem(gaps)) if splits > 1 else float("nan")
     gap = float(gaps.mean())
-    return LeakageGap(float(np.mean(raws)), float(np.mean(dedups)), gap, gap - half, gap + half)
+    return LeakageGap(
+        float(np.mean(raws)), float(np.mean(dedups)), gap, gap - half, gap + half,
+        float(np.mean(copies)), float(np.mean(fresh)) if fresh else float("nan"),
+    )  # fmt: skip

@@ -52,7 +52,8 @@ def ensemble_diversity(
         truth: the true classes.
 
     Raises:
-        ValueError: fewer than two members, no example, or truth of another length.
+        ValueError: fewer than two members, no example, probabilities that are no numbers, or truth
+            of another length or not of class numbers.
 
     Source: Skalak 1996 (disagreement), Kuncheva and Whitaker 2003 (correlation).
 
@@ -67,6 +68,8 @@ def ensemble_diversity(
             "diversity takes the probabilities (members, n, classes) of two members or more, not "
             f"an array of shape {said.shape}"
         )
+    if not np.isfinite(said).all():
+        raise ValueError("probabilities are finite numbers")
     classes = said.argmax(-1)
     pairs = list(itertools.combinations(range(len(classes)), 2))
     disagreement = float(np.mean([(classes[i] != classes[j]).mean() for i, j in pairs]))
@@ -78,6 +81,8 @@ def ensemble_diversity(
         return EnsembleDiversity(disagreement, js_divergence=apart, ambiguity=ambiguity)
     if len(truth) != classes.shape[1]:
         raise ValueError(f"{classes.shape[1]} examples, but true classes of {len(truth)}")
+    if np.asarray(truth).dtype.kind not in "iuf":
+        raise ValueError("true classes are numbers, those of the probabilities' last axis")
     wrong = classes != np.asarray(truth)
     mixed = [0 < errors.mean() < 1 for errors in wrong]
     correlations = [

@@ -25,7 +25,8 @@ class SearchPlan:
         steps: of the weights, and as many of the architecture.
         batch: examples a step.
         learning_rate, eta_min, order, warmup: of the weights' cosine power annealing, which moves
-            after every step; warm-up in steps.
+            after every step; warm-up in steps (the paper searches with 5 of its 120 epochs; none
+            here, as a search may be short).
         momentum, weight_decay, clip: of the weights' SGD.
         architecture_rate, architecture_betas, architecture_decay: of the architecture's Adam.
     """
