@@ -23,6 +23,8 @@ from generality.selection import (
     TextToImage,
     agreement_filter,
     budget_shares,
+    depict_domains,
+    depict_plainly,
     digit_specs,
     matched_budget,
     synthesise_domains,
@@ -107,6 +109,22 @@ def test_answers_are_kept_by_the_lab(tmp_path) -> None:
     assert (lab.steps.computed, lab.steps.reused) == (1, 1)
 
 
+def test_domains_are_asked_for_until_there_are_enough() -> None:
+    from PIL import Image
+
+    def pipeline(prompt, generator, guidance_scale):
+        return type("Output", (), {"images": [Image.new("RGB", (4, 4))]})
+
+    # two domains, one of them known, then the second that lacks; a prompt for each domain
+    said = ['["cave", "photo"]', '["cave", "ship"]', '["a dog in a cave"]', '["a dog at sea"]']
+    chat = RecordedChat(said)
+    made = depict_domains(chat, pipeline, ["dog"], ["photo"], [2, 1], size=4)
+    assert made["domains"].tolist() == [0, 0, 1]
+    assert "differ from: photo, cave." in chat.heard[1][1]["content"]
+    with pytest.raises(UserError, match="named 1 domains where 2 were asked for"):
+        depict_domains(RecordedChat(['["cave"]'] * 3), pipeline, ["dog"], [], [1, 1], size=4)
+
+
 def test_sentences_until_there_are_enough_none_twice() -> None:
     chat = RecordedChat(
         ["1. The soup was cold.\n2. Bad.\n3. The soup was cold.", "- A dull place."]
@@ -178,5 +196,11 @@ def test_a_diffusion_pipeline_gets_prompts_in_turn_and_a_seeded_generator() -> N
     assert [prompt for prompt, *_ in asked] == ["a dog at dusk", "a dog at dawn", "a dog at dusk"]
     assert len({seed for _, seed, _ in asked}) == 3
     assert asked[0][2] == 7.5
+    asked.clear()
+    plain = depict_plainly(pipeline, ("dog", "cat"), 3, size=4, guidance=0.0)
+    assert [prompt for prompt, *_ in asked] == ["a photo of a dog"] * 2 + ["a photo of a cat"] * 2
+    assert {guidance for *_, guidance in asked} == {0.0}
+    assert plain["labels"].tolist() == [0, 0, 1, 1]
+    assert plain["domains"].tolist() == [0] * 4
     with pytest.raises(UserError, match="no pipeline that diffusers loads"):
         TextToImage("./there/is/none")

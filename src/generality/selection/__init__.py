@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from generality.selection.made_images import (
         MadeImages,
         depict_domains,
+        depict_plainly,
         enough_for,
         first_domains,
         make_images,
@@ -239,6 +240,7 @@ _WHERE = {
     "make_teacher": "teacher",
     "matched_budget": "budget",
     "depict_domains": "made_images",
+    "depict_plainly": "made_images",
     "enough_for": "made_images",
     "first_domains": "made_images",
     "make_images": "made_images",
@@ -369,6 +371,7 @@ __all__ = [
     "demonstration_value",
     "demonstration_values",
     "depict_domains",
+    "depict_plainly",
     "digit_specs",
     "distill",
     "enough_for",

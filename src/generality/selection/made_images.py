@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from generality.errors import UserError
 from generality.models.chat import Chat
 from generality.selection.budget import budget_shares, matched_budget
 from generality.selection.digit_renderer import DigitRenderer
@@ -62,33 +63,78 @@ def render_digits(
 
 def depict_domains(
     chat: Chat,
-    pipeline: str,
+    pipeline: Any,
     labels: Sequence[str],
     known: Sequence[str],
     wanted: Sequence[int],
     *,
     size: int,
     max_tokens: int = 512,
+    guidance: float = 7.5,
+    steps: int | None = None,
     seed: int = 0,
 ) -> MadeImages:
     """Images by a text-to-image model, of domains that a language model proposes.
 
+    It is asked three times at most, for as many as are still lacking.
+
     Args:
         chat: proposes a domain for each entry of `wanted`, and writes the prompts.
-        pipeline: of diffusers, by name.
+        pipeline: of diffusers, by name, or as `TextToImage` takes it.
         labels: the classes.
         known: domains there are already.
         wanted: images of each domain.
         size: side of the images, pixels.
         max_tokens: of an answer.
+        guidance: as in `TextToImage`, as are steps.
+
+    Raises:
+        UserError: the model names fewer domains than there are entries of `wanted`.
 
     >>> depict_domains(chat, "stabilityai/sd-turbo", ["dog", "cat"], ["photo"], [100, 100],
     ...                size=224)  # doctest: +SKIP
     """
     proposer = DomainProposer(chat, mode="dataset", max_tokens=max_tokens)
-    specs = proposer.propose(labels, n=len(wanted), seed=seed, known=known)
-    maker = TextToImage(pipeline, writer=PromptWriter(chat), size=size)
+    specs: list[DomainSpec] = []
+    for attempt in range(3):
+        if lacking := len(wanted) - len(specs):
+            taken = [*known, *(spec.name for spec in specs)]
+            specs += proposer.propose(labels, n=lacking, seed=seed + 10**6 * attempt, known=taken)
+    if len(specs) < len(wanted):
+        raise UserError(
+            f"The language model named {len(specs)} domains where {len(wanted)} were asked for: "
+            "take a larger one, or ask for fewer domains."
+        )
+    maker = TextToImage(
+        pipeline, writer=PromptWriter(chat), size=size, guidance=guidance, steps=steps
+    )
     return make_images(maker, specs, wanted, labels, seed=seed)
+
+
+def depict_plainly(
+    pipeline: Any,
+    labels: Sequence[str],
+    wanted: int,
+    *,
+    size: int,
+    guidance: float = 7.5,
+    steps: int | None = None,
+    seed: int = 0,
+) -> MadeImages:
+    """The control: at least `wanted` images from class names alone, "a photo of a {label}".
+
+    Args:
+        pipeline: as in `TextToImage`, as are size, guidance and steps.
+        labels: the classes, in equal shares.
+        wanted: images.
+        seed: of the images.
+
+    >>> depict_plainly("stabilityai/sd-turbo", ["dog", "cat"], 100, size=224)  # doctest: +SKIP
+    """
+    maker = TextToImage(
+        pipeline, template="a photo of a {label}", size=size, guidance=guidance, steps=steps
+    )
+    return make_images(maker, [DomainSpec("plain")], [wanted], labels, seed=seed)
 
 
 def enough_for(total: int, domains: Sequence[int]) -> list[int]:

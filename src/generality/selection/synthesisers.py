@@ -157,8 +157,9 @@ class TextToImage:
     Args:
         pipeline: what `DiffusionPipeline.from_pretrained` loads, a hub name or a folder; or a
             callable like a loaded pipeline. Its safety checker and licence are the user's matter.
-        writer: writes the prompts; None: "a photo of a {label}, {domain}".
-        prompts: of each class and domain.
+        writer: writes the prompts; None: the template.
+        template: a prompt with {label} and, if it shall, {domain}.
+        prompts: of each class and domain, by the writer.
         size: images are brought to this side, in pixels.
         guidance: as the paper's 7.5; distilled models such as sd-turbo want 0.
         steps: of denoising; None is the pipeline's own.
@@ -172,6 +173,7 @@ class TextToImage:
         pipeline: Any,
         *,
         writer: PromptWriter | None = None,
+        template: str = "a photo of a {label}, {domain}",
         prompts: int = 4,
         size: int = 224,
         guidance: float = 7.5,
@@ -182,6 +184,7 @@ class TextToImage:
         if isinstance(pipeline, str):
             pipeline = load_pipeline(pipeline, device=device)
         self.pipeline, self.writer, self.prompts, self.size = pipeline, writer, prompts, size
+        self.template = template
         self.options = {"guidance_scale": guidance}
         if steps is not None:
             self.options["num_inference_steps"] = steps
@@ -192,7 +195,7 @@ class TextToImage:
         """n images, the prompts in turn; the seed settles prompts and images."""
         import torch
 
-        prompts = template_prompts(spec, label)
+        prompts = template_prompts(spec, label, [self.template])
         if self.writer is not None:
             prompts = self.writer.write(spec, label, n=self.prompts, seed=seed)
         if not prompts:

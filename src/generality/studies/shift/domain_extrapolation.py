@@ -36,6 +36,7 @@ from generality.selection import (
     DomainSpec,
     MadeImages,
     depict_domains,
+    depict_plainly,
     digit_specs,
     enough_for,
     first_domains,
@@ -77,6 +78,8 @@ class Config:
     backbone: str = "tiny"  # "tiny": three convolutions from scratch; else a pretrained ResNet
     mixup: float = 0.2  # both parameters of its Beta distribution
     pipeline: str | None = None  # of diffusers; None: the digits' renderer
+    guidance: float = 7.5  # of the pipeline; distilled ones such as sd-turbo want 0
+    denoising: int | None = None  # its steps; None: its own number
     chat: str | None = "smollm2-135m"  # writes texts (and prompts); None: no language model
     text_seeds: int = 4  # at most `seeds`; 0: no texts
     text_real: int = 300  # texts of the source
@@ -103,8 +106,9 @@ SCALES = {
         data_path="PACS", layout="PACS", sources=("photo", "photo+art_painting+cartoon"),
         per_domain=None, test=300, size=224, real=1000, total=6000, domains=(1, 4, 16), seeds=3,
         batch_size=32, learning_rate=5e-5, backbone="hf:microsoft/resnet-50",
-        pipeline="stabilityai/sd-turbo", chat="hf:Qwen/Qwen2.5-7B-Instruct", text_seeds=3,
-        text_domains=16, text_per_class=16, max_tokens=512,
+        pipeline="stabilityai/sd-turbo", guidance=0.0, denoising=1,
+        chat="hf:Qwen/Qwen2.5-7B-Instruct", text_seeds=3, text_domains=16, text_per_class=16,
+        max_tokens=512,
     ),
 }  # fmt: skip
 
@@ -180,9 +184,14 @@ def image_rows(lab: Lab, item: tuple[Config, int]) -> list[Row]:
         return np.concatenate([first[0], second[0]]), np.concatenate([first[1], second[1]])
 
     made = lab.step(synthesise, config, seed)
-    plain = lab.step(render_digits, config.size, [DomainSpec("plain")], [config.total], seed=seed)
-    if config.pipeline:
-        plain = {**made, "domains": np.zeros_like(made["domains"])}  # the proposer's first domain
+    plain = (
+        lab.step(render_digits, config.size, [DomainSpec("plain")], [config.total], seed=seed)
+        if config.pipeline is None
+        else lab.step(
+            depict_plainly, config.pipeline, data.label_names, config.total, size=config.size,
+            guidance=config.guidance, steps=config.denoising, seed=seed,
+        )
+    )  # fmt: skip
     sources = [tuple(each.split("+")) for each in config.sources]
     last = [name for name in data.domain_names if not any(name in each for each in sources)]
     ceilings = {
@@ -227,7 +236,8 @@ def synthesise(config: Config, seed: int) -> MadeImages:
     data = load(config)
     return depict_domains(
         LocalChat(config.chat), config.pipeline, data.label_names, data.domain_names, wanted,
-        size=config.size, max_tokens=config.max_tokens, seed=seed,
+        size=config.size, max_tokens=config.max_tokens, guidance=config.guidance,
+        steps=config.denoising, seed=seed,
     )  # fmt: skip
 
 
