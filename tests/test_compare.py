@@ -450,6 +450,18 @@ def test_predict_refuses_what_it_cannot_do(compare, lab: Lab, tmp_path: Path) ->
         load_classifier(best, lab=lab)
 
 
+def test_texts_that_look_like_numbers_are_texts(compare, generality, tmp_path: Path) -> None:
+    best = compare(reviews(), weak_label="weak", methods=["naive"], seeds=1).directory / "best"
+    (tmp_path / "codes.csv").write_text("review\n10\n20\n")
+    answer = generality("predict", best, "codes.csv", "--json")
+    assert answer.code == 0, answer.err
+    assert [row["review"] for row in json.loads(answer.out)] == ["10", "20"]
+    (tmp_path / "scans").mkdir()
+    refused = generality("predict", best, "scans")
+    assert refused.code == 2
+    assert "is a folder, and this winner reads tables" in refused.err
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "message"),

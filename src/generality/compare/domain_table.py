@@ -299,6 +299,12 @@ def read_image_table(
             source, layout=layout, image=image, label=label, domain=domain, check="decode",
             on_unreadable="skip" if skip_unreadable else "refuse", split=split, unlabelled=True,
         )  # fmt: skip
+    only = set(rows["domain"])
+    if len(only) < 2 and Path(source).expanduser().is_dir():
+        raise UserError(
+            f"The images in '{source}' come from one domain, '{only.pop()}', and leaving one out "
+            "takes two: name the folder above, or sort them as domain/class/image."
+        )
     table = read_domain_table(rows, domain="domain", label="label", image="path")
     if group is not None:
         table = replace(table, groups=_groups_of_images(rows, source, image, group))
