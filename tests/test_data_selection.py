@@ -273,6 +273,8 @@ def test_risk_of_generation() -> None:
     assert risk.scores.shape == (2, 4)
     with pytest.raises(ValueError, match=r"in \[0, 1\]"):
         generation_risk(generate, ["a"], lambda texts: [3.0] * len(texts))
+    with pytest.raises(ValueError, match="each of the 2 prompts"):
+        generation_risk(lambda p, seed: p[:1], ["a", "b"], lambda texts: [0.5] * len(texts))
 
 
 # ------------------------------------------------------------------------- weak labels
@@ -288,3 +290,7 @@ def test_balanced_filtering_keeps_the_smaller_class() -> None:
     for wrong in ({}, {"tau": 0.5, "top_frac": 0.5}, {"tau": 1.5}, {"top_frac": 0.0}):
         with pytest.raises(ValueError, match="tau"):
             filter_weak_labels(both, **wrong)
+    with pytest.raises(ValueError, match="without NaN"):
+        filter_weak_labels(np.full((2, 2), np.nan), top_frac=0.5)
+    with pytest.raises(ValueError, match="not \\(2,\\)"):
+        filter_weak_labels([0.3, 0.7], top_frac=0.5)

@@ -3,7 +3,10 @@ import pytest
 from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.sparse import csr_matrix
+from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
 
 from generality.agents import (
     Consultancy,
@@ -83,8 +86,33 @@ def test_members_learn_from_views_of_their_own_and_from_seeds_of_their_own() -> 
     assert ensemble.score(views, y) > max((p.argmax(1) == y).mean() for p in each)
     seeds = SoftLabelEnsemble(SoftProbe(epochs=1), members=3).fit(X, y)
     assert [model.random_state for model in seeds.models_] == [0, 1009, 2018]
+    texts = [[f"{view[0] > 0} {view[1] > 0}" for view in X[:, columns]] for columns in
+             ((0, 1), (2, 3))]  # fmt: skip
+    words = make_pipeline(CountVectorizer(), LogisticRegression())
+    reading = SoftLabelEnsemble(words, members=2).fit(texts, y)
+    assert reading.member_probabilities(texts).shape == (2, len(y), 2)
     with pytest.raises(ValueError, match="2 members, but 3"):
         ensemble.predict_proba([X, X, X])
+
+
+def test_each_members_own_debate_supervises_the_student() -> None:
+    X, y = problem()
+    cuts = [slice(80), slice(80, 160), slice(160, 240)]
+    weak = SoftLabelEnsemble([LogisticRegression(), LogisticRegression()])
+    given_ = [([X[rows, :3], X[rows, 3:]], X[rows]) for rows in cuts]
+    pieces = [piece for own, rows in zip(given_, cuts, strict=True) for piece in (own, y[rows])]
+    rows = WeakToStrong(weak, SoftProbe(epochs=2)).run(*pieces, seeds=[0])
+    fitted = weak.fit(given_[0][0], y[:80])
+    assert rows[0]["score"] == fitted.score(given_[2][0], y[160:])
+    sparse = [csr_matrix(X[rows, :3] * (X[rows, :3] > 0)) for rows in cuts]
+    pieces = [
+        piece for x, rows in zip(sparse, cuts, strict=True) for piece in ((x, X[rows]), y[rows])
+    ]
+    protocol = WeakToStrong(LogisticRegression(), SoftProbe(epochs=2))
+    assert len(protocol.run(*pieces, seeds=[0])) == 3
+    pieces[2] = (sparse[0], X[:80])
+    with pytest.warns(UserWarning, match="80 of 80 transfer"):
+        protocol.run(*pieces, seeds=[0])
 
 
 def test_debaters_take_turns_and_read_each_other() -> None:

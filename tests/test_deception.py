@@ -96,6 +96,14 @@ def test_the_toy_of_the_sheet() -> None:
     assert math.isnan(spared.ds)
 
 
+def test_no_cases_are_refused() -> None:
+    none = np.zeros(0, bool)
+    with pytest.raises(ValueError, match="no cases"):
+        deception_score(
+            weak_correct=none, strong_correct=none, no_conflict_correct=none, conflict_correct=none
+        )
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 3), st.integers(5, 40), st.integers(0, 1000))
 def test_cells_partition_and_order_does_not_matter(seeds: int, n: int, seed: int) -> None:

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,6 +20,7 @@ def test_what_rests_on_an_error_counts_when_asked() -> None:
 
 
 def test_what_cannot_be_read_is_one_wrong_step() -> None:
+    assert step_error_rate([np.array([0, 1]), np.array([])], lambda flags: flags) == 0.75
     assert step_error_rate([None, [0, 0, 0]], lambda flags: flags) == 0.5
     assert step_error_rate([None, [0, 0, 0]], lambda flags: flags, aggregate="micro") == 0.25
     with pytest.raises(ValueError, match="no solutions"):

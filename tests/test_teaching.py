@@ -90,6 +90,8 @@ def test_bad_arguments_are_refused() -> None:
         select_answer(["a", "b"], [1.0])
     with pytest.raises(ValueError, match="rule is one of"):
         select_answer(["a"], [1.0], "median")
+    with pytest.raises(ValueError, match="NaN"):
+        select_answer(["a", "b"], [float("nan"), 1.0])
 
 
 # ------------------------------------------------------------------------- preference pairs
@@ -110,6 +112,13 @@ def test_equal_texts_and_gaps_at_the_bound_make_no_pair() -> None:
         {"prompt": "?", "chosen": "b", "rejected": "a", "chosen_score": 0.6, "rejected_score": 0.1}
     ]
     assert preference_pairs("?", ["a", "b"], [0.8, 0.5]) == []
+
+
+def test_texts_scored_twice_make_one_pair_the_widest() -> None:
+    rows = preference_pairs("?", ["a", "b", "a", "b"], [0.9, 0.5, 0.1, 0.0])
+    assert [(r["chosen"], r["rejected"], r["rejected_score"]) for r in rows] == [("a", "b", 0.0)]
+    with pytest.raises(ValueError, match="NaN"):
+        preference_pairs("?", ["a", "b"], [float("nan"), 0.0])
 
 
 # ------------------------------------------------------------------------- demonstrations’ worth

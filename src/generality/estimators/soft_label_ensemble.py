@@ -12,7 +12,7 @@ from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
-from generality.estimators.weak_to_strong import probabilities, seeded
+from generality.estimators.weak_to_strong import has_views, probabilities, seeded
 from generality.measures.ensemble_diversity import EnsembleDiversity, ensemble_diversity
 
 Combine = Literal["prob", "logit", "vote"]
@@ -55,8 +55,8 @@ class SoftLabelEnsemble(ClassifierMixin, BaseEstimator):
     """Several classifiers, fitted apart, whose soft labels are averaged.
 
     As the `weak` of `WeakToStrong` it makes the supervisor an ensemble. Every member may see
-    features of its own (its own debate beside the question): then X is a list with one matrix a
-    member.
+    features of its own: then X is a list with one matrix a member, or one list of texts (the
+    questions, each with that member's debate).
 
     Args:
         models: unfitted classifiers; they are cloned, and member i gets `random_state` + 1009·i, so
@@ -132,8 +132,8 @@ class SoftLabelEnsemble(ClassifierMixin, BaseEstimator):
 
 
 def _views(X: Any, members: int) -> list[Any]:
-    if not isinstance(X, list) or not X or np.ndim(X[0]) < 2:
+    if not has_views(X):
         return [X] * members
     if len(X) != members:
-        raise ValueError(f"{members} members, but {len(X)} matrices of features")
+        raise ValueError(f"{members} members, but {len(X)} views of the examples")
     return list(X)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -9,13 +10,16 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 from numpy.typing import NDArray
+from scipy.sparse import csr_array, issparse
 from sklearn.base import clone
+from sklearn.utils.validation import _num_samples
 
 from generality.claims import Row
 from generality.measures import student_supervisor_agreement
 
 Features = Any
-"""(n, d) features for both models, or a tuple (for the weak one, for the student)."""
+"""(n, d) features, dense or sparse, or n texts, for both models, or a tuple (for the weak one, for
+the student). An ensemble's may be a list of views, see `SoftLabelEnsemble`."""
 
 
 class WeakToStrong:
@@ -189,15 +193,27 @@ def seeded(model: Any, seed: int) -> Any:
 
 def probabilities(model: Any, X: Any, classes: int) -> Float[NDArray[np.float64], "n classes"]:
     """Of every class code, also of those that the model has never seen (0)."""
-    result = np.zeros((len(X), classes))
-    result[:, np.asarray(model.classes_, dtype=int)] = model.predict_proba(X)
+    known = np.asarray(model.predict_proba(X))
+    result = np.zeros((len(known), classes))
+    result[:, np.asarray(model.classes_, dtype=int)] = known
     return result
+
+
+def has_views(X: Any) -> bool:
+    """Whether X is a list of views of the same examples: matrices, or lists of texts.
+
+    >>> has_views([np.ones((2, 3))] * 4), has_views([["a", "b"]] * 4), has_views([[1.0, 2.0]] * 4)
+    (True, True, False)
+    """
+    if not isinstance(X, list) or not X or isinstance(X[0], str):
+        return False
+    return len(getattr(X[0], "shape", np.shape(X[0]))) >= 2 or isinstance(next(iter(X[0]), 0), str)
 
 
 def _pair(x: Features) -> tuple[Any, Any]:
     if not isinstance(x, tuple):
         return x, x
-    if len(x) != 2 or len(x[0]) != len(x[1]):
+    if len(x) != 2 or _count(x[0]) != _count(x[1]):
         raise ValueError("a tuple of features is (for the weak model, for the student), same rows")
     return x
 
@@ -210,12 +226,26 @@ def _encode(parts: list[NDArray[Any]]) -> tuple[NDArray[Any], list[Int[NDArray[A
     return classes, [np.searchsorted(classes, part) for part in parts]
 
 
+def _count(x: Any) -> int:
+    return int(_num_samples(x[0] if has_views(x) else x))
+
+
+def _rows(x: Any) -> list[bytes]:
+    """Each example's features, the first view's, as bytes."""
+    x = x[0] if has_views(x) else x
+    if issparse(x):
+        x = csr_array(x)
+        ends = itertools.pairwise(x.indptr)
+        return [x.indices[a:b].tobytes() + x.data[a:b].tobytes() for a, b in ends]
+    return [row.tobytes() for row in np.ascontiguousarray(x)]
+
+
 def _warn_of_overlap(x_gt: Any, x_transfer: Any) -> None:
-    learned = {row.tobytes() for row in np.ascontiguousarray(x_gt)}
-    again = sum(row.tobytes() in learned for row in np.ascontiguousarray(x_transfer))
+    learned, labelled = set(_rows(x_gt)), _rows(x_transfer)
+    again = sum(row in learned for row in labelled)
     if again:
         warnings.warn(
-            f"{again} of {len(x_transfer)} transfer examples have the features of one that the "
+            f"{again} of {len(labelled)} transfer examples have the features of one that the "
             "supervisor learned from; its labels there are better than it is on new ones.",
             stacklevel=3,
         )

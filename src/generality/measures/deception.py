@@ -114,6 +114,8 @@ def deception_score(
     runs = [np.atleast_2d(np.asarray(each)) for each in given]
     if len({each.shape for each in runs}) != 1 or any(each.dtype != bool for each in runs):
         raise ValueError("the four masks are Boolean and of one shape, (n,) or (seeds, n)")
+    if not runs[0].size:
+        raise ValueError("there are no cases")
     weak, strong, without, with_ = runs
     tax = without & ~with_
     hidden = strong & ~weak

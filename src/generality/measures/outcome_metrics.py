@@ -186,7 +186,7 @@ def generation_risk(
         threshold: from which on a text counts as toxic.
 
     Raises:
-        ValueError: no prompts or seeds, or scores outside [0, 1].
+        ValueError: no prompts or seeds, not one text for each prompt, or scores outside [0, 1].
 
     Source: Gehman et al. 2020 (arXiv 2009.11462); Ye et al. 2024 (arXiv 2410.12621), whose settings
     are temperature 0.7, top-p 0.95, top-k 50 and at most 100 tokens.
@@ -198,6 +198,8 @@ def generation_risk(
     (0.75, 1.0, 1.0)
     """
     texts = [list(generate(list(prompts), seed)) for seed in seeds]
+    if any(len(said) != len(prompts) for said in texts):
+        raise ValueError(f"generate gives one continuation of each of the {len(prompts)} prompts")
     scores = _samples(np.array([scorer(said) for said in texts], dtype=float).T)
     blank = np.mean([not text.strip() for said in texts for text in said])
     return GenerationRisk(

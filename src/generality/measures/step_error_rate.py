@@ -55,7 +55,9 @@ def step_error_rate(
     """
     if aggregate not in ("macro", "micro"):
         raise ValueError(f"aggregate is 'macro' or 'micro', not '{aggregate}'")
-    judged = [list(map(bool, step_judge(solution) or [True])) for solution in solutions]
+    found = [step_judge(solution) for solution in solutions]
+    judged = [[bool(flag) for flag in flags] if flags is not None else [] for flags in found]
+    judged = [flags or [True] for flags in judged]
     if not judged:
         raise ValueError("there are no solutions to judge")
     if propagate:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Sequence
 from typing import Literal, get_args
 
@@ -35,7 +36,7 @@ def select_answer(
         equal: from an answer to what equal answers share: units and fractions normalised, say.
 
     Raises:
-        ValueError: no answers, not one score per answer, an unknown rule.
+        ValueError: no answers, not one score per answer, a score that is NaN, an unknown rule.
 
     >>> answers = ["A", "A", "A", "B", "C", "C"]
     >>> scores = [2, 3, 1, 8, 4, 5]
@@ -48,6 +49,8 @@ def select_answer(
         scores = [0.0] * len(answers)
     if scores is None or len(answers) == 0 or len(answers) != len(scores):
         raise ValueError("there must be at least one answer, and a score for each")
+    if any(math.isnan(score) for score in scores):
+        raise ValueError("a score is NaN: leave out samples whose exam failed")
     groups: dict[Hashable, list[float]] = {}
     spelling: dict[Hashable, str] = {}
     for answer, score in zip(answers, scores, strict=True):

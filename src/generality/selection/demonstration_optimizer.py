@@ -194,7 +194,7 @@ def swap_in_random(texts: Sequence[str], labels: Sequence[int]) -> Reflector:
     def reflect(
         demonstrations: Demonstrations, mistakes: Sequence[Mistake], rng: np.random.Generator
     ) -> Demonstrations:
-        rows = rng.choice(len(texts), len(mistakes), replace=False)
+        rows = rng.choice(len(texts), min(len(mistakes), len(texts)), replace=False)
         drawn = [Mistake(texts[row], int(labels[row]), ()) for row in rows]
         return swap_in_mistakes(demonstrations, drawn, rng)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 
 
@@ -17,7 +18,8 @@ def preference_pairs(
     """Pairs of one prompt's responses whose scores are more than `min_gap` apart, widest first.
 
     The rows have what `trl`'s DPOTrainer reads (`datasets.Dataset.from_list(rows)`), and the
-    scores. Equal texts make no pair, and a pair of texts comes once.
+    scores. Equal texts make no pair, and a pair of texts comes once: its widest, where a text was
+    scored more than once.
 
     Source: Ning et al. 2024 (arXiv 2406.14629), section 4, whose score is half the answer's
     correctness and half its exam's, with these two defaults. Which pairs to leave out beyond
@@ -31,7 +33,7 @@ def preference_pairs(
         max_pairs: at most this many.
 
     Raises:
-        ValueError: not one score per response.
+        ValueError: not one score per response, or one that is NaN.
 
     >>> scores = [0.5 * right + 0.5 * exam for right, exam in
     ...           [(1, 6 / 9), (1, 2 / 9), (0, 5 / 9), (0, 0)]]
@@ -40,14 +42,19 @@ def preference_pairs(
     """
     if len(responses) != len(scores):
         raise ValueError(f"{len(responses)} responses and {len(scores)} scores")
+    if any(math.isnan(score) for score in scores):
+        raise ValueError("a score is NaN: leave that response out")
     ranked = sorted(zip(responses, scores, strict=True), key=lambda pair: -pair[1])
-    found: dict[tuple[str, str], tuple[float, float]] = {}
-    for (better, high), (worse, low) in itertools.combinations(ranked, 2):
-        if better != worse and high - low > min_gap + 1e-9:
-            found.setdefault((better, worse), (high, low))
-    widest = sorted(found.items(), key=lambda item: item[1][1] - item[1][0])[:max_pairs]
+    apart = [
+        (better, worse, high, low)
+        for (better, high), (worse, low) in itertools.combinations(ranked, 2)
+        if better != worse and high - low > min_gap + 1e-9
+    ]
+    widest: dict[frozenset[str], tuple[str, str, float, float]] = {}
+    for pair in sorted(apart, key=lambda pair: pair[3] - pair[2]):
+        widest.setdefault(frozenset(pair[:2]), pair)
     return [
         {"prompt": prompt, "chosen": better, "rejected": worse,
          "chosen_score": float(high), "rejected_score": float(low)}
-        for (better, worse), (high, low) in widest
+        for better, worse, high, low in list(widest.values())[:max_pairs]
     ]  # fmt: skip

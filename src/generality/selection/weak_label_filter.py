@@ -26,7 +26,8 @@ def filter_weak_labels(
             keeps of each predicted class at least the surest example.
 
     Raises:
-        ValueError: both `tau` and `top_frac` or neither, or one outside (0, 1].
+        ValueError: both `tau` and `top_frac` or neither, or one outside (0, 1]; probabilities that
+            are no matrix or hold NaN.
 
     Source: a reconstruction; Ye et al. 2024 (arXiv 2410.12621) name strategies for better weak
     supervision, and their code has none.
@@ -42,6 +43,8 @@ def filter_weak_labels(
     if not 0 < (tau if tau is not None else top_frac or 0) <= 1:
         raise ValueError(f"tau and top_frac are in (0, 1], not {tau}, {top_frac}")
     values = np.asarray(probabilities, dtype=float)
+    if values.ndim != 2 or np.isnan(values).any():
+        raise ValueError(f"probabilities are (n, classes) without NaN, not {values.shape}")
     confidence, guess = values.max(1), values.argmax(1)
     groups = [np.flatnonzero(guess == c) for c in np.unique(guess)] if per_class else None
     kept = []
