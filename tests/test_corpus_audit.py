@@ -39,6 +39,8 @@ def test_an_audit():
     assert audit.overlap[0, 1] == audit.overlap[1, 0] == pytest.approx(4 / 6)
     assert audit.distinct == {"a": 2, "b": 2}
     assert audit.by_size["b"] == (0.0, 1.0)
+    again = audit_corpus(A + B, ["a"] * 4 + ["b"] * 3, sizes=np.array([1, 1, 1, 9, 2, 5, 5]))
+    assert again.by_size["b"] == (0.0, 1.0)
     with pytest.raises(ValueError, match="one length"):
         audit_corpus(A, ["a"])
 
@@ -94,6 +96,8 @@ def test_bpe_knows_every_byte_and_shortens_what_it_saw():
     )
     assert held["bytes"] == 1
     assert held["own"] > 1.5
+    with pytest.raises(ValueError, match="not empty"):
+        tokenizer_fertility({"bytes": lambda t: t.encode()}, [""])
     with pytest.raises(ValueError, match="256"):
         train_bpe([text], 100)
 

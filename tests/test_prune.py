@@ -47,6 +47,11 @@ def test_hessian_scores_do_not_depend_on_the_batches(net):
     torch.testing.assert_close(whole, parts)
 
 
+def test_inputs_that_are_always_zero(net):
+    (scores,) = hessian_importance(net, [{"input": 0 * X}], targets="proj").values()
+    torch.testing.assert_close(scores, W.square())
+
+
 def test_wanda_by_hand(net):
     (scores,) = activation_importance(net, [{"input": X}], targets="proj").values()
     norms = torch.tensor([2.0, 5.0]).sqrt() / 3**0.5  # over the mean: the same order
@@ -177,6 +182,13 @@ def test_pruned_weights_and_report():
         prune(weights, {"w": W}, 1.0)
     with pytest.raises(ValueError, match="no weights 'v'"):
         prune(weights, {"v": W}, 0.5)
+    with pytest.raises(ValueError, match="scope is one of matrix"):
+        prune(weights, {"w": W}, 0.5, scope="rows")
+    with pytest.raises(ValueError, match="scores of 'w' have a NaN"):
+        prune(weights, {"w": W.log()}, 0.5)
+    with pytest.raises(ValueError, match="no matrix's"):
+        prune(weights, {"w": W[0]}, 0.5)
+    assert keep_masks({}, 0.5, scope="global") == {}
 
 
 def test_cut_weights_stay_zero_in_training(net):
@@ -200,6 +212,10 @@ def test_dual_scores():
     assert dual_importance(general, domain)["w"].tolist() == [[3.0, 2.0, 1.0]]
     scaled = dual_importance({"w": general["w"] * 1e6}, domain)
     assert torch.equal(scaled["w"], dual_importance(general, domain)["w"])
+    with pytest.raises(ValueError, match="not 'min'"):
+        dual_importance(general, domain, "min")
+    with pytest.raises(ValueError, match="only one has scores of 'v'"):
+        dual_importance(general, {"v": domain["w"]})
     largest = dual_importance(general, domain, "max")["w"]
     torch.testing.assert_close(largest, torch.tensor([[12 / 7, 2.7, 6 / 7]]))
 

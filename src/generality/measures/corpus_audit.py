@@ -109,8 +109,9 @@ def audit_corpus(
     of = {name: [key for key, g in zip(keys, groups, strict=True) if g == name] for name in names}
     medians: dict[str, float] = {}
     by_size: dict[str, tuple[float, float]] = {}
-    for name in names if sizes is not None else ():
-        mine = np.array([s for s, g in zip(sizes or (), groups, strict=True) if g == name])
+    sizes = () if sizes is None else sizes
+    for name in names if len(sizes) else ():
+        mine = np.array([s for s, g in zip(sizes, groups, strict=True) if g == name])
         medians[name] = float(np.median(mine))
         small = mine < medians[name]
         below = duplication(k for k, is_small in zip(of[name], small, strict=True) if is_small)

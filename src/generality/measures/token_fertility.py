@@ -55,10 +55,15 @@ def tokenizer_fertility(
         tokenizers: name → a function from a text to its tokens.
         texts: at least one that is not empty.
 
+    Raises:
+        ValueError: all are empty.
+
     >>> tokenizer_fertility({"words": str.split, "letters": list}, ["ab cd"])
     {'words': 2.5, 'letters': 1.0}
     """
     total = sum(len(text.encode()) for text in texts)
+    if not total:
+        raise ValueError("give at least one text that is not empty")
     return {
         name: total / sum(len(tokens(text)) for text in texts)
         for name, tokens in tokenizers.items()

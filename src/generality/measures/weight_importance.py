@@ -108,10 +108,12 @@ def inverse_factor(
 ) -> Float[Tensor, "inputs inputs"]:
     """U, upper, with UᵀU the inverse of H = 2 E[x xᵀ] + damping · its mean diagonal; float64.
 
-    U_jj² is the j-th diagonal of the inverse when the inputs before j are settled.
+    U_jj² is the j-th diagonal of the inverse when the inputs before j are settled. Where every
+    input is always zero, H is the identity.
     """
     hessian = 2 * moments.double()
-    hessian += damping * hessian.diagonal().mean() * torch.eye(len(hessian)).to(hessian)
+    usual = float(hessian.diagonal().mean())
+    hessian += (damping * usual if usual > 0 else 1.0) * torch.eye(len(hessian)).to(hessian)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian))
     return torch.linalg.cholesky(inverse, upper=True)
 
@@ -188,10 +190,17 @@ def dual_importance(
         how: `rank` adds the ranks inside each matrix, so that scales do not matter; `sum` and
             `max` take the scores over their mean in the matrix.
 
+    Raises:
+        ValueError: another way to join, or scores of other matrices.
+
     >>> a, b = {"w": torch.tensor([[1.0, 9.0, 2.0]])}, {"w": torch.tensor([[0.3, 0.1, 0.2]])}
     >>> dual_importance(a, b)["w"]
     tensor([[2., 2., 2.]])
     """
+    if how not in ("rank", "sum", "max"):
+        raise ValueError(f"how is rank, sum or max, not '{how}'")
+    if general.keys() != domain.keys():
+        raise ValueError(f"only one has scores of '{min(general.keys() ^ domain.keys())}'")
     if how == "rank":
         return {name: _ranks(general[name]) + _ranks(domain[name]) for name in general}
     join: Any = {"sum": torch.add, "max": torch.maximum}[how]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Bool
@@ -47,7 +47,8 @@ def prune(
         block: columns a block.
 
     Raises:
-        ValueError: a sparsity outside [0, 1), or scores of another shape than their weights.
+        ValueError: a sparsity outside [0, 1), another scope, scores of another shape than their
+            weights, of no matrix, or with a NaN.
 
     >>> prune({"w": torch.tensor([[3.0, -1.0], [0.5, 2.0]])},
     ...       {"w": torch.tensor([[3.0, 1.0], [0.5, 2.0]])}, 0.5)
@@ -72,7 +73,13 @@ def keep_masks(
     """
     if not 0 <= sparsity < 1:
         raise ValueError(f"the sparsity is a share in [0, 1), not {sparsity}")
-    if scope == "global":
+    if scope not in get_args(Scope):
+        raise ValueError(f"scope is one of {', '.join(get_args(Scope))}, not '{scope}'")
+    for name, score in scores.items():
+        if score.dim() != 2 or bool(score.isnan().any()):
+            what = "a NaN" if score.dim() == 2 else f"the shape {tuple(score.shape)}, no matrix's"
+            raise ValueError(f"the scores of '{name}' have {what}")
+    if scope == "global" and scores:
         joined = torch.cat([s.flatten() for s in scores.values()])[None]
         kept = _keep(joined, sparsity).flatten().split([s.numel() for s in scores.values()])
         return {n: k.view_as(s) for (n, s), k in zip(scores.items(), kept, strict=True)}
