@@ -36,6 +36,9 @@ class FixedExam:
 class VariantExam:
     """The same problem with other numbers, as functional benchmarks give them.
 
+    A variant whose answer is the problem's own rewards a student that copies the demonstration's:
+    the generator should give none.
+
     Args:
         generator: from (problem, how many, seed) to variants with their answers.
         count: questions per exam, at least 1; the paper of learning by teaching has 3.
