@@ -149,6 +149,18 @@ make = functools.lru_cache(functools.partial(tiny_decoder, "0.05M", vocabulary=l
 STRATEGIES = [StaticFusion(), StaticFusion((1.5, 0.5)), KLMatchedFusion()]
 
 
+@pytest.mark.parametrize(
+    "wrong", [torch.zeros(5), torch.zeros(3, 5), torch.full((2, 5), torch.nan)]
+)
+def test_logits_that_are_no_batch_are_refused(wrong):
+    good = torch.zeros(2, 5)
+    for large, expert, base in ((wrong, good, good), (good, wrong, good), (good, good, wrong)):
+        with pytest.raises(ValueError, match="NaN" if wrong.isnan().any() else "as many rows each"):
+            fuse_logits(large, [expert], [base])
+    with pytest.raises(ValueError, match="need experts"):
+        fuse_logits(good, [], [], KLMatchedFusion())
+
+
 def fused_lm(strategy) -> FusedCausalLM:
     large, base, *experts = (make(seed=seed) for seed in range(4))
     return FusedCausalLM(large, experts, [base, large], strategy)  # the large one is a base too

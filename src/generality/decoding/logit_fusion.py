@@ -92,8 +92,8 @@ class KLMatchedFusion:
     ) -> Float[Tensor, "batch experts"]:
         """The best of the grid for each row. Raises ValueError for an expert without a base."""
         known = [base for base in bases if base is not None]
-        if len(known) < len(experts):
-            raise ValueError("matched divergences need the base of every expert")
+        if not experts or len(known) < len(experts):
+            raise ValueError("matched divergences need experts, and the base of every expert")
         rows = max(_BLOCK // large.shape[-1], 1) if large.is_cpu else max(len(large), 1)
         blocks = zip(*(each.split(rows) for each in (large, *experts, *known)), strict=True)
         count = len(experts)
@@ -148,7 +148,8 @@ def fuse_logits(
         strategy: `StaticFusion(1.0)` unless given.
 
     Raises:
-        ValueError: experts and bases differ in number; what the strategy refuses.
+        ValueError: experts and bases differ in number, or logits in rows; logits that are NaN; what
+            the strategy refuses.
 
     >>> large, base = torch.tensor([[4.0, 0.5, 0.0, -1.0]]), torch.tensor([[1.5, 1.0, 0.5, -1.0]])
     >>> expert = torch.tensor([[0.5, 2.5, 0.0, -1.0]])
@@ -170,8 +171,13 @@ def fuse_weighted(
     bases = [None] * len(experts) if bases is None else list(bases)
     if len(bases) != len(experts):
         raise ValueError(f"{len(experts)} experts and {len(bases)} bases")
-    width = large.shape[-1]
-    shared = min(each.shape[-1] for each in (large, *experts, *bases) if each is not None)
+    given = [each for each in (large, *experts, *bases) if each is not None]
+    if any(each.ndim != 2 or len(each) != len(large) for each in given):
+        shapes = ", ".join(str(tuple(each.shape)) for each in given)
+        raise ValueError(f"logits are (batch, vocabulary) with as many rows each, not {shapes}")
+    if len(large) and any(each.amax().isnan() for each in given):
+        raise ValueError("logits that are not numbers (NaN): a model is broken, or overflows")
+    width, shared = large.shape[-1], min(each.shape[-1] for each in given)
     large, *experts = (each[..., :shared].float() for each in (large, *experts))
     bases = [None if base is None else base[..., :shared].float() for base in bases]
     weights = (strategy or StaticFusion()).weights(large, experts, bases)
