@@ -49,6 +49,16 @@ def test_help_of_every_command(generality) -> None:
     assert generality().code in (0, 2), "nothing asked: help"
 
 
+def test_help_has_whole_paragraphs() -> None:
+    """A line break of the source, in the middle of a sentence, is none of the terminal's."""
+    from generality.cli.app import COMMANDS, help_of
+
+    for command in COMMANDS.values():
+        first, *rest = help_of(command).split("\n\n")
+        assert all("\n" not in paragraph for paragraph in (first, *rest))
+    assert "by every method; true labels" in help_of(COMMANDS["compare"])
+
+
 def test_version(generality) -> None:
     assert generality("--version").out == f"generality {__version__}\n"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import inspect
 import logging
 import math
 import os
@@ -108,8 +109,16 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "results": results.results,
     "report": report.report,
 }
+
+
+def help_of(command: Callable[..., None]) -> str:
+    """A command's docstring with a line for each paragraph: terminals break lines themselves."""
+    paragraphs = (inspect.getdoc(command) or "").split("\n\n")
+    return "\n\n".join(" ".join(each.split()) for each in paragraphs)
+
+
 for name, command in COMMANDS.items():
-    app.command(name, cls=FiniteCommand)(command)
+    app.command(name, cls=FiniteCommand, help=help_of(command))(command)
 app.add_typer(cache.app, name="cache")
 
 

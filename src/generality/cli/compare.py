@@ -23,7 +23,7 @@ def compare(
         str,
         typer.Argument(help="CSV, TSV, JSONL, Parquet, Arrow, hf:org/name, or a folder of images."),
     ],
-    text: Annotated[str | None, typer.Option(help="Column of texts.")] = None,
+    text: Annotated[str | None, typer.Option(help="Column of texts; by default text.")] = None,
     label: Annotated[
         str | None, typer.Option(help="Column of true labels; may be blank in some rows.")
     ] = None,
@@ -34,7 +34,13 @@ def compare(
     tuning: Annotated[str, typer.Option(help="probe, lora or full.")] = "probe",
     layer: Annotated[int | None, typer.Option(help="Hidden state that is read.")] = None,
     pooling: Annotated[str | None, typer.Option(help="mean, last or cls.")] = None,
-    methods: Annotated[str | None, typer.Option(help="Only these, separated by commas.")] = None,
+    methods: Annotated[
+        str | None,
+        typer.Option(
+            help="Only these, separated by commas: naive,confidence-0.5,… for weak labels, "
+            "erm,coral,adanpc,… for domains (a name that there is not lists them all)."
+        ),
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds: 0, 1, 2, ….")] = 5,
     max_length: Annotated[int, typer.Option(min=1, help="Tokens of a text that are read.")] = 256,
     split: Annotated[str | None, typer.Option(help="Split of a hub data set.")] = None,
