@@ -170,6 +170,11 @@ def test_a_consultant_argues_for_one_side_and_a_market_against_the_belief() -> N
     assert talk.beliefs == pytest.approx((0.5, 0.35, 0.45, 0.55))
     stubborn = MarketMaking(lambda prompts: ["so"] * len(prompts), lambda t: [0.9] * len(t))
     assert len(stubborn.run("?", ANSWERS).turns) == 1
+    for judge_ in (lambda texts: [], lambda texts: [float("nan")] * len(texts)):
+        with pytest.raises(UserError, match=r"1 texts a number in \[0, 1\]"):
+            MarketMaking(lambda prompts: prompts, judge_).run("?", ANSWERS)
+    with pytest.raises(ValueError, match="two answers, not 3"):
+        Debate(lambda prompts: prompts).run("?", ("a", "b", "c"))  # type: ignore[arg-type]
 
 
 LONG = Transcript(
@@ -196,6 +201,8 @@ def test_contexts_join_the_weak_models_texts_only() -> None:
     assert longer.column_names == ["id", "text", "label"]
     assert longer["text"][0] == "x\n\nA (yes): a\nB (no): b\nA (yes): c\nB (no): d"
     assert LONG.swapped().swapped() == LONG
+    with pytest.raises(ValueError, match="at least 0, not -1"):
+        LONG.to_context(-1)
     assert LONG.to_context(4, speakers=("A",)) == "A (yes): a a\nA (yes): c c"
     with pytest.raises(ValueError, match="2 rows, but 1"):
         augment_with_context(data, [LONG])

@@ -81,6 +81,9 @@ class Transcript:
             speakers: whose turns to give. One who never spoke still has its share.
             tokenizer: of transformers; None counts words.
 
+        Raises:
+            ValueError: a budget below 0.
+
         >>> said = (Turn("A", 1, "yes since one two three"), Turn("B", 0, "no never"),
         ...         Turn("A", 1, "still yes"))
         >>> print(Transcript("Is it?", ("no", "yes"), said).to_context(max_tokens=8))
@@ -88,6 +91,8 @@ class Transcript:
         B (no): no never
         A (yes): still yes
         """
+        if max_tokens is not None and max_tokens < 0:
+            raise ValueError(f"max_tokens is at least 0, not {max_tokens}")
         pieces = [_split(turn.text, tokenizer) for turn in self.turns]
         if max_tokens is not None:
             for speaker in speakers:
@@ -167,7 +172,7 @@ class Debate:
         self, questions: Sequence[str], answers: tuple[str, str], seed: int = 0
     ) -> list[Transcript]:
         """A debate on every question, all in step, so that a model can write in batches."""
-        talks = [Transcript(question, answers) for question in questions]
+        talks = _unspoken(questions, answers)
         sides = draw_sides(len(talks), seed)
         for turn in range(self.turns):
             for place, speaker in enumerate(self.order):
@@ -283,7 +288,7 @@ class MarketMaking(Debate):
         self, questions: Sequence[str], answers: tuple[str, str], seed: int = 0
     ) -> list[Transcript]:
         """A talk about every question, all in step; settled ones are left alone."""
-        talks = [Transcript(question, answers) for question in questions]
+        talks = _unspoken(questions, answers)
         beliefs: list[tuple[float, ...]] = [(belief,) for belief in self._believed(talks)]
         for turn in range(self.turns):
             unsettled = [i for i, told in enumerate(beliefs) if not self._settled(told)]
@@ -308,10 +313,19 @@ class MarketMaking(Debate):
 
     def _believed(self, talks: Sequence[Transcript]) -> list[float]:
         texts = [with_context(talk.question, talk.to_context()) for talk in talks]
-        return [float(belief) for belief in self.judge(texts)]
+        found = [float(belief) for belief in self.judge(texts)]
+        if len(found) != len(texts) or not all(0 <= belief <= 1 for belief in found):
+            raise UserError(f"The judge gives each of {len(texts)} texts a number in [0, 1].")
+        return found
 
     def _others(self, talk: Transcript, answer: int) -> str:
         return ""
+
+
+def _unspoken(questions: Sequence[str], answers: Sequence[str]) -> list[Transcript]:
+    if len(answers) != 2:
+        raise ValueError(f"a debate has two answers, not {len(answers)}")
+    return [Transcript(question, (answers[0], answers[1])) for question in questions]
 
 
 def draw_sides(count: int, seed: int) -> np.ndarray:
