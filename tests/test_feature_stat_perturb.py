@@ -93,6 +93,13 @@ def test_it_starts_at_the_first_batchs_spread_in_the_optimisers_own_parameters()
     assert perturb.growth == pytest.approx(3)
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_maps_of_half_precision_stay_so_under_styles_of_single(mode: str) -> None:
+    """The next layer of a bfloat16 network takes nothing else."""
+    perturb = FeatureStatPerturb(3, mode, probs=ALWAYS)
+    assert perturb(maps(4, 3, 5, 5).bfloat16()).dtype == torch.bfloat16
+
+
 def test_thirds_are_drawn_for_the_whole_batch() -> None:
     torch.manual_seed(0)
     perturb, x = started(FeatureStatPerturb(2), 5.0, 0.0), maps(8, 2, 4, 4)

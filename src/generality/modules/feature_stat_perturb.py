@@ -115,7 +115,7 @@ class FeatureStatPerturb(nn.Module):
         places = (maps.transpose(1, 2) if tokens else maps).flatten(2)
         if places.shape[2] < 2:
             raise ValueError("statistics of a map with a single place have no spread")
-        changed = self.restyle(places, mode)
+        changed = self.restyle(places, mode).to(maps.dtype)  # styles may be kept more precisely
         return changed.transpose(1, 2) if tokens else changed.view_as(maps)
 
     def restyle(
