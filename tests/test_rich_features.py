@@ -236,6 +236,22 @@ def test_what_transfers_between_domains_is_given_up() -> None:
     assert says(found, inputs, cue=1) > 0.9
 
 
+def test_domains_may_have_names_and_are_two_or_more() -> None:
+    inputs, labels, domains = [part[::8] for part in two_cues()]
+    options = {"first_steps": 3, "steps": 3, "learning_rate": 0.03}
+    named = predict_then_interpolate(
+        make, inputs, labels, np.array(["north", "south"])[domains], **options
+    )
+    numbered = predict_then_interpolate(make, inputs, labels, domains, **options)
+    torch.testing.assert_close(named.logits(inputs), numbered.logits(inputs))
+    with pytest.raises(ValueError, match="two domains or more"):
+        predict_then_interpolate(make, inputs, labels, np.zeros(20, int), **options)
+    with pytest.raises(ValueError, match="domains are"):
+        predict_then_interpolate(make, inputs, labels, domains[:10], **options)
+    with pytest.raises(ValueError, match="number them"):
+        discover(make, inputs, np.array(["a", "b"])[labels], steps=1)
+
+
 @pytest.mark.parametrize("penalty", [None, "irm", "vrex", "iga", "sd", "fishr", "clove"])
 def test_every_penalty_trains_head_and_network(penalty) -> None:
     inputs, labels, domains = [part[::3] for part in two_cues()]

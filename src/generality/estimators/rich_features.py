@@ -437,23 +437,30 @@ def predict_then_interpolate(
         released_behaviour: each classifier splits its own domain, as the script of Rich Feature
             Construction does.
 
+    Raises:
+        ValueError: for fewer than two domains, or shapes that do not fit.
+
     Source: Bao, Chang and Barzilay 2021 (arXiv 2105.12628).
     """
     x, y = _per_replica(inputs, labels, len(seeds))
-    given = as_tensor(domains)
-    where = given if given.ndim == 2 else given.expand(len(seeds), *given.shape)
-    names = where.unique().tolist()
+    given = np.asarray(domains)
+    names, codes = np.unique(given, return_inverse=True)
+    if given.shape not in (y.shape, y.shape[1:]):
+        raise ValueError(f"domains are (n,) or (replicas, n), not {given.shape}")
+    if len(names) < 2 and not released_behaviour:
+        raise ValueError("a classifier of one domain splits another: two domains or more")
+    where = torch.from_numpy(codes.reshape(given.shape)).expand(y.shape)
     shared: dict[str, Any] = {
         "learning_rate": learning_rate, "l2": l2, "batch_size": batch_size, "device": device,
     }  # fmt: skip
     groups = []
-    for k, own in enumerate(names):
+    for k in range(len(names)):
         fitted = fit_group_dro(
-            module, x, y, (where == own)[..., None],
+            module, x, y, (where == k)[..., None],
             seeds=[seed + k * _SEEDS_APART for seed in seeds], steps=first_steps, **shared,
         )  # fmt: skip
         right = _classes(own_logits(fitted, x)) == y
-        for other in [own] if released_behaviour else [n for n in names if n != own]:
+        for other in [k] if released_behaviour else [n for n in range(len(names)) if n != k]:
             groups += [(where == other) & right, (where == other) & ~right]
     fresh = [seed + len(names) * _SEEDS_APART for seed in seeds]
     return fit_group_dro(
@@ -508,7 +515,10 @@ def _group_risks(
 
 def _per_replica(inputs: Any, labels: Any, count: int) -> tuple[Tensor, Tensor]:
     """Inputs (replicas, n, ...) and labels (replicas, n)."""
-    x, y = as_tensor(inputs), as_tensor(labels).long()
+    try:
+        x, y = as_tensor(inputs), as_tensor(labels).long()
+    except TypeError as error:  # texts
+        raise ValueError("inputs are numbers and labels class ids from 0: number them") from error
     if y.numel() == 0 or int(y.min()) < 0:
         raise ValueError("labels are class ids from 0, of one example at least")
     if x.is_floating_point() and not bool(x.isfinite().all()):
