@@ -70,6 +70,14 @@ def test_mixtures_are_distributions_whatever_the_order_of_heads(heads, classes, 
             torch.testing.assert_close(mixture, again, atol=1e-4, rtol=1e-4)
 
 
+def test_a_class_ruled_out_by_a_mask_leaves_the_others_as_they_were() -> None:
+    masked = torch.cat([inputs(3, 6, 4), torch.full((3, 6, 1), -torch.inf)], -1)
+    for rule in ("uniform", "entropy", "argmin_entropy"):
+        found = combine_heads(masked, rule)
+        torch.testing.assert_close(found[:, :4], combine_heads(masked[..., :4], rule))
+        assert (found[:, 4] == 0).all()
+
+
 def test_rules_meet_at_their_ends() -> None:
     logits = inputs(3, 6, 4)
     torch.testing.assert_close(

@@ -135,7 +135,10 @@ def entropy_weights(
     """
     if not gamma >= 0:
         raise ValueError(f"gamma is at least 0, not {gamma}")
-    entropy = -(logits.softmax(-1) * logits.log_softmax(-1)).sum(-1).T
+    chances = logits.softmax(-1)
+    # A class that a mask rules out (−inf) adds nothing; 0 · −∞ would be NaN.
+    surprise = -logits.log_softmax(-1).masked_fill(chances == 0, 0)
+    entropy = (chances * surprise).sum(-1).T
     if gamma == float("inf"):
         return nn.functional.one_hot(entropy.argmin(-1), len(logits)).to(logits)
     # In logarithms: a head that is certain has an entropy whose power would overflow.
