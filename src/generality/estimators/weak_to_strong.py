@@ -234,9 +234,10 @@ def _rows(x: Any) -> list[bytes]:
     """Each example's features, the first view's, as bytes."""
     x = x[0] if has_views(x) else x
     if issparse(x):
-        x = csr_array(x)
-        ends = itertools.pairwise(x.indptr)
-        return [x.indices[a:b].tobytes() + x.data[a:b].tobytes() for a, b in ends]
+        sparse: Any = x
+        rows = csr_array(sparse)
+        ends = itertools.pairwise(rows.indptr)
+        return [rows.indices[a:b].tobytes() + rows.data[a:b].tobytes() for a, b in ends]
     return [row.tobytes() for row in np.ascontiguousarray(x)]
 
 
