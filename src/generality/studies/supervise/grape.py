@@ -82,7 +82,7 @@ class Config:
 
 SCALES = {
     "smoke": Config(
-        size="0.05M", pretraining=300, instructions=40, test=30, updates=8, more=2, seeds=2,
+        size="0.05M", pretraining=300, instructions=20, test=30, updates=8, more=2, seeds=2,
         max_tokens=24, steps=2, real=None,
     ),
     "small": Config(),
