@@ -89,9 +89,9 @@ def weakly_labelled(
             raise UserError(f"Column '{column}' is the {role}, and cannot be the weak one as well.")
     if text == label:
         raise UserError(f"Column '{text}' cannot be both the text and the label.")
-    for column in (text, label, *columns):
-        if column is not None and column not in data.column_names:
-            raise unknown("column", column, data.column_names)
+    for named in (text, label, *columns):
+        if named is not None and named not in data.column_names:
+            raise unknown("column", named, data.column_names)
     if len(data) < FEWEST_ROWS:
         raise UserError(f"There are {len(data)} rows; a comparison needs at least {FEWEST_ROWS}.")
     texts = read_texts(data, text)

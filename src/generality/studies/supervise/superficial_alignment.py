@@ -216,7 +216,7 @@ def reward_rows(config: Config, lab: Lab) -> Iterator[Row]:
                     tax = int((four[2] & ~four[3]).sum())
                     noised = [each[seed][task.test].argmax(-1) == truth for each in noisy]
                     near = min(noised, key=lambda right: abs(int((four[2] & ~right).sum()) - tax))
-                    yield Row(method="noised", **named, **measured(*four[:3], near))
+                    yield Row(method="noised", **named, **measured(four[0], four[1], four[2], near))
                     four[3] = random_push(without[seed][task.test], held, four[2], tax, seed=seed)
                     yield Row(method="nudged", **named, **measured(*four))
         between = np.take_along_axis(plain, strong.transfer[..., None], axis=1)
