@@ -142,10 +142,8 @@ def write_self_supervised(
     def records() -> Iterator[dict[str, Any]]:
         stream = main.examples(read_records(source, split=split))
         while chunk := list(islice(stream, _CHUNK)):
-            named = (
-                reference != "reference"
-            )  # mistyped, responses would be compared with themselves
-            if named and not sources and not any(reference in each.record for each in chunk):
+            missing = not any(reference in each.record for each in chunk)
+            if reference != "reference" and not sources and missing:  # it is mistyped
                 raise UserError(
                     f"No record has the column '{reference}' of --reference. The first one's: "
                     f"{', '.join(chunk[0].record)}."
