@@ -139,8 +139,8 @@ def main() -> None:
         size = sum(path.stat().st_size for path in base.glob("*.safetensors"))
         for method in given.methods.split(","):
             ours = ["-m", "generality", "merge", *map(str, experts), "--method", method]
-            ours += ["--variant", "mergekit", *METHODS[method][2]]
-            ours += [] if method == "average" else ["--base", str(base)]
+            if method != "average":
+                ours += ["--variant", "mergekit", "--base", str(base), *METHODS[method][2]]
             (folder / "config.yml").write_text(configuration(method, base, experts))
             runs: dict[str, list[Run]] = {"generality": [], "mergekit": []}
             for _ in range(given.rounds):

@@ -1,5 +1,6 @@
 """AdvStyle's second trainer beside the first, and its study's own pieces."""
 
+import dataclasses
 import functools
 
 import numpy as np
@@ -66,7 +67,8 @@ def test_methods_of_a_seed_start_alike_and_unlearnt_styles_stay() -> None:
     for net in nets.values():
         for name, tensor in first.items():
             assert torch.equal(net.state_dict()[name], tensor)
-    make = advstyle.network_of(config, "advstyle-unlearnt", 10)
+    small = dataclasses.replace(config, size=16)  # as the images below
+    make = advstyle.network_of(small, "advstyle-unlearnt", 10)
     asked = {**data(), "network": make, "keep_weights": True}
     asked["predict"] = {}
     assert advstyle.growth(fit(**asked)["weights"]) == pytest.approx(1)
