@@ -450,9 +450,7 @@ def test_the_dtype_can_be_chosen_and_the_command_says_what_it_did(models, tmp_pa
 
 def test_settings_that_a_method_does_not_use_are_refused(models, generality) -> None:
     given = ("merge", models / "1", models / "2", "-o", "out")
-    for option, value in (
-        ("--density", 0.2), ("--lambda", 0.5), ("--fisher", models), ("--variant", "peft"),
-    ):  # fmt: skip
+    for option, value in (("--density", 0.2), ("--lambda", 0.5), ("--fisher", models)):
         answer = generality(*given, option, value)
         assert (answer.code, answer.out) == (2, "")
         assert f"average has no use for {option}: leave it out." in " ".join(answer.err.split())

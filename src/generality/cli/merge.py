@@ -192,10 +192,8 @@ def merge(
             variant, inner, _groups(weights) if per_group else {}, granularity,
         )  # fmt: skip
         searched = bool(search) and method == "average"
-        _refuse_unused(
-            inner if searched else recipe.rule, density=density, lam=lam, fisher=fisher,
-            variant=variant if variant != "paper" else None,
-        )  # fmt: skip
+        rule = inner if searched else recipe.rule
+        _refuse_unused(rule, density=density, lam=lam, fisher=fisher)
         if not (per_group or search) and (inner, granularity) != ("task-arithmetic", "block"):
             raise UserError("--inner and --granularity are for layerwise, and for --search.")
         evaluation: dict[str, Any] = {}
