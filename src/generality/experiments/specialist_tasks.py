@@ -25,7 +25,8 @@ from generality.benchmarks.worlds.styled_chains import written
 from generality.errors import UserError
 from generality.lab import Lab, TrainConfig
 from generality.measures import CapabilityLedger
-from generality.models import load_model, load_tokenizer, teacher_topk, tiny_decoder
+from generality.models import load_tokenizer, teacher_topk, tiny_decoder
+from generality.models.load import published
 from generality.selection import FormatMixer, NumberMatch, Template, Worked
 
 
@@ -302,7 +303,7 @@ class FileTasks:
 
     def network(self, size: str) -> Any:
         """The model of this name, whatever the seed."""
-        return functools.partial(_named, size)
+        return functools.partial(published, size)
 
     def problems(self, seed: int) -> list[Worked]:
         """What is tuned on: the same for every seed."""
@@ -310,7 +311,7 @@ class FileTasks:
 
     def base(self, lab: Lab, size: str) -> tuple[Any, int]:
         """The model as it is published."""
-        model = _named(size, 0)
+        model: Any = published(size)
         return dict(model.state_dict()), model.num_parameters()
 
     def topk(self, lab: Lab, problems: list[Worked], k: int) -> list[Any]:
@@ -377,7 +378,3 @@ def _worked(chain: Chain, style: str) -> Worked:
 
 def _said(problem: Worked) -> str:
     return f"{problem.reasoning} => {problem.answer}"
-
-
-def _named(name: str, seed: int) -> Any:
-    return load_model(name, device="cpu")

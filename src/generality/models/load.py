@@ -131,6 +131,11 @@ def load_model(name: str, *, device: str = "auto", dtype: torch.dtype = torch.fl
     return model.to(where).eval()
 
 
+def published(name: str, seed: int = 0) -> nn.Module:
+    """`load_model` on the CPU, as trainings take a network: a function of a seed, here of none."""
+    return load_model(name, device="cpu")
+
+
 def _check_finite(model: nn.Module, name: str) -> None:
     """Refuse weights that hold NaN or infinity: all that the model says would be nothing."""
     for tensor, weight in model.named_parameters():

@@ -17,7 +17,8 @@ from generality.lab import Lab, TrainConfig
 from generality.lab.sft import TunedLM
 from generality.lab.threads import threads
 from generality.measures import greedy_match, kl_to_base, margin_labels, response_logprob
-from generality.models import load_model, load_tokenizer, tiny_decoder
+from generality.models import load_tokenizer, tiny_decoder
+from generality.models.load import published
 from generality.modules import prefer
 from generality.selection.judge import Judge
 
@@ -100,7 +101,7 @@ class Writer:
     @classmethod
     def named(cls, name: str) -> Writer:
         """A pretrained model by its name, the same for every seed."""
-        return cls(functools.partial(_named, name), None, load_tokenizer(name))
+        return cls(functools.partial(published, name), None, load_tokenizer(name))
 
     def tuned(
         self,
@@ -247,10 +248,6 @@ class Writer:
             return self.weights
         state: Mapping[str, Tensor] = self.network(0).state_dict()
         return state
-
-
-def _named(name: str, seed: int) -> nn.Module:
-    return load_model(name, device="cpu")
 
 
 def _loaded(network: Callable[[int], Any], weights: Mapping[str, Tensor] | None) -> nn.Module:

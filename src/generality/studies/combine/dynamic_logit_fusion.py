@@ -46,7 +46,8 @@ from generality.errors import UserError
 from generality.gap import ratio_to_ceiling
 from generality.lab import Lab, TrainConfig
 from generality.lab.threads import threads
-from generality.models import load_model, load_tokenizer, tiny_decoder
+from generality.models import load_tokenizer, tiny_decoder
+from generality.models.load import published
 from generality.studies.study import Paper
 
 PAPER = Paper(
@@ -153,7 +154,7 @@ def run(config: Config, lab: Lab) -> Iterator[Row]:
     tokenizer = load_tokenizer(config.large) if named else world_tokenizer(chains.seen)
     tiny = functools.partial(tiny_decoder, vocabulary=len(tokenizer), context=128)
     networks: dict[str, Network] = {
-        size: functools.partial(_named if named else tiny, getattr(config, size))
+        size: functools.partial(published if named else tiny, getattr(config, size))
         for size in ("large", "small")
     }
     bases: dict[str, Weights] = {
@@ -269,7 +270,3 @@ def foreseen(
             model = FusedCausalLM(model, small, [shared] * len(small), strategy)
         found = teacher_forced(model, tokenizer, *zip(*pairs, strict=True), batch_size=64)
     return {**vars(found), "weights": list(found.weights)}
-
-
-def _named(name: str, seed: int) -> Any:
-    return load_model(name, device="cpu")
