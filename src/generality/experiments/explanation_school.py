@@ -26,7 +26,8 @@ from generality.lab import Lab, TrainConfig
 from generality.lab.generate import Network
 from generality.lab.sft import TunedLM
 from generality.lab.stages import Stage, tune_in_stages
-from generality.models import load_model, load_tokenizer, tiny_decoder
+from generality.models import load_tokenizer, tiny_decoder
+from generality.models.load import published
 from generality.selection.explained_stages import TINY_MESSAGES, Said, explained_stage
 
 
@@ -79,7 +80,8 @@ class ExplanationSchool:
         cls, lab: Lab, name: str, tuning: TrainConfig, *, max_tokens: int
     ) -> ExplanationSchool:
         """A pretrained model, the same for every seed."""
-        return cls(lab, functools.partial(_named, name), load_tokenizer(name), tuning, max_tokens)
+        network = functools.partial(published, name)
+        return cls(lab, network, load_tokenizer(name), tuning, max_tokens)
 
     def begun(self, drawn: Sequence[Explained]) -> dict[str, Tensor]:
         """The weights that all arms start from: one pass, every other query answered, the rest
@@ -188,7 +190,7 @@ class ListQueries:
 
     def pools(self, sizes: Mapping[str, int], seed: int) -> dict[str, list[Explained]]:
         """So many explained queries under each name, drawn apart; at most three names."""
-        held = {problem.prompt for problem in self.panels(seed)["seen"].problems}
+        held = {problem.prompt for problem in self._asked(max(self.lengths), seed)}
         return {
             name: self.explain(self.lengths, size, 10 * seed + place, avoid=held)
             for place, (name, size) in enumerate(sizes.items())
@@ -196,17 +198,18 @@ class ListQueries:
 
     def panels(self, seed: int) -> dict[str, Panel]:
         """Problems of the longest lists that are taught, of other lengths, of unseen tasks."""
-        asked, count = 10 * seed + 3, self.test * len(self.tasks)
+        asked = 10 * seed + 3
         lengths = {"seen": max(self.lengths), "between": self.between, "longer": self.longer}
-        panels = {
-            name: Panel(mixed_problems(self.tasks, [length], count, asked))
-            for name, length in lengths.items()
-        }
+        panels = {name: Panel(self._asked(length, seed)) for name, length in lengths.items()}
         tests = mixed_problems(self.unseen, self.lengths, 2 * self.test * len(self.unseen), asked)
         adapt = self.adaptation * len(self.unseen)
         held = {problem.prompt for problem in tests}
         adaptation = self.teachers.explain(self.unseen, self.lengths, adapt, asked + 1, avoid=held)
         return {**panels, "unseen tasks": Panel(tests, adaptation)}
+
+    def _asked(self, length: int, seed: int) -> list[Problem]:
+        """Problems of the tasks that are taught, for a panel."""
+        return mixed_problems(self.tasks, [length], self.test * len(self.tasks), 10 * seed + 3)
 
 
 @dataclass(frozen=True)
@@ -230,7 +233,3 @@ class FileQueries:
 
 def _share(right: Iterable[bool]) -> float:
     return float(np.mean(list(right)))
-
-
-def _named(name: str, seed: int) -> Any:
-    return load_model(name)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import numpy as np
-
 from generality.benchmarks.worked_sums import WorkedSum
 from generality.claims import Row
 from generality.experiments.sum_school import SumSchool
@@ -56,20 +54,14 @@ def specialised_rows(
         "in-context": school.taught(in_context, seed),
         "zero-shot": school.taught(school.as_long(alone, in_context), seed),
     }
-    begun = [" ".join(text.split()[:5]) for text in texts]
-    rest = [" ".join(text.split()[5:]) for text in texts]
+    after_one = [prompt for prompt, _ in shown(held)]
     floor = school.share_right(school.start, held)
     for method, writer in writers.items():
-        said = writer.write(
-            school.lab, [prompt for prompt, _ in shown(held)], max_tokens=school.max_tokens
-        )
         yield Row(
             method=method, seed=seed, score=school.share_right(writer, held), floor=floor,
             ceiling=None, tokens=writer.training.tokens if writer.training else 0,
-            with_demonstrations=float(
-                np.mean([each.check(text) for each, (text,) in zip(held, said, strict=True)])
-            ),
-            texts=float(np.mean(school.logprobs(writer, begun, rest))),
+            with_demonstrations=school.share_right(writer, held, after_one),
+            texts=school.continued(writer, texts),
         )  # fmt: skip
 
 

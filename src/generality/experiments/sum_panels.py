@@ -16,7 +16,7 @@ from datasets import Dataset
 
 from generality.benchmarks.worked_sums import WorkedSum, final_number
 from generality.claims import Row
-from generality.experiments.sum_school import SumSchool
+from generality.experiments.sum_school import SumSchool, after_solved
 from generality.selection.answer_rules import Rule, select_answer
 from generality.selection.self_to_supervised import PARAPHRASE, SelfToSupervised
 from generality.training.writer import Writer
@@ -119,8 +119,6 @@ def own_words_rows(
         {"prompt": each.prompt, "response": each.terse, "reference": each.expression}
         for each in asked
     ])  # fmt: skip
-    begun = [" ".join(text.split()[:5]) for text in texts]
-    rest = [" ".join(text.split()[5:]) for text in texts]
 
     def judge(prompt: str, response: str, reference: Any) -> float:
         return float(WorkedSum(reference).check(response))
@@ -151,9 +149,7 @@ def own_words_rows(
             examples=len(pairs), own_share=sources.count("self") / max(1, len(sources)),
             base_logprob=float(np.mean(data["base_logprob"])) if pairs else None,
         )  # fmt: skip
-    left = {
-        arm: float(np.mean(school.logprobs(writer, begun, rest))) for arm, writer in writers.items()
-    }
+    left = {arm: school.continued(writer, texts) for arm, writer in writers.items()}
     right = {arm: school.share_right(writer, held) for arm, writer in writers.items()}
     for arm, more in facts.items():
         row = Row(method=arm, seed=seed, **more)
@@ -188,14 +184,13 @@ def teaching_rows(
     """
     shown, taught = school.sums(1 + exam, problems, seed=seed)
     example, questions = shown[0], shown[1:]
-    solved = f"{example.prompt} {example.worked}\n\n"
     drawn = school.start.write(
-        school.lab, [solved + each.prompt for each in taught], samples=samples,
-        max_tokens=school.max_tokens, temperature=temperature, seed=seed,
+        school.lab, [after_solved(example.prompt, example.worked, e.prompt) for e in taught],
+        samples=samples, max_tokens=school.max_tokens, temperature=temperature, seed=seed,
     )  # fmt: skip
     said = [[text.strip().split("\n")[0] for text in texts] for texts in drawn]
     pairs = [
-        (f"{each.prompt} {text}\n\n{question.prompt}", question.worked)
+        (after_solved(each.prompt, text, question.prompt), question.worked)
         for each, texts in zip(taught, said, strict=True)
         for text in dict.fromkeys(texts)
         for question in questions
@@ -204,7 +199,7 @@ def teaching_rows(
     values = dict(zip((prompt for prompt, _ in pairs), np.exp(found), strict=True))
 
     def worth(each: WorkedSum, text: str) -> float:
-        asked = [f"{each.prompt} {text}\n\n{question.prompt}" for question in questions]
+        asked = [after_solved(each.prompt, text, question.prompt) for question in questions]
         return float(np.mean([values[prompt] for prompt in asked]))
 
     chosen: dict[str, list[bool]] = {rule: [] for rule in (*RULES, "majority", "any")}

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from generality.benchmarks import load_benchmark
 from generality.benchmarks.worked_sums import WorkedSum, worked_sums
 from generality.claims import Row
 from generality.lab import Lab, TrainConfig
@@ -81,9 +82,11 @@ class SumSchool:
         pairs = zip(*lessons, strict=True)
         return (start or self.start).tuned(self.lab, *pairs, config=tuning, seed=seed)
 
-    def share_right(self, writer: Writer, test: Sequence[WorkedSum]) -> float:
-        """Of greedy answers."""
-        asked = [each.prompt for each in test]
+    def share_right(
+        self, writer: Writer, test: Sequence[WorkedSum], prompts: Sequence[str] | None = None
+    ) -> float:
+        """Of greedy answers to these prompts; None: to the sums' own."""
+        asked = [each.prompt for each in test] if prompts is None else prompts
         said = writer.write(self.lab, asked, max_tokens=self.max_tokens)
         return float(np.mean([e.check(text) for e, (text,) in zip(test, said, strict=True)]))
 
@@ -112,6 +115,12 @@ class SumSchool:
             )
         ]
 
+    def continued(self, writer: Writer, texts: Sequence[str]) -> float:
+        """Mean log-probability of a token of texts after their first five words, in nats."""
+        begun = [" ".join(text.split()[:5]) for text in texts]
+        rest = [" ".join(text.split()[5:]) for text in texts]
+        return float(np.mean(self.logprobs(writer, begun, rest)))
+
     def as_long(self, lessons: Sequence[Lesson], as_these: Sequence[Lesson]) -> list[Lesson]:
         """The lessons over again, as often as makes as many tokens as the others have.
 
@@ -127,3 +136,14 @@ class SumSchool:
 
     def _tokens(self, lesson: Lesson) -> int:
         return len(self.start.tokenizer(" ".join(lesson))["input_ids"]) + 1
+
+
+def after_solved(prompt: str, said: str, question: str) -> str:
+    """A question after one that was answered, for a model that continues texts."""
+    return f"{prompt} {said}\n\n{question}"
+
+
+def other_texts(benchmark: str, count: int) -> list[str]:
+    """Beginnings of 40 words of a benchmark's test texts, which have nothing to do with sums."""
+    texts = load_benchmark(benchmark).splits["test"]["text"][:count]
+    return [" ".join(text.split()[:40]) for text in texts]

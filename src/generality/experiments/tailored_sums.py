@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from generality.claims import Row
-from generality.experiments.sum_school import SumSchool
+from generality.experiments.sum_school import SumSchool, after_solved
 from generality.selection import Draft, DraftPool, Question, SoftmaxDrafter, TeachingPair
 
 WAYS = ("worked", "short", "slipped")
@@ -100,5 +100,4 @@ def tailored_rows(
 
 
 def _shown(demo: TeachingPair, question: str) -> str:
-    """A solved sum and a blank line, as in the panels beside this one."""
-    return f"{demo.problem} {demo.rationale}\n\n{question}"
+    return after_solved(demo.problem, demo.rationale, question)

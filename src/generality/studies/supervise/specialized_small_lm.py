@@ -215,12 +215,10 @@ def run(config: Config, lab: Lab) -> Iterator[Row]:
 
 def real_rows(config: Config, lab: Lab, name: str) -> Iterator[Row]:
     """A real model that learns sums, and what it then makes of other texts."""
-    from generality.benchmarks import load_benchmark
     from generality.experiments.specialised_sums import specialised_rows
-    from generality.experiments.sum_school import SumSchool
+    from generality.experiments.sum_school import SumSchool, other_texts
 
-    texts = load_benchmark(config.real_texts).splits["test"]["text"][: config.real_articles]
-    articles = [" ".join(text.split()[:40]) for text in texts]
+    articles = other_texts(config.real_texts, config.real_articles)
     school = SumSchool(lab, name, max_tokens=config.real_tokens)
     for seed in lab.seeds(config.real_seeds):
         for row in specialised_rows(
