@@ -15,6 +15,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from generality.models.precision import at_least_float32
+
 Scores = dict[str, Tensor]
 Batch = Mapping[str, Tensor]
 
@@ -98,7 +100,7 @@ def hessian_importance(
     for name, layer in layers.items():
         factor = inverse_factor(moments[name], damping)
         inverse = factor.square() if conditional else factor.T @ factor
-        weight = _wide(layer.weight.detach())
+        weight = at_least_float32(layer.weight.detach())
         scores[f"{name}.weight"] = weight.square() / inverse.diagonal().to(weight)
     return scores
 
@@ -149,14 +151,16 @@ def taylor_importance(
     """
     layers = linear_layers(model, targets)
     batches = list(batches)
-    scores = {f"{n}.weight": torch.zeros_like(_wide(m.weight)) for n, m in layers.items()}
+    scores = {
+        f"{n}.weight": torch.zeros_like(at_least_float32(m.weight)) for n, m in layers.items()
+    }
     with evaluation(model):
         for batch in batches:
             value = loss(model, batch)
             gradients = torch.autograd.grad(value, [m.weight for m in layers.values()])
             for (name, layer), gradient in zip(layers.items(), gradients, strict=True):
-                key, weight = f"{name}.weight", _wide(layer.weight.detach())
-                gradient = _wide(gradient)
+                key, weight = f"{name}.weight", at_least_float32(layer.weight.detach())
+                gradient = at_least_float32(gradient)
                 if general is not None:
                     held = 2 * strength * learning_rate**2 * general[key] / len(batches)
                     gradient = gradient + held * gradient.square()
@@ -274,11 +278,6 @@ def beside(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
     """The batch on the device of the model's first parameter."""
     place = next(model.parameters()).device
     return {name: column.to(place) for name, column in batch.items()}
-
-
-def _wide(x: Tensor) -> Tensor:
-    """In float32 at least: scores of shorter types under- and overflow, and sums of them stall."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _ranks(scores: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from generality.models.precision import at_least_float32
 from generality.objectives.soft_cross_entropy import soft_cross_entropy
 
 _ROUNDS = 3  # of the class-by-class balancing; two classes need one
@@ -118,7 +119,7 @@ def balanced_prediction(
             [0., 1.]])
     """
     classes, given = logits.shape[-1], logits
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # half ties too easily
+    logits = at_least_float32(logits)  # half ties too easily
     if shares is not None:
         shares = shares.to(logits)
     if shares is not None and classes == 2:

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from generality.models.precision import at_least_float32
+
 Mask = Literal[
     "student_wrong", "old_right", "ll_token", "ll_sequence", "all_old", "all_new", "average"
 ]
@@ -75,7 +77,7 @@ def token_masked_kd(
         raise ValueError(
             f"temperature is above 0 and ce_weight in [0, 1], not {temperature} and {ce_weight}"
         )
-    student, old, new = (_precise(each) for each in (student, old, new))
+    student, old, new = (at_least_float32(each) for each in (student, old, new))
     known = labels != ignore_index
     target = labels.masked_fill(~known, 0)
     with torch.no_grad():
@@ -114,10 +116,6 @@ def _divergence(teacher: Tensor, said: Tensor) -> Tensor:
     return torch.where(teacher > 0, each, 0.0).sum(-1)
 
 
-def _precise(logits: Tensor) -> Tensor:
-    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
-
-
 def focal_distillation(
     student: Float[Tensor, "*batch vocabulary"],
     old: Float[Tensor, "*batch vocabulary"],
@@ -142,7 +140,7 @@ def focal_distillation(
     >>> round(focal_distillation(one, one, None, torch.tensor([0])).item(), 4)  # the labels alone
     0.1269
     """
-    student, old = _precise(student), _precise(old)
+    student, old = at_least_float32(student), at_least_float32(old)
     known = labels != ignore_index
     target = labels.masked_fill(~known, 0)
     with torch.no_grad():
