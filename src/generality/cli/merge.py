@@ -17,7 +17,6 @@ from generality.cli import options
 from generality.errors import UserError, unknown
 
 DTYPES = ("float32", "bfloat16", "float16")
-GRANULARITIES = ("block", "layer", "tensor")
 SETTINGS, OUTPUT, EXAM = "Of some methods", "Output", "Choosing settings on data"
 DISTIL = "distill: models of any architecture and tokenizer, into the first"
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
@@ -185,8 +184,6 @@ def merge(
         report: dict[str, Any] = {"method": "cat", "models": models, "ranks": merged.ranks}
     else:
         per_group = method == "layerwise"
-        if granularity not in GRANULARITIES:
-            raise unknown("granularity", granularity, GRANULARITIES)
         recipe = Recipe(
             method, None if per_group else _numbers(weights, len(models)), density, lam, seed,
             variant, inner, _groups(weights) if per_group else {}, granularity,

@@ -20,9 +20,8 @@ from generality.selection.training_files import plain_pair, read_records
 from generality.weights import Recipe, merge, open_checkpoint, search_merge
 from generality.weights.checkpoint_stream import AdaptedCheckpoint, Checkpoint
 from generality.weights.merge_checks import check_mergeable, home
-from generality.weights.merge_models import open_fisher
+from generality.weights.merge_models import merger_of, open_fisher
 from generality.weights.merge_recipe import FROM_BASE, SPARSE
-from generality.weights.merging import Merger
 
 LAMS = (0.3, 0.5, 0.7, 1.0)
 DENSITIES = (0.1, 0.2, 0.5, 1.0)
@@ -148,10 +147,7 @@ def sweep_merges(
     taught = [] if multitask is None else [open_checkpoint(multitask, base=under)]
     check_mergeable([*([] if root is None else [root]), *opened, *taught])
     informations = open_fisher(fisher)
-    try:
-        Merger(opened, recipe, base=root, fisher=informations)
-    except ValueError as error:
-        raise UserError(f"These cannot be merged: {error}.") from error
+    merger_of(opened, recipe, base=root, fisher=informations)  # or says why not, before models load
     scorer = Scorer(home(root or opened[0]), exam, device)
     held_in = [task for task in exam.choose if task not in exam.held_out]
     tried: list[tuple[float, Recipe]] = []

@@ -99,10 +99,7 @@ def merge_models(
     check_mergeable(everyone)
     informations = open_fisher(fisher)
     names = [f"'{each.name}'" for each in opened]
-    try:
-        merger = Merger(opened, recipe, base=root, fisher=informations, names=names)
-    except ValueError as error:
-        raise UserError(f"These cannot be merged: {error}.") from error
+    merger = merger_of(opened, recipe, base=root, fisher=informations, names=names)
     specs = {
         name: replace(spec, dtype=dtype_name(dtype)) if dtype and spec.floating else spec
         for name, spec in merger.specs.items()
@@ -131,6 +128,14 @@ def merge_models(
         card = model_card(folder.name, report, command=command)
         writer.finish(_other_files(everyone, dtype) | {"README.md": card})
     return {**report, "seconds": round(time.monotonic() - began, 3)}
+
+
+def merger_of(models: Sequence[Checkpoint], recipe: Recipe, **given: Any) -> Merger:
+    """A `Merger` of open models; what does not fit is for the person to mend: UserError."""
+    try:
+        return Merger(models, recipe, **given)
+    except ValueError as error:
+        raise UserError(f"These cannot be merged: {error}.") from error
 
 
 def open_fisher(folders: Sequence[str | Path]) -> list[Checkpoint]:

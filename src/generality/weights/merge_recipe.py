@@ -12,6 +12,7 @@ METHODS = (
     "average", "task-arithmetic", "ties", "dare", "dare-ties", "slerp", "layerwise", "fisher",
 )  # fmt: skip
 VARIANTS = ("paper", "mergekit", "peft")
+GRANULARITIES = ("block", "layer", "tensor")
 FROM_BASE = ("task-arithmetic", "ties", "dare", "dare-ties", "layerwise")
 """Methods that add to a base what the experts learned."""
 SPARSE = ("ties", "dare", "dare-ties")
@@ -54,7 +55,7 @@ class Recipe:
         granularity: of "layerwise": "block", "layer" or "tensor".
 
     Raises:
-        UserError: an unknown method or variant, or a setting out of its range.
+        UserError: an unknown method, variant or granularity, or a setting out of its range.
     """
 
     method: str = "average"
@@ -72,8 +73,10 @@ class Recipe:
             raise unknown("way to merge", self.method, METHODS)
         if self.variant not in VARIANTS:
             raise unknown("variant", self.variant, VARIANTS)
-        if self.inner not in ("task-arithmetic", "ties", "dare", "dare-ties"):
+        if self.inner not in FROM_BASE[:-1]:
             raise unknown("way to merge groups", self.inner, FROM_BASE[:-1])
+        if self.granularity not in GRANULARITIES:
+            raise unknown("granularity", self.granularity, GRANULARITIES)
         if self.density is not None and not 0 < self.density <= 1:
             raise UserError(f"The density is above 0 and at most 1, not {self.density}.")
 
