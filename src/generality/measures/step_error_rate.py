@@ -55,9 +55,8 @@ def step_error_rate(
     """
     if aggregate not in ("macro", "micro"):
         raise ValueError(f"aggregate is 'macro' or 'micro', not '{aggregate}'")
-    found = [step_judge(solution) for solution in solutions]
-    judged = [[bool(flag) for flag in flags] if flags is not None else [] for flags in found]
-    judged = [flags or [True] for flags in judged]
+    found = map(step_judge, solutions)
+    judged = [[*map(bool, () if flags is None else flags)] or [True] for flags in found]
     if not judged:
         raise ValueError("there are no solutions to judge")
     if propagate:

@@ -183,17 +183,17 @@ def summarise(
     arms = [_arm(row, own) for row in rows[["method", *own]].to_dict("records")]
     labels = [_setting(row) for row in rows[set_].to_dict("records")] if set_ else [""] * len(rows)
     rows = rows.assign(_arm=arms, _group=labels)
-    floors = _references(rows, references)
+    edges = _references(rows, references)
     cells = rows.groupby(["_group", "_arm", "seed"], sort=False)[[*_LEVELS, *measured]].mean()
 
-    lines = _lines(cells, floors, lower_is_better)
+    lines = _lines(cells, edges, lower_is_better)
     kind, groups = _comparable(lines)
     whole = cells.dropna(subset=_NEEDED.get(kind, _LEVELS)).reset_index()
-    groups_in, seeds_in = _block(whole, groups, floors)
+    groups_in, seeds_in = _block(whole, groups, edges)
     inside = whole[whole["_group"].isin(groups_in) & whole["seed"].isin(seeds_in)]
     everywhere = inside.groupby("_arm")["seed"].transform("size").eq(len(groups_in) * len(seeds_in))
     means = inside[everywhere].drop(columns="_group").groupby(["_arm", "seed"], sort=False).mean()
-    overall = _lines(pd.concat({"": means}, names=["_group"]), floors, lower_is_better)
+    overall = _lines(pd.concat({"": means}, names=["_group"]), edges, lower_is_better)
     sign = 1 if lower_is_better else -1
     overall.sort(key=lambda each: (each.method != chosen, sign * each.score, each.method))
     if floor_name is None:

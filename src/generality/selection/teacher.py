@@ -369,11 +369,7 @@ def render(
             return str(
                 tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
             )
-        except (
-            TemplateError,
-            ValueError,
-            TypeError,
-        ) as error:  # some templates know no system role
+        except (TemplateError, ValueError, TypeError) as error:  # it may know no system role
             problem = error
     raise TemplateRefusal(
         f"The chat template of '{name}' does not take this conversation: {problem}"
